@@ -1,0 +1,79 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What does the package offer, and how does transformers come to know it?
+
+Importing the package registers its models with the Auto classes. This file is the only place that does.
+"""
+
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+from transformers.models.auto import modeling_auto
+
+from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
+from .modeling.modeling_thoughtbubbles import (
+    ThoughtbubblesForCausalLM,
+    ThoughtbubblesForQuestionAnswering,
+    ThoughtbubblesForSequenceClassification,
+    ThoughtbubblesForTokenClassification,
+    ThoughtbubblesModel,
+    ThoughtbubblesPreTrainedModel,
+)
+from .tokenization.byte_tokenizer import build_byte_tokenizer, decode_bytes, encode_bytes
+from .version import __version__
+
+
+_NAME_TABLES = {
+    AutoModel: modeling_auto.MODEL_MAPPING_NAMES,
+    AutoModelForCausalLM: modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    AutoModelForQuestionAnswering: modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    AutoModelForSequenceClassification: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    AutoModelForTokenClassification: modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+}
+
+_FAMILIES = {
+    ThoughtbubblesConfig: {
+        AutoModel: ThoughtbubblesModel,
+        AutoModelForCausalLM: ThoughtbubblesForCausalLM,
+        AutoModelForQuestionAnswering: ThoughtbubblesForQuestionAnswering,
+        AutoModelForSequenceClassification: ThoughtbubblesForSequenceClassification,
+        AutoModelForTokenClassification: ThoughtbubblesForTokenClassification,
+    },
+}
+
+
+def _register_families():
+    """
+    Make every family known to the Auto classes, to their name tables and to the `transformers` namespace.
+
+    `register` alone leaves the name tables empty, where the Trainer looks to decide whether label smoothing shifts the
+    labels; `transformers serve` looks classes up in the namespace by the name in `config.architectures`.
+    """
+    for config_class, heads in _FAMILIES.items():
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        for auto_class, model_class in heads.items():
+            auto_class.register(config_class, model_class, exist_ok=True)
+            _NAME_TABLES[auto_class][config_class.model_type] = model_class.__name__
+            setattr(transformers, model_class.__name__, model_class)
+
+
+_register_families()
+
+__all__ = [
+    "ThoughtbubblesConfig",
+    "ThoughtbubblesForCausalLM",
+    "ThoughtbubblesForQuestionAnswering",
+    "ThoughtbubblesForSequenceClassification",
+    "ThoughtbubblesForTokenClassification",
+    "ThoughtbubblesModel",
+    "ThoughtbubblesPreTrainedModel",
+    "__version__",
+    "build_byte_tokenizer",
+    "decode_bytes",
+    "encode_bytes",
+]

@@ -1,0 +1,171 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which numbers describe a Thoughtbubbles model?"""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import RopeParameters
+
+from ..hub.remote_code import RemoteCodeConfigMixin
+
+
+@strict
+class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
+    r"""
+    The configuration of a [`ThoughtbubblesModel`]: a GPT whose tokens fork into parallel residual streams
+    (arXiv 2510.00219). With `fork_layers=[]` it is the GPT that Thoughtbubbles extends.
+
+    Args:
+        vocab_size (`int`, defaults to 50257):
+            Number of token ids.
+        hidden_size (`int`, defaults to 768):
+            Width of a residual stream. Must be a multiple of `num_attention_heads`.
+        num_hidden_layers (`int`, defaults to 12):
+            Number of transformer layers.
+        num_attention_heads (`int`, defaults to 12):
+            Number of attention heads. The head size `hidden_size / num_attention_heads` must be even.
+        intermediate_size (`int`, *optional*):
+            Width of the feed-forward layer; `4 * hidden_size` when not given.
+        hidden_act (`str`, defaults to `"gelu_pytorch_tanh"`):
+            Activation of the feed-forward layer; the reference uses the tanh approximation of GELU.
+        max_position_embeddings (`int`, defaults to 512):
+            Most tokens in one sequence. The original calls it `block_size`.
+        fork_layers (`list[int]`, defaults to `(3, 7, 11)`):
+            0-based layers that fork before they run; the default are the paper's (section 3.1). Any order, no repeats.
+        fork_budget (`float`, defaults to 2.0):
+            Streams a fork may leave, in multiples of the tokens; at least 1. The original calls it
+            `max_block_size / block_size` and the paper writes kappa = 2L.
+        fork_policy (`str`, defaults to `"topk"`):
+            How streams are chosen. `"topk"` is the published rule: the best `ceil(fork_budget * T)` streams of the
+            whole sequence. **It is not causal**: a later token can take a stream from an earlier one.
+        fork_score_channel (`bool`, defaults to `True`):
+            Whether the scores enter attention as the last channel of queries (1) and keys (the score). The original
+            calls it `use_fork_channel`.
+        fold (`str`, defaults to `"residual"`):
+            How the streams of a token become one prediction: `"residual"` sums the streams weighted by their scores
+            and decodes once; `"probability"` decodes every stream and mixes the distributions (paper, eq. 11).
+        bias (`bool`, defaults to `True`):
+            Whether linear layers (fork scores and the output excepted) and layer norms have a bias.
+        position_embedding (`str`, defaults to `"rope"`):
+            `"rope"` rotates queries and keys (streams of one token share its rotation in equal parts), `"learned"`
+            adds a table of `max_position_embeddings` vectors to the embeddings.
+        rope_parameters (`dict`, *optional*):
+            Rotary settings in transformers' form; the reference uses `rope_theta` 10000.
+        layer_norm_eps (`float`, defaults to 1e-5):
+            Epsilon of the layer norms.
+        embedding_dropout (`float`, defaults to 0.0):
+            Dropout of the embeddings.
+        attention_dropout (`float`, defaults to 0.0):
+            Dropout of what attention read, before the output projection. As in the reference it falls on the read
+            values, not on the attention probabilities.
+        hidden_dropout (`float`, defaults to 0.0):
+            Dropout of the output of the attention and of the feed-forward layer.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the initial weights; the two projections that write to the residual stream start
+            smaller by `sqrt(2 * num_hidden_layers)`.
+        use_cache (`bool`, defaults to `True`):
+            Whether to return keys and values. Only without fork layers: the published fork rule re-reads the prefix.
+        pad_token_id (`int`, *optional*), bos_token_id (`int`, *optional*), eos_token_id (`int`, *optional*):
+            Special token ids.
+        tie_word_embeddings (`bool`, defaults to `True`):
+            Whether the output matrix is the embedding matrix.
+
+    Raises:
+        `StrictDataclassClassValidationError`: when the numbers contradict each other, with the field, what came and
+            what is allowed.
+
+    Example:
+
+    >>> from hf_thoughtbubbles import ThoughtbubblesConfig
+    >>> config = ThoughtbubblesConfig(num_hidden_layers=4, fork_layers=[1, 2], fork_budget=1.5)
+    >>> config.head_dim
+    64
+    """
+
+    model_type = "thoughtbubbles"
+    keys_to_ignore_at_inference = ["past_key_values", "forks", "streams"]
+
+    vocab_size: int = 50257
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 512
+    fork_layers: list[int] | tuple[int, ...] = (3, 7, 11)
+    fork_budget: float | int = 2.0
+    fork_policy: Literal["topk"] = "topk"
+    fork_score_channel: bool = True
+    fold: Literal["residual", "probability"] = "residual"
+    bias: bool = True
+    position_embedding: Literal["rope", "learned"] = "rope"
+    rope_parameters: RopeParameters | dict | None = None
+    layer_norm_eps: float | int = 1e-5
+    embedding_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    hidden_dropout: float | int = 0.0
+    initializer_range: float | int = 0.02
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        self.fork_layers = sorted(self.fork_layers)
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    def validate_sizes(self):
+        """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"`hidden_size` {self.hidden_size} is not a multiple of `num_attention_heads` "
+                f"{self.num_attention_heads}. Change one so that every head gets the same number of channels."
+            )
+        if self.head_dim % 2 != 0:
+            raise ValueError(
+                f"The head size `hidden_size / num_attention_heads` = {self.head_dim} is odd; rotary positions turn "
+                "channels in pairs. Use sizes whose quotient is even."
+            )
+
+    def validate_forks(self):
+        """Part of `@strict`-powered validation: fork layers exist once and the budget keeps every token."""
+        for layer in self.fork_layers:
+            if not 0 <= layer < self.num_hidden_layers:
+                raise ValueError(
+                    f"`fork_layers` names layer {layer}, but with `num_hidden_layers={self.num_hidden_layers}` layers "
+                    f"are 0 to {self.num_hidden_layers - 1}. Remove it or add layers."
+                )
+        if len(set(self.fork_layers)) != len(self.fork_layers):
+            raise ValueError(f"`fork_layers` {list(self.fork_layers)} repeats a layer; a layer forks at most once.")
+        if not 1 <= self.fork_budget < float("inf"):
+            raise ValueError(
+                f"`fork_budget` is {self.fork_budget}; it must be finite and at least 1, because a smaller budget "
+                "would drop tokens. Use 1.0 for no extra streams."
+            )
+
+    def validate_probabilities(self):
+        """Part of `@strict`-powered validation: dropouts are probabilities."""
+        for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be in [0, 1).")
+
+
+__all__ = ["ThoughtbubblesConfig"]

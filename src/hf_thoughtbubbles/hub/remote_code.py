@@ -1,0 +1,135 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""How does a saved model carry the code that loads it where this package is not installed?
+
+transformers copies code for `trust_remote_code` by a regular expression over one flat folder, which a package with
+several folders cannot satisfy as it stands. [`RemoteCodeConfigMixin`] therefore writes a flattened copy of every
+module that a configuration's models need, each time the configuration is saved: `save_pretrained` of a model, a
+Trainer checkpoint and `push_to_hub` all save the configuration, so all of them carry the code.
+"""
+
+import ast
+import os
+import re
+import sys
+from pathlib import Path
+
+from transformers.models.auto import modeling_auto
+
+
+REMOTE_MODULES_PACKAGE = "transformers_modules"  # where transformers imports code that came with a checkpoint
+
+
+def collect_auto_classes(config_class: type) -> dict[str, type]:
+    """
+    Find every class that the Auto classes build from a configuration class.
+
+    Args:
+        config_class (`type`): a configuration class registered with transformers' Auto classes.
+
+    Returns:
+        `dict[str, type]`: name of the Auto class to the class it builds, `AutoConfig` first, then by name.
+    """
+    classes = {"AutoConfig": config_class}
+    for name, auto_class in sorted(vars(modeling_auto).items()):
+        if isinstance(auto_class, type) and getattr(auto_class, "_model_mapping", None) is not None:
+            model_class = auto_class._model_mapping.get(config_class, None)
+            if model_class is not None:
+                classes[name] = model_class
+    return classes
+
+
+def flatten_modules(module_names: list[str]) -> dict[str, str]:
+    """
+    Flatten modules of one package, and all they import from it, into files that live side by side.
+
+    `from ..folder.name import x`, `from .name import x` and `from package.folder.name import x` become
+    `from .name import x`. The same modules always give the same text.
+
+    Args:
+        module_names (`list[str]`): names of imported modules, all of one package.
+
+    Returns:
+        `dict[str, str]`: file name to source, by name.
+
+    Raises:
+        `ValueError`: when a module imports a whole package, or two modules share a base name; names the module.
+    """
+    package = module_names[0].split(".")[0]
+    origins, files, queue = {}, {}, sorted(module_names)
+    while queue:
+        module_name = queue.pop(0)
+        base_name = module_name.split(".")[-1]
+        if origins.setdefault(base_name, module_name) != module_name:
+            raise ValueError(
+                f"Modules {origins[base_name]} and {module_name} have the same base name, so only one could travel "
+                "with a checkpoint. Rename one."
+            )
+        if f"{base_name}.py" in files:
+            continue
+        files[f"{base_name}.py"], imported = _flatten_source(module_name, package)
+        queue.extend(imported)
+    return dict(sorted(files.items()))
+
+
+def _flatten_source(module_name: str, package: str) -> tuple[str, list[str]]:
+    """The source of one module with its in-package imports made flat, and the modules these imports name."""
+    source = Path(sys.modules[module_name].__file__).read_text(encoding="utf-8")
+    lines, imported = source.splitlines(keepends=True), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == package for alias in node.names):
+            raise ValueError(f"{module_name}, line {node.lineno}: write `from module import name`; it has to travel.")
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        target = node.module or ""
+        if node.level:
+            target = ".".join(module_name.split(".")[: -node.level] + ([node.module] if node.module else []))
+        if target.split(".")[0] != package:
+            continue
+        if hasattr(sys.modules[target], "__path__"):
+            raise ValueError(
+                f"{module_name}, line {node.lineno} imports from the package {target}, which cannot travel. Import "
+                "from the module that defines the name."
+            )
+        imported.append(target)
+        flat_import = f"from .{target.split('.')[-1]} import"
+        lines[node.lineno - 1] = re.sub(r"from\s+\S+\s+import", flat_import, lines[node.lineno - 1], count=1)
+    return "".join(lines), sorted(imported)
+
+
+class RemoteCodeConfigMixin:
+    """
+    Makes a configuration's `save_pretrained` write the code of its models beside it, and a full `auto_map`.
+
+    Put it before `PreTrainedConfig` in the bases. Knows no family: what travels is what is registered with the Auto
+    classes. A configuration that itself came with a checkpoint is already flat; transformers copies its files.
+    """
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+        """
+        Save the configuration, the flattened code of its models and their `auto_map`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): the folder to write to; made when missing.
+            push_to_hub (`bool`): also upload what was saved.
+            kwargs: passed on to `push_to_hub` (`repo_id`, `commit_message`, `private`, `token`, ...).
+        """
+        if type(self).__module__.split(".")[0] == REMOTE_MODULES_PACKAGE:
+            # A Hub repository's entries are prefixed `repo--` on load; the files are about to live beside the config.
+            self.auto_map = {name: target.split("--")[-1] for name, target in self.auto_map.items()}
+            return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        if push_to_hub:
+            # The stock path uploads only files newer than its own snapshot, which is taken after ours are written.
+            self.save_pretrained(save_directory)
+            repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+            return self.push_to_hub(repo_id, **kwargs)
+        classes = collect_auto_classes(type(self))
+        self.auto_map = {
+            auto_class: f"{model_class.__module__.split('.')[-1]}.{model_class.__name__}"
+            for auto_class, model_class in classes.items()
+        }
+        super().save_pretrained(save_directory, **kwargs)
+        for name, source in flatten_modules([model_class.__module__ for model_class in classes.values()]).items():
+            (Path(save_directory) / name).write_text(source, encoding="utf-8")
+
+
+__all__ = ["RemoteCodeConfigMixin", "collect_auto_classes", "flatten_modules"]

@@ -1,0 +1,125 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which streams stay at a fork, where do they stand, and how do they become tokens again?
+
+Functions on tensors, for Thoughtbubbles. Shapes: B batch, T tokens, S streams, K kept streams, D hidden, V vocabulary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def select_top_streams(
+    candidates: torch.Tensor, token_index: torch.Tensor, num_tokens: int, fork_budget: float, token_mask=None
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """
+    The published fork rule (SPEC section 1, FORK 3-5): the best `ceil(T * fork_budget)` offers of a row stay.
+
+    Of every token's offers the last is forced in. With a mask each row has a budget of
+    `floor(fork_budget * real tokens)`, and offers beyond it, or of padding, die in place. Ties: the budget prefers the
+    later offer, the selection the earlier one. The comparison that finds a token's last offer wraps around the row, so
+    a row of a single token forces nothing (SPEC quirk T6).
+
+    Args:
+        candidates (`torch.Tensor` of shape `(B, 2S)`): log scores of the offers; 2j is the fork of stream j, 2j+1 its
+            own.
+        token_index (`torch.Tensor` of shape `(B, 2S)`): the token of each offer.
+        num_tokens (`int`): T, the tokens of the input.
+        fork_budget (`float`): streams to keep, in multiples of the tokens.
+        token_mask (`torch.Tensor` of shape `(B, T)`, *optional*): True for real tokens.
+
+    Returns:
+        The offers that stay as sorted positions `(B, K)`, or `None` when all stay, and the candidates with those
+        that died at `-inf`.
+    """
+    num_kept = min(math.ceil(num_tokens * fork_budget), candidates.shape[-1])
+    if token_mask is None and num_kept == candidates.shape[-1]:
+        return None, candidates
+
+    is_last_offer = token_index != token_index.roll(-1, dims=-1)
+    keys = candidates.detach().masked_fill(is_last_offer, torch.inf)
+    if token_mask is not None:
+        budgets = (token_mask.sum(-1, keepdim=True).float() * fork_budget).floor()
+        is_dead = ~token_mask.gather(1, token_index)
+        keys = keys.masked_fill(is_dead, -torch.inf)
+        order = keys.argsort(dim=-1, stable=True).flip(-1)  # best first, later offers first among equals
+        ranks = torch.empty_like(order).scatter_(
+            1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+        )
+        is_dead = is_dead | (ranks >= budgets)
+        keys = keys.masked_fill(is_dead, -torch.inf)
+        candidates = candidates.masked_fill(is_dead, -torch.inf)
+    if num_kept == candidates.shape[-1]:
+        return None, candidates
+    best = keys.sort(dim=-1, descending=True, stable=True).indices[:, :num_kept]
+    return best.sort(dim=-1).values, candidates
+
+
+def count_streams(token_index: torch.Tensor, num_tokens: int, is_counted: torch.Tensor | None = None) -> torch.Tensor:
+    """Streams of each token, `(B, S)` to `(B, T)`; of those that `is_counted` `(B, S)` marks, when given."""
+    counted = torch.ones_like(token_index) if is_counted is None else is_counted.to(token_index.dtype)
+    return token_index.new_zeros(token_index.shape[0], num_tokens).scatter_add(1, token_index, counted)
+
+
+def place_streams(token_index: torch.Tensor, num_tokens: int, position_ids: torch.Tensor | None) -> torch.Tensor:
+    """
+    Positions of streams: the n streams of token t stand at t + 1/n, ..., t + n/n (SPEC section 1, BLOCK 1).
+
+    Args:
+        token_index (`torch.Tensor` of shape `(B, S)`): the token of each stream.
+        num_tokens (`int`): T.
+        position_ids (`torch.Tensor` of shape `(B, T)`, *optional*): the tokens' own positions; without them tokens
+            stand one after the other, and a token that lost all its streams takes no place.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, S)`.
+    """
+    counts = count_streams(token_index, num_tokens)
+    share = counts.gather(1, token_index).float().reciprocal()
+    if position_ids is None:
+        return share.cumsum(-1)
+    num_earlier = (counts.cumsum(-1) - counts).gather(1, token_index)
+    rank = torch.arange(1, token_index.shape[1] + 1, device=token_index.device) - num_earlier
+    return position_ids.expand(token_index.shape[0], -1).gather(1, token_index) + rank * share
+
+
+def fold_streams(
+    hidden_states: torch.Tensor, log_scores: torch.Tensor, token_index: torch.Tensor, num_tokens: int
+) -> torch.Tensor:
+    """Sum of each token's streams weighted by their scores, `(B, S, D)` to `(B, T, D)` (SPEC section 1, OUTPUT)."""
+    batch_size, _, hidden_size = hidden_states.shape
+    weighted = hidden_states * log_scores.exp()[..., None].to(hidden_states.dtype)
+    rows = torch.arange(batch_size, device=weighted.device)[:, None] * num_tokens
+    folded = weighted.new_zeros(batch_size * num_tokens, hidden_size)
+    folded = folded.index_add(0, (rows + token_index).flatten(), weighted.flatten(0, 1))
+    return folded.view(batch_size, num_tokens, hidden_size)
+
+
+def mix_stream_distributions(
+    logits: torch.Tensor, log_scores: torch.Tensor, token_index: torch.Tensor, num_tokens: int
+) -> torch.Tensor:
+    """
+    Mixture of the streams' distributions (paper, eq. 11), weighted by the token's normalised scores.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, S, V)`), log_scores and token_index (`(B, S)`): of the streams.
+        num_tokens (`int`): T.
+
+    Returns:
+        Natural-log probabilities `(B, T, V)`, float32; uniform for a token without a live stream.
+    """
+    batch_size, _, vocab_size = logits.shape
+    scores = log_scores.exp()
+    totals = scores.new_zeros(batch_size, num_tokens).scatter_add(1, token_index, scores)
+    is_empty = totals == 0
+    shares = scores / totals.masked_fill(is_empty, 1.0).gather(1, token_index)
+    rows = torch.arange(batch_size, device=logits.device)[:, None] * num_tokens
+    probs = logits.new_zeros(batch_size * num_tokens, vocab_size, dtype=torch.float32).index_add(
+        0, (rows + token_index).flatten(), (F.softmax(logits.float(), dim=-1) * shares[..., None]).flatten(0, 1)
+    )
+    probs = probs.view(batch_size, num_tokens, vocab_size).masked_fill(is_empty[..., None], 1 / vocab_size)
+    return probs.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+__all__ = ["count_streams", "fold_streams", "mix_stream_distributions", "place_streams", "select_top_streams"]

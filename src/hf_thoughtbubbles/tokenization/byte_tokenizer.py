@@ -1,0 +1,101 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""How does text become bytes, with ids 0 to 255 the bytes themselves?
+
+The tokenizer is a plain `tokenizer.json` recipe (no class of ours), so a saved one loads through `AutoTokenizer` with no
+code. Text passes through Unicode strings there; for bytes that are not UTF-8 use [`encode_bytes`] and [`decode_bytes`].
+"""
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+
+NUM_BYTES = 256
+BOS_TOKEN, EOS_TOKEN, PAD_TOKEN = "<|bos|>", "<|eos|>", "<|pad|>"
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable stand-in that byte-level tokenizers use for each byte, as a vocabulary."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(NUM_BYTES) if byte not in printable]
+    stand_ins = {byte: chr(byte) for byte in printable}
+    stand_ins |= {byte: chr(NUM_BYTES + place) for place, byte in enumerate(others)}
+    return {stand_ins[byte]: byte for byte in range(NUM_BYTES)}
+
+
+def build_byte_tokenizer(
+    special_tokens: tuple[str, ...] = (BOS_TOKEN, EOS_TOKEN, PAD_TOKEN), model_max_length: int | None = None
+) -> PreTrainedTokenizerFast:
+    """
+    Build a byte-level tokenizer.
+
+    Args:
+        special_tokens (`tuple[str]`): tokens from id 256 on, in this order. Those called `<|bos|>`, `<|eos|>` and
+            `<|pad|>` take that role.
+        model_max_length (`int`, *optional*): longest input, in tokens, that the tokenizer accepts without a warning.
+
+    Returns:
+        `PreTrainedTokenizerFast` whose ids 0 to 255 are the bytes of the UTF-8 text. Text that looks like a special
+        token stays bytes; pass `split_special_tokens=False` to a call to have it become the special id.
+
+    Raises:
+        `ValueError`: when special tokens repeat.
+
+    Example:
+
+    >>> tokenizer = build_byte_tokenizer()
+    >>> tokenizer("é<|eos|>").input_ids == list("é<|eos|>".encode())
+    True
+    >>> tokenizer.eos_token_id
+    257
+    """
+    if len(set(special_tokens)) != len(special_tokens):
+        raise ValueError(f"`special_tokens` {special_tokens} repeat; give each token once.")
+    backend = Tokenizer(models.BPE(vocab=_byte_alphabet(), merges=[], cache_capacity=0))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
+    roles = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "pad_token": PAD_TOKEN}
+    limits = {} if model_max_length is None else {"model_max_length": model_max_length}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
+        **{role: token for role, token in roles.items() if token in special_tokens},
+        **limits,
+    )
+
+
+def encode_bytes(data: bytes | bytearray | memoryview) -> list[int]:
+    """
+    The ids of any bytes, valid UTF-8 or not: the bytes themselves.
+
+    >>> encode_bytes(b"\\xffA")
+    [255, 65]
+    """
+    if isinstance(data, str):
+        raise TypeError("`data` is text; give bytes (`text.encode()`) or call the tokenizer.")
+    return list(bytes(data))
+
+
+def decode_bytes(ids: Iterable[int]) -> bytes:
+    """
+    The bytes of ids, special tokens left out.
+
+    Args:
+        ids (`Iterable[int]`): token ids, a list or a one-dimensional tensor or array.
+
+    Raises:
+        `ValueError`: for a negative id.
+
+    >>> decode_bytes([257, 255, 65])
+    b'\\xffA'
+    """
+    ids = [int(token_id) for token_id in ids]
+    if ids and min(ids) < 0:
+        raise ValueError(f"`ids` holds {min(ids)}; ids are 0 to 255 for bytes and higher for special tokens.")
+    return bytes(token_id for token_id in ids if token_id < NUM_BYTES)
+
+
+__all__ = ["build_byte_tokenizer", "decode_bytes", "encode_bytes"]
