@@ -185,6 +185,15 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+class ResidualProjection(nn.Linear):
+    """
+    A projection whose output is added to the residual stream; it starts smaller (SPEC section 1, init).
+
+    A class of its own, because transformers gives `_init_weights` no module without own parameters when the code is
+    not its own, so an attention layer could not look after its projection.
+    """
+
+
 class ThoughtbubblesAttention(nn.Module):
     """
     Causal self-attention over streams (SPEC section 1, BLOCK 2-7).
@@ -204,7 +213,7 @@ class ThoughtbubblesAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.o_proj = ResidualProjection(config.hidden_size, config.hidden_size, bias=config.bias)
         self.attention_dropout = nn.Dropout(config.attention_dropout)
         self.hidden_dropout = nn.Dropout(config.hidden_dropout)
 
@@ -262,7 +271,7 @@ class ThoughtbubblesMLP(nn.Module):
     def __init__(self, config: ThoughtbubblesConfig):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
+        self.down_proj = ResidualProjection(config.intermediate_size, config.hidden_size, bias=config.bias)
         self.act_fn = ACT2FN[config.hidden_act]
         self.hidden_dropout = nn.Dropout(config.hidden_dropout)
 
@@ -346,10 +355,8 @@ class ThoughtbubblesPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, ThoughtbubblesAttention):
-            init.normal_(module.o_proj.weight, std=std / math.sqrt(2 * self.config.num_hidden_layers))
-        elif isinstance(module, ThoughtbubblesMLP):
-            init.normal_(module.down_proj.weight, std=std / math.sqrt(2 * self.config.num_hidden_layers))
+        if isinstance(module, ResidualProjection):
+            init.normal_(module.weight, std=std / math.sqrt(2 * self.config.num_hidden_layers))
         elif isinstance(module, ThoughtbubblesFork):
             init.normal_(module.embedding, std=self.config.hidden_size**-0.5)
 

@@ -1,8 +1,9 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """How does text become bytes, with ids 0 to 255 the bytes themselves?
 
-The tokenizer is a plain `tokenizer.json` recipe (no class of ours), so a saved one loads through `AutoTokenizer` with no
-code. Text passes through Unicode strings there; for bytes that are not UTF-8 use [`encode_bytes`] and [`decode_bytes`].
+The tokenizer is a plain `tokenizer.json` recipe (no class of ours), so a saved one loads through `AutoTokenizer` with
+no code. Text passes through Unicode strings there; for bytes that are not UTF-8 use [`encode_bytes`] and
+[`decode_bytes`].
 """
 
 from collections.abc import Iterable
@@ -15,8 +16,8 @@ NUM_BYTES = 256
 BOS_TOKEN, EOS_TOKEN, PAD_TOKEN = "<|bos|>", "<|eos|>", "<|pad|>"
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """The printable stand-in that byte-level tokenizers use for each byte, as a vocabulary."""
+def byte_alphabet() -> dict[str, int]:
+    """The printable character that stands for each byte in byte-level tokenizers (GPT-2's convention), to the byte."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(NUM_BYTES) if byte not in printable]
     stand_ins = {byte: chr(byte) for byte in printable}
@@ -52,7 +53,7 @@ def build_byte_tokenizer(
     """
     if len(set(special_tokens)) != len(special_tokens):
         raise ValueError(f"`special_tokens` {special_tokens} repeat; give each token once.")
-    backend = Tokenizer(models.BPE(vocab=_byte_alphabet(), merges=[], cache_capacity=0))
+    backend = Tokenizer(models.BPE(vocab=byte_alphabet(), merges=[], cache_capacity=0))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])

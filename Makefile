@@ -1,0 +1,34 @@
+# Every target makes .venv by itself when it is missing or older than what it should contain.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+
+.PHONY: demo test style quality bench clean
+
+.venv/installed: setup.cfg constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: .venv/installed  ## train beside a native GPT-2, reload, generate, draw (under 5 minutes on 2 cores)
+	$(BIN)/python examples/train_thoughtbubbles_text.py --output_dir $(RUN) --baseline gpt2
+	$(BIN)/python examples/generate_text.py $(RUN)/thoughtbubbles --prompt "def get_" --max_new_tokens 64
+	$(BIN)/python examples/plot_forks.py $(RUN)/thoughtbubbles --output $(RUN)/forks.png
+	@echo "checkpoints in $(RUN)/thoughtbubbles and $(RUN)/gpt2, pictures in $(RUN)/forks.png and $(RUN)/forks/"
+
+test: .venv/installed  ## everything CI runs, under 15 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+style: .venv/installed  ## format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: .venv/installed  ## what CI asks of the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: .venv/installed  ## every claim about speed or memory, measured side by side
+	$(BIN)/python benchmarks/training_step.py
+
+clean:
+	rm -rf .venv runs .cache build dist

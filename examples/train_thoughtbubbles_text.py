@@ -1,0 +1,208 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Train Thoughtbubbles on text with the transformers Trainer, beside a native GPT-2 of the same size.
+
+On the source of the standard library, byte by byte, on a laptop (about 3 minutes on 2 cores):
+
+    python examples/train_thoughtbubbles_text.py --output_dir runs/demo --baseline gpt2
+
+On a Hub dataset with an existing tokenizer, any flag of TrainingArguments included:
+
+    python examples/train_thoughtbubbles_text.py --output_dir runs/owt --source Skylion007/openwebtext --streaming \
+        --tokenizer gpt2 --hidden_size 768 --num_hidden_layers 12 --num_attention_heads 12 --block_size 512 \
+        --fork_layers 3 7 11 --max_steps 75000 --per_device_train_batch_size 64 --learning_rate 2.5e-4 --bf16 \
+        --torch_compile
+
+Several processes: `accelerate launch examples/train_thoughtbubbles_text.py ...` or `torchrun --nproc_per_node 2 ...`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+
+from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
+from hf_thoughtbubbles.evaluation.baselines import matched_baseline
+from hf_thoughtbubbles.evaluation.scoring import score_dataset
+from hf_thoughtbubbles.training.callbacks import ForkPlotCallback
+
+
+PLOTTED_TEXT = "def fold(streams, scores):\n    return sum(score * stream for score, stream in zip(scores, streams))\n"
+
+
+@dataclass
+class ModelArguments:
+    """What to train."""
+
+    hidden_size: int = field(default=128, metadata={"help": "Width of a stream."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Number of layers."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads."})
+    fork_layers: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Layers that fork."})
+    fork_budget: float = field(default=2.0, metadata={"help": "Streams kept, in multiples of the tokens."})
+    fold: Literal["residual", "probability"] = field(
+        default="residual", metadata={"help": "How the streams of a token become one output."}
+    )
+    model: str | None = field(default=None, metadata={"help": "Continue from this checkpoint, a folder or Hub name."})
+    baseline: Literal["none", "gpt2"] = field(
+        default="none", metadata={"help": "Native model of equal size to train beside it."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    source: str = field(default=STANDARD_LIBRARY, metadata={"help": "'stdlib', a local file, or a Hub dataset."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
+    text_column: str = field(default="text", metadata={"help": "Column with the documents."})
+    streaming: bool = field(default=False, metadata={"help": "Read the dataset while training."})
+    tokenizer: str | None = field(default=None, metadata={"help": "Tokenizer folder or Hub name; bytes by default."})
+    block_size: int = field(default=128, metadata={"help": "Tokens per training block."})
+    scored_blocks: int = field(default=256, metadata={"help": "Validation blocks in the final score."})
+    prefix_blocks: int = field(default=8, metadata={"help": "Validation blocks in the prefix-only score."})
+
+
+@dataclass
+class TextTrainingArguments(TrainingArguments):
+    """TrainingArguments with defaults for a laptop; any of them can be set."""
+
+    max_steps: int = 400
+    per_device_train_batch_size: int = 16
+    per_device_eval_batch_size: int = 16
+    learning_rate: float = 2e-3
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 40
+    weight_decay: float = 0.1
+    adam_beta2: float = 0.95
+    eval_strategy: str = "steps"
+    eval_steps: float | None = 200
+    logging_steps: float = 50
+    save_strategy: str = "no"
+    report_to: str = "none"
+    dataloader_pin_memory: bool = torch.cuda.is_available()
+
+
+def train(model: PreTrainedModel, name: str, splits, tokenizer, args: TextTrainingArguments, callbacks) -> Path:
+    """Train one model with the Trainer, save it with its tokenizer, and say where."""
+    folder = Path(args.output_dir) / name
+    args.output_dir = str(folder)
+    print(f"\n== {name}: {model.num_parameters():,} parameters ==", flush=True)
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        processing_class=tokenizer,
+        data_collator=default_data_collator,
+        callbacks=callbacks,
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+    args.output_dir = str(folder.parent)
+    return folder
+
+
+def check_reload(model: PreTrainedModel, folder: Path):
+    """The saved checkpoint, loaded through AutoModelForCausalLM, must give the same logits to the last bit."""
+    reloaded = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.arange(2, 2 + min(64, model.config.vocab_size - 2))[None]
+    with torch.no_grad():
+        expected = model.to("cpu").eval()(input_ids=ids, use_cache=False).logits
+        logits = reloaded.eval()(input_ids=ids, use_cache=False).logits
+    if not torch.equal(logits, expected):
+        raise AssertionError(f"{folder} gives other logits after reloading: {(logits - expected).abs().max()} apart.")
+    print(f"{folder.name:16} reloaded through AutoModelForCausalLM: logits identical")
+
+
+def report(model: PreTrainedModel, name: str, validation, tokenizer: PreTrainedTokenizerBase, data: DataArguments):
+    """Print bits per byte: read in one go, and for forking models also from prefixes alone."""
+    score = score_dataset(model, validation, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
+    print(f"{name:16} {score['bits_per_byte']:.4f} bits per byte, whole blocks ({score['num_bytes']} bytes)")
+    if getattr(model.config, "fork_layers", None):
+        prefix = {"batch_size": data.prefix_blocks, "max_blocks": data.prefix_blocks}
+        honest = score_dataset(model, validation, tokenizer, reading="prefix", **prefix)
+        same = score_dataset(model, validation, tokenizer, **prefix)
+        print(
+            f"{name:16} {honest['bits_per_byte']:.4f} bits per byte, prefix only, against {same['bits_per_byte']:.4f} "
+            f"for the same {data.prefix_blocks} blocks read whole (top-k forks look ahead; the first is what "
+            "generation gets)"
+        )
+
+
+def main():
+    """Parse flags, train, compare."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, TextTrainingArguments))
+    model_args, data_args, args = parser.parse_args_into_dataclasses()
+    set_seed(args.seed)
+
+    # Data
+    tokenizer = AutoTokenizer.from_pretrained(data_args.tokenizer) if data_args.tokenizer else build_byte_tokenizer()
+    documents = load_text(
+        data_args.source, data_args.dataset_name, data_args.text_column, streaming=data_args.streaming
+    )
+    with args.main_process_first(desc="packing"):
+        splits = {split: pack_blocks(documents[split], tokenizer, data_args.block_size) for split in documents}
+    if not data_args.streaming:
+        splits["validation"] = (
+            splits["validation"]
+            .shuffle(seed=args.seed)
+            .select(range(min(len(splits["validation"]), data_args.scored_blocks)))
+        )
+
+    # Models
+    if model_args.model:
+        model = AutoModelForCausalLM.from_pretrained(model_args.model)
+    else:
+        model = ThoughtbubblesForCausalLM(
+            ThoughtbubblesConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=model_args.hidden_size,
+                num_hidden_layers=model_args.num_hidden_layers,
+                num_attention_heads=model_args.num_attention_heads,
+                max_position_embeddings=data_args.block_size,
+                fork_layers=model_args.fork_layers,
+                fork_budget=model_args.fork_budget,
+                fold=model_args.fold,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+
+    # Train
+    folder = Path(args.output_dir)
+    callbacks = []
+    if model.config.fork_layers:
+        callbacks = [ForkPlotCallback(tokenizer, PLOTTED_TEXT[: data_args.block_size], folder / "forks")]
+    trained = {"thoughtbubbles": (model, train(model, "thoughtbubbles", splits, tokenizer, args, callbacks))}
+    if model_args.baseline != "none":
+        set_seed(args.seed)
+        baseline = matched_baseline(model)
+        trained["gpt2"] = (baseline, train(baseline, "gpt2", splits, tokenizer, args, []))
+
+    # Compare
+    if args.process_index == 0:
+        print()
+        for name, (trained_model, _) in trained.items():
+            report(trained_model, name, splits["validation"], tokenizer, data_args)
+        for name, (trained_model, checkpoint) in trained.items():
+            check_reload(trained_model, checkpoint)
+            print(f"{name:16} saved in {checkpoint}")
+        if callbacks:
+            print(f"{'pictures':16} in {folder / 'forks'}")
+
+
+if __name__ == "__main__":
+    main()

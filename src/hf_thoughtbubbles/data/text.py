@@ -1,0 +1,196 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""How do documents become blocks of tokens to train on?"""
+
+import os
+import sysconfig
+import tokenize
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
+from transformers import PreTrainedTokenizerBase
+
+
+STANDARD_LIBRARY = "stdlib"
+LOADERS = {".txt": "text", ".md": "text", ".py": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+SPLIT_SEED = 0
+READ_CHARACTERS = 1 << 20
+
+
+def read_standard_library() -> Dataset:
+    """
+    The source files of the Python standard library that runs this process, its tests left out: real text that is
+    present wherever Python is.
+
+    Returns:
+        `Dataset` with columns `path` and `text`, one row per file, by path.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    rows = {"path": [], "text": []}
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if SKIPPED_FOLDERS.isdisjoint(name.parts):
+            with tokenize.open(path) as file:  # honours the file's own encoding line
+                text = file.read()
+            if text:
+                rows["path"].append(name.as_posix())
+                rows["text"].append(text)
+    return Dataset.from_dict(rows)
+
+
+def load_text(
+    source: str | os.PathLike | Sequence[str | os.PathLike] = STANDARD_LIBRARY,
+    name: str | None = None,
+    text_column: str = "text",
+    validation_share: float = 0.05,
+    streaming: bool = False,
+) -> DatasetDict | IterableDatasetDict:
+    """
+    Load documents for training and for validation.
+
+    Args:
+        source (`str`, path, or list of paths): `"stdlib"` for the running Python's standard library, local files
+            (`.txt .md .py .json .jsonl .parquet`, all of one kind; a text file is one document), or the name of a
+            dataset on the Hub.
+        name (`str`, *optional*): configuration of a Hub dataset.
+        text_column (`str`): column that holds the documents.
+        validation_share (`float`): share of the documents, between 0 and 1, set aside where the source has no
+            `validation` split. Documents are never divided, unless there is only one: its end is then validation.
+        streaming (`bool`): read while training instead of before.
+
+    Returns:
+        `DatasetDict` (or `IterableDatasetDict`) with splits `train` and `validation`, and column `text`.
+
+    Raises:
+        `ValueError`: for a missing, empty or unreadable file, an unknown kind of file, or a missing column.
+    """
+    if not 0 < validation_share < 1:
+        raise ValueError(f"`validation_share` is {validation_share}; it must be between 0 and 1.")
+    splits = _load_splits(source, name, streaming)
+    if "train" not in splits:
+        raise ValueError(f"{source!r} has the splits {sorted(splits)}; a `train` split is needed.")
+    columns = splits["train"].column_names
+    if columns is not None and text_column not in columns:
+        raise ValueError(f"{source!r} has no column `{text_column}`; its columns are {columns}. Set `text_column`.")
+    if text_column != "text":
+        splits = {split: rows.rename_column(text_column, "text") for split, rows in splits.items()}
+    if "validation" not in splits:
+        divide = _divide_stream if streaming else _divide_rows
+        splits = divide(splits["train"], validation_share)
+    kind = IterableDatasetDict if streaming else DatasetDict
+    return kind({split: splits[split] for split in ("train", "validation")})
+
+
+def _load_splits(source, name: str | None, streaming: bool) -> dict:
+    if source == STANDARD_LIBRARY:
+        rows = read_standard_library()
+        return {"train": rows.to_iterable_dataset() if streaming else rows}
+    paths = [Path(path) for path in ([source] if isinstance(source, (str, os.PathLike)) else source)]
+    if not paths:
+        raise ValueError("`source` is an empty list; name at least one file.")
+    if len(paths) == 1 and not paths[0].exists() and paths[0].suffix not in LOADERS:
+        return dict(load_dataset(str(source), name, streaming=streaming))
+    kinds = {LOADERS.get(path.suffix) for path in paths}
+    if len(kinds) != 1 or None in kinds:
+        raise ValueError(
+            f"`source` names files that end in {sorted({path.suffix for path in paths})}; give files of one kind, of "
+            f"{sorted(LOADERS)}."
+        )
+    kind = kinds.pop()
+    for path in paths:
+        _check_file(path, is_text=kind == "text")
+    options = {"sample_by": "document"} if kind == "text" else {}
+    return dict(load_dataset(kind, data_files=[str(path) for path in paths], streaming=streaming, **options))
+
+
+def _check_file(path: Path, is_text: bool):
+    """Say what is wrong with a file before a loader fails deep inside."""
+    if not path.is_file():
+        raise ValueError(f"`source` names {path}, which is not a file. Check the path.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"`source` names {path}, which is empty. Leave it out or fill it.")
+    if is_text:
+        try:
+            with path.open(encoding="utf-8") as file:
+                while file.read(READ_CHARACTERS):
+                    pass
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`source` names {path}, which is not UTF-8 text: {error}. Convert it first.") from error
+
+
+def _divide_rows(rows: Dataset, share: float) -> dict[str, Dataset]:
+    if len(rows) == 1:
+        text = rows[0]["text"]
+        middle = text.rfind("\n", 0, int(len(text) * (1 - share))) + 1 or int(len(text) * (1 - share))
+        if not 0 < middle < len(text):
+            raise ValueError(f"The only document has {len(text)} characters, too few to set any aside for validation.")
+        parts = {"train": text[:middle], "validation": text[middle:]}
+        return {split: Dataset.from_dict({"text": [part]}) for split, part in parts.items()}
+    parts = rows.train_test_split(test_size=max(1, round(len(rows) * share)), seed=SPLIT_SEED)
+    return {"train": parts["train"], "validation": parts["test"]}
+
+
+def _divide_stream(rows: IterableDataset, share: float) -> dict[str, IterableDataset]:
+    """A document's own checksum decides where it goes, so both passes over the stream agree."""
+
+    def is_validation(row):
+        return zlib.crc32(row["text"].encode()) < share * (1 << 32)
+
+    return {
+        "train": rows.filter(lambda row: not is_validation(row)),
+        "validation": rows.filter(is_validation),
+    }
+
+
+def pack_blocks(
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int,
+    num_proc: int | None = None,
+    documents_per_batch: int = 1000,
+) -> Dataset | IterableDataset:
+    """
+    Join documents, an end-of-sequence token after each, and cut them into blocks of equal length.
+
+    Blocks have no attention mask: nothing is padding, and models take their fastest path. Of every
+    `documents_per_batch` documents the tokens after the last whole block are left out.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): documents in a column `text`; other columns are dropped.
+        tokenizer (`PreTrainedTokenizerBase`): any tokenizer; without an end-of-sequence token documents touch.
+        block_size (`int`): tokens per block, at least 2.
+        num_proc (`int`, *optional*): processes that tokenize; not for streams.
+        documents_per_batch (`int`): documents joined at a time.
+
+    Returns:
+        A dataset of the same kind with columns `input_ids` and `labels`, both `(block_size,)`.
+
+    Raises:
+        `ValueError`: when a block is shorter than 2 tokens or the documents do not fill one block.
+    """
+    if block_size < 2:
+        raise ValueError(f"`block_size` is {block_size}; a block needs at least 2 tokens to predict one from another.")
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    def pack(batch):
+        joined = []
+        for ids in tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]:
+            joined += ids + end
+        blocks = [joined[i : i + block_size] for i in range(0, len(joined) - block_size + 1, block_size)]
+        return {"input_ids": blocks, "labels": blocks}
+
+    options = {} if isinstance(dataset, IterableDataset) else {"num_proc": num_proc, "desc": "Packing"}
+    blocks = dataset.map(
+        pack, batched=True, batch_size=documents_per_batch, remove_columns=dataset.column_names, **options
+    )
+    if isinstance(blocks, Dataset) and len(blocks) == 0:
+        raise ValueError(
+            f"The {len(dataset)} documents have fewer than `block_size` {block_size} tokens together, which makes no "
+            "block. Use more text or shorter blocks."
+        )
+    return blocks
+
+
+__all__ = ["load_text", "pack_blocks", "read_standard_library"]

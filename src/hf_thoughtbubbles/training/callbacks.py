@@ -1,0 +1,85 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What can be watched while a model trains?"""
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from ..plots.forks import average_scores, plot_forks
+
+
+@torch.no_grad()
+def draw_forks(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, title: str | None = None
+) -> Figure:
+    """
+    Read a text with a forking model and draw where it forked.
+
+    Args:
+        model (`PreTrainedModel`): a Thoughtbubbles language model with fork layers.
+        tokenizer (`PreTrainedTokenizerBase`): the model's tokenizer.
+        text (`str`): at most `max_position_embeddings` tokens.
+        title (`str`, *optional*): drawn on top.
+
+    Returns:
+        `matplotlib.figure.Figure`
+
+    Raises:
+        `ValueError`: when the model has no fork layers, or the text no tokens.
+    """
+    if not model.config.fork_layers:
+        raise ValueError("`model` has no fork layers (`fork_layers=[]`), so there is nothing to draw.")
+    encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    if not encoding["input_ids"]:
+        raise ValueError("`text` has no tokens; give at least one character.")
+    was_training = model.training
+    model.eval()
+    input_ids = torch.tensor([encoding["input_ids"]], device=model.device)
+    forks = model(input_ids=input_ids, output_forks=True).forks
+    model.train(was_training)
+    starts = [start for start, _ in encoding["offset_mapping"]]
+    # A character of several byte tokens is written once, over its first byte.
+    pieces = [
+        text[start:end] if i == 0 or start != starts[i - 1] else ""
+        for i, (start, end) in enumerate(encoding["offset_mapping"])
+    ]
+    num_tokens = len(pieces)
+    scores = [
+        average_scores(fork.token_index[0].cpu().numpy(), fork.log_scores[0].float().cpu().numpy(), num_tokens)
+        for fork in forks
+    ]
+    num_streams = torch.stack([fork.num_streams[0] for fork in forks]).cpu().numpy()
+    return plot_forks(pieces, num_streams, scores, model.config.fork_layers, title)
+
+
+class ForkPlotCallback(TrainerCallback):
+    """
+    Writes a picture of the forks over a text at every evaluation, `forks-step-000100.png`, and at the end.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the model's tokenizer.
+        text (`str`): what to read.
+        folder (`str` or `Path`): where the pictures go; made when missing.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, folder: str | Path):
+        self.tokenizer, self.text, self.folder = tokenizer, text, Path(folder)
+
+    def _write(self, state, model: PreTrainedModel):
+        if state.is_world_process_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            figure = draw_forks(model, self.tokenizer, self.text, title=f"step {state.global_step}")
+            figure.savefig(self.folder / f"forks-step-{state.global_step:06d}.png", dpi=120)
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        """Draw after an evaluation."""
+        self._write(state, model)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        """Draw the finished model."""
+        self._write(state, model)
+
+
+__all__ = ["ForkPlotCallback", "draw_forks"]

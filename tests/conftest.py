@@ -1,0 +1,21 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What do all tests share? No network, a cache of their own, and two threads."""
+
+import os
+import tempfile
+
+
+# Before transformers, datasets and huggingface_hub are imported: they read these once.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_thoughtbubbles_tests_")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "agg"
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)

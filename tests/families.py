@@ -1,0 +1,57 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What is the smallest honest configuration of each family? Sizes are distinct, so a swapped axis cannot pass."""
+
+from dataclasses import dataclass
+
+import torch
+
+from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM
+
+
+VOCAB_SIZE = 61
+SHARPENING = 40.0  # fork scores start near one half each; scaled up, decisions are real and not ties of rounding
+
+
+@dataclass(frozen=True)
+class Family:
+    """One entry of the contract: how to build it, and which promises its documentation excepts it from."""
+
+    name: str
+    config: ThoughtbubblesConfig
+    is_causal: bool  # the published top-k rule is not: promises 3, 4 and 5 do not hold for it
+    has_cache: bool
+
+    def build(self, seed: int = 0, **changes):
+        """A model with reproducible weights whose forks decide by more than rounding."""
+        torch.manual_seed(seed)
+        config = ThoughtbubblesConfig(**{**self.config.to_dict(), **changes})
+        model = ThoughtbubblesForCausalLM(config).eval()
+        with torch.no_grad():
+            for fork in model.model.forks.values():
+                fork.score.weight.mul_(SHARPENING)
+        return model
+
+
+def make_config(**changes) -> ThoughtbubblesConfig:
+    """A Thoughtbubbles configuration of tiny, distinct sizes."""
+    sizes = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 24,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 3,
+        "intermediate_size": 47,
+        "max_position_embeddings": 37,
+        "fork_layers": [1, 3],
+        "fork_budget": 1.5,
+        "pad_token_id": 0,
+        "eos_token_id": 60,
+    }
+    return ThoughtbubblesConfig(**{**sizes, **changes})
+
+
+FAMILIES = [
+    Family("thoughtbubbles", make_config(), is_causal=False, has_cache=False),
+    Family("thoughtbubbles-probability", make_config(fold="probability"), is_causal=False, has_cache=False),
+    Family("gpt-rope", make_config(fork_layers=[]), is_causal=True, has_cache=True),
+    Family("gpt-learned", make_config(fork_layers=[], position_embedding="learned"), is_causal=True, has_cache=True),
+]
