@@ -145,6 +145,11 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
                 "channels in pairs. Use sizes whose quotient is even."
             )
 
+    def validate_rope(self):
+        """Part of `@strict`-powered validation: sizes first, because their error says more than the rotary one."""
+        self.validate_sizes()
+        super().validate_rope()
+
     def validate_forks(self):
         """Part of `@strict`-powered validation: fork layers exist once and the budget keeps every token."""
         for layer in self.fork_layers:

@@ -138,10 +138,14 @@ def _divide_stream(rows: IterableDataset, share: float) -> dict[str, IterableDat
     def is_validation(row):
         return zlib.crc32(row["text"].encode()) < share * (1 << 32)
 
-    return {
-        "train": rows.filter(lambda row: not is_validation(row)),
-        "validation": rows.filter(is_validation),
-    }
+    parts = {"train": rows.filter(lambda row: not is_validation(row)), "validation": rows.filter(is_validation)}
+    for split, part in parts.items():
+        if next(iter(part), None) is None:
+            raise ValueError(
+                f"No document of the stream falls to {split} at `validation_share` {share}. Use more documents, a "
+                "source with a `validation` split, or `streaming=False`."
+            )
+    return parts
 
 
 def pack_blocks(

@@ -1,0 +1,64 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Does the configuration refuse what cannot work, and keep what it is given?"""
+
+import json
+
+import pytest
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+from transformers import AutoConfig
+
+from hf_thoughtbubbles import ThoughtbubblesConfig
+from tests.families import make_config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 25}, "`hidden_size` 25 is not a multiple of `num_attention_heads` 3"),
+        ({"hidden_size": 27, "num_attention_heads": 3}, "head size .* = 9 is odd"),
+        ({"fork_layers": [1, 5]}, "names layer 5, but with `num_hidden_layers=5` layers are 0 to 4"),
+        ({"fork_layers": [-1]}, "names layer -1"),
+        ({"fork_layers": [1, 1]}, "repeats a layer"),
+        ({"fork_budget": 0.5}, "`fork_budget` is 0.5; it must be finite and at least 1"),
+        ({"fork_budget": float("inf")}, "`fork_budget` is inf"),
+        ({"fork_budget": float("nan")}, "`fork_budget` is nan"),
+        ({"vocab_size": 0}, "`vocab_size` is 0; it must be at least 1"),
+        ({"hidden_dropout": 1.0}, r"`hidden_dropout` is 1.0; it must be in \[0, 1\)"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_one_clear_error(changes, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        make_config(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fork_policy": "best"},
+        {"fold": "mean"},
+        {"position_embedding": "no"},
+        {"hidden_size": 24.0},
+        {"bias": "yes"},
+    ],
+)
+def test_values_of_another_kind_are_refused_by_field(changes):
+    with pytest.raises(StrictDataclassFieldValidationError, match=next(iter(changes))):
+        make_config(**changes)
+
+
+def test_it_comes_back_from_disk_as_it_was(tmp_path):
+    rope_parameters = {"rope_type": "default", "rope_theta": 500.0}
+    config = make_config(fork_budget=1024 / 448, fork_layers=[3, 0], rope_parameters=rope_parameters)
+    config.save_pretrained(tmp_path)
+    reloaded = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(reloaded, ThoughtbubblesConfig)
+    assert reloaded.fork_budget == 1024 / 448
+    assert reloaded.fork_layers == [0, 3]
+    assert reloaded.rope_parameters["rope_theta"] == 500.0
+    assert {**reloaded.to_dict(), "_name_or_path": ""} == config.to_dict()
+
+
+def test_derived_numbers_follow_the_fields():
+    assert make_config().head_dim == 8
+    assert make_config(intermediate_size=None).intermediate_size == 96
+    assert "head_dim" not in json.loads(make_config().to_json_string(use_diff=False))

@@ -1,0 +1,110 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Do documents arrive whole, apart, and as blocks?"""
+
+import json
+
+import pytest
+from datasets import Dataset, DatasetDict, IterableDatasetDict
+
+from hf_thoughtbubbles import build_byte_tokenizer
+from hf_thoughtbubbles.data.text import load_text, pack_blocks
+
+
+@pytest.fixture
+def tokenizer():
+    return build_byte_tokenizer()
+
+
+def test_the_standard_library_is_megabytes_of_text_split_by_file():
+    documents = load_text()
+    assert isinstance(documents, DatasetDict)
+    paths = {split: set(documents[split]["path"]) for split in documents}
+    assert paths["train"].isdisjoint(paths["validation"])
+    assert "json/decoder.py" in paths["train"] | paths["validation"]
+    assert sum(len(text) for text in documents["train"]["text"]) > 10_000_000
+    assert load_text()["validation"]["path"] == documents["validation"]["path"], "the same split every time"
+
+
+def test_streams_hold_the_same_documents_apart():
+    documents = load_text(streaming=True, validation_share=0.2)
+    assert isinstance(documents, IterableDatasetDict)
+    train, validation = ({row["path"] for row in documents[split]} for split in ("train", "validation"))
+    assert train.isdisjoint(validation)
+    assert 0.1 < len(validation) / (len(train) + len(validation)) < 0.3
+    assert len(train) + len(validation) == sum(len(rows) for rows in load_text().values())
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_local_files_are_read(kind, streaming, tmp_path):
+    texts = [f"document {i}\n\nwith é and ☃\n" for i in range(20)]
+    if kind == "txt":
+        sources = [tmp_path / f"{i}.txt" for i in range(20)]
+        for path, text in zip(sources, texts, strict=True):
+            path.write_text(text, encoding="utf-8")
+    else:
+        sources, rows = tmp_path / f"rows.{kind}", [{"body": text} for text in texts]
+        if kind == "jsonl":
+            sources.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        else:
+            Dataset.from_list(rows).to_parquet(sources)
+    column = "text" if kind == "txt" else "body"
+    documents = load_text(sources, text_column=column, validation_share=0.3, streaming=streaming)
+    read = [row["text"] for split in documents.values() for row in split]
+    assert sorted(text.strip() for text in read) == sorted(text.strip() for text in texts)
+    assert all(any(True for _ in split) for split in documents.values())
+
+
+def test_a_single_document_gives_its_end_to_validation(tmp_path):
+    path, text = tmp_path / "book.txt", "".join(f"line {i}\n" for i in range(100))
+    path.write_text(text)
+    documents = load_text(path, validation_share=0.1)
+    train, validation = documents["train"][0]["text"], documents["validation"][0]["text"]
+    assert (train + validation).strip() == text.strip()
+    assert train.endswith("\n")
+    assert 0.05 < len(validation) / len(text) < 0.15
+
+
+def test_unusable_sources_are_one_clear_error(tmp_path):
+    empty, latin, table, other = (tmp_path / name for name in ("empty.txt", "latin.txt", "rows.jsonl", "a.csv"))
+    empty.write_text("")
+    latin.write_bytes("é".encode("latin-1"))
+    table.write_text('{"body": "a"}\n{"body": "b"}\n')
+    other.write_text("a")
+    for source, message in (
+        (tmp_path / "missing.txt", "missing.txt, which is not a file"),
+        (empty, "empty.txt, which is empty"),
+        (latin, "latin.txt, which is not UTF-8 text"),
+        (table, r"no column `text`; its columns are \['body'\]"),
+        (other, "give files of one kind"),
+        ([latin, table], "give files of one kind"),
+        ([], "`source` is an empty list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_text(source)
+    with pytest.raises(ValueError, match=r"`validation_share` is 1\.5"):
+        load_text(validation_share=1.5)
+
+
+def test_a_stream_too_short_to_set_anything_aside_is_refused(tmp_path):
+    (tmp_path / "book.txt").write_text("one document")
+    with pytest.raises(ValueError, match=r"No document of the stream falls to (train|validation)"):
+        load_text(tmp_path / "book.txt", streaming=True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_blocks_are_the_documents_joined_by_end_of_sequence(tokenizer, streaming):
+    rows = Dataset.from_dict({"text": ["abc", "de", "fghij"]})
+    blocks = list(pack_blocks(rows.to_iterable_dataset() if streaming else rows, tokenizer, block_size=4))
+    end = tokenizer.eos_token_id
+    assert [block["input_ids"] for block in blocks] == [[97, 98, 99, end], [100, 101, end, 102], [103, 104, 105, 106]]
+    assert all(block["labels"] == block["input_ids"] for block in blocks)
+    assert set(blocks[0]) == {"input_ids", "labels"}, "no attention mask: nothing is padding"
+
+
+def test_too_little_text_or_too_short_blocks_are_refused(tokenizer):
+    rows = Dataset.from_dict({"text": ["abc"]})
+    with pytest.raises(ValueError, match="fewer than `block_size` 9 tokens"):
+        pack_blocks(rows, tokenizer, block_size=9)
+    with pytest.raises(ValueError, match="`block_size` is 1"):
+        pack_blocks(rows, tokenizer, block_size=1)

@@ -1,0 +1,72 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Does every example run as its docstring says, at a size that takes seconds?"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TINY = ["--hidden_size", "16", "--num_hidden_layers", "3", "--num_attention_heads", "2", "--block_size", "32"]
+TINY += ["--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "4", "--prefix_blocks", "2", "--use_cpu"]
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A text file, what training on it printed, and where the models are."""
+    folder = tmp_path_factory.mktemp("run")
+    source = folder / "text.jsonl"
+    source.write_text("".join(json.dumps({"text": f"line number {i} of a text\n" * 4}) + "\n" for i in range(100)))
+    arguments = ["--source", source, "--output_dir", folder / "out", "--baseline", "gpt2", *TINY]
+    return source, run("train_thoughtbubbles_text.py", *arguments), folder / "out"
+
+
+def test_training_compares_with_the_baseline_and_reloads(trained):
+    _, printed, folder = trained
+    for name in ("thoughtbubbles", "gpt2"):
+        assert re.search(rf"^{name} +\d\.\d{{4}} bits per byte, whole blocks", printed, re.MULTILINE)
+        assert re.search(rf"^{name} +reloaded .* logits identical$", printed, re.MULTILINE)
+        assert (folder / name / "model.safetensors").is_file()
+        assert (folder / name / "tokenizer.json").is_file()
+    assert re.search(r"bits per byte, prefix only", printed)
+    assert len(list((folder / "forks").glob("*.png"))) == 2
+
+
+def test_training_streams_continues_and_takes_any_flag(trained, tmp_path):
+    source, _, folder = trained
+    arguments = ["--source", source, "--streaming", "--model", folder / "thoughtbubbles", *TINY]
+    flags = ["--fold", "probability", "--label_smoothing_factor", "0.1", "--optim", "adafactor", "--seed", "7"]
+    printed = run("train_thoughtbubbles_text.py", "--output_dir", tmp_path, *arguments, *flags)
+    assert "logits identical" in printed
+
+
+@pytest.mark.parametrize("name", ["thoughtbubbles", "gpt2"])
+def test_text_is_generated_by_ours_and_native_models(trained, name):
+    greedy = run("generate_text.py", trained[2] / name, "--prompt", "line ", "--max_new_tokens", 8)
+    assert greedy.startswith("line ")
+    sampling = ["--prompt", "line ", "--max_new_tokens", 8, "--temperature", 1.0, "--seed", 3]
+    first, second = (run("generate_text.py", trained[2] / name, *sampling) for _ in range(2))
+    assert first == second
+
+
+def test_forks_are_drawn(trained, tmp_path):
+    picture = tmp_path / "new" / "forks.png"
+    assert "picture in" in run("plot_forks.py", trained[2] / "thoughtbubbles", "--text", "line 1", "--output", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_script_is_listed():
+    listed = (EXAMPLES / "README.md").read_text()
+    for script in EXAMPLES.glob("*.py"):
+        assert f"`{script.name}`" in listed

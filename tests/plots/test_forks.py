@@ -1,0 +1,38 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Does the picture show the numbers it was given?"""
+
+import numpy as np
+import pytest
+
+from hf_thoughtbubbles.plots.forks import LINE_LENGTH, average_scores, plot_forks
+
+
+def test_dead_streams_do_not_count_in_the_mean():
+    scores = average_scores(np.array([0, 0, 2]), np.array([-np.inf, np.log(0.5), 0.0]), num_tokens=3)
+    assert scores.tolist() == [0.5, 0.0, 1.0]
+
+
+def test_every_token_is_one_cell_of_its_layer():
+    num_streams, scores = np.array([[1, 2, 4], [3, 1, 2]]), np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    figure = plot_forks(["a", " ", "\n"], num_streams, scores, [1, 3], title="t")
+    streams, score = figure.axes[:2]
+    assert streams.images[0].get_array().tolist() == num_streams.tolist()
+    assert score.images[0].get_array().tolist() == scores.tolist()
+    assert [label.get_text() for label in streams.get_xticklabels()] == ["a", "·", "↵"]
+    assert [label.get_text() for label in streams.get_yticklabels()] == ["layer 1", "layer 3"]
+
+
+def test_long_texts_wrap(tmp_path):
+    length = LINE_LENGTH + 5
+    figure = plot_forks(["x"] * length, np.ones((1, length)), np.ones((1, length)), [0])
+    panels = [axis for axis in figure.axes if axis.images and len(axis.get_yticklabels()) == 1]
+    assert len(panels) == 4
+    figure.savefig(tmp_path / "forks.png")
+    assert (tmp_path / "forks.png").stat().st_size > 1000
+
+
+def test_shapes_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match=r"both must be \(1, 2\)"):
+        plot_forks(["a", "b"], np.ones((1, 3)), np.ones((1, 2)), [0])
+    with pytest.raises(ValueError, match="neither number 0"):
+        plot_forks([], np.ones((1, 0)), np.ones((1, 0)), [0])

@@ -1,0 +1,22 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Train three steps and save, alone or under torchrun. Arguments: folder, batch per process. For test_trainer.py."""
+
+import sys
+
+from tests.families import FAMILIES
+from tests.training.test_trainer import make_trainer
+
+
+if __name__ == "__main__":
+    trainer = make_trainer(
+        sys.argv[1],
+        FAMILIES[0].build(),
+        max_steps=3,
+        per_device_train_batch_size=int(sys.argv[2]),
+        optim="sgd",
+        train_sampling_strategy="sequential",
+    )
+    labels = [[-100] * (i % 7) + row["labels"][i % 7 :] for i, row in enumerate(trainer.train_dataset)]
+    trainer.train_dataset = trainer.train_dataset.remove_columns("labels").add_column("labels", labels)
+    trainer.train()
+    trainer.save_model()
