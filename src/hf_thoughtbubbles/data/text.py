@@ -1,10 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """How do documents become blocks of tokens to train on?"""
 
+import hashlib
 import os
 import sysconfig
 import tokenize
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -133,10 +133,11 @@ def _divide_rows(rows: Dataset, share: float) -> dict[str, Dataset]:
 
 
 def _divide_stream(rows: IterableDataset, share: float) -> dict[str, IterableDataset]:
-    """A document's own checksum decides where it goes, so both passes over the stream agree."""
+    """A document's own hash decides where it goes, so both passes over the stream agree."""
 
     def is_validation(row):
-        return zlib.crc32(row["text"].encode()) < share * (1 << 32)
+        digest = hashlib.blake2b(row["text"].encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < share * (1 << 64)
 
     parts = {"train": rows.filter(lambda row: not is_validation(row)), "validation": rows.filter(is_validation)}
     for split, part in parts.items():
