@@ -9,7 +9,7 @@ from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM
 
 
 VOCAB_SIZE = 61
-SHARPENING = 40.0  # fork scores start near one half each; scaled up, decisions are real and not ties of rounding
+SHARPENING = 3.0  # fork scores start near one half each; scaled up, decisions are real and not ties of rounding
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,19 @@ def make_config(**changes) -> ThoughtbubblesConfig:
         "fork_budget": 1.5,
         "pad_token_id": 0,
         "eos_token_id": 60,
+        "initializer_range": 0.3,  # so that predictions depend on the context and generated text varies
     }
     return ThoughtbubblesConfig(**{**sizes, **changes})
 
 
 FAMILIES = [
-    Family("thoughtbubbles", make_config(), is_causal=False, has_cache=False),
+    Family("thoughtbubbles", make_config(tie_word_embeddings=False), is_causal=False, has_cache=False),
     Family("thoughtbubbles-probability", make_config(fold="probability"), is_causal=False, has_cache=False),
-    Family("gpt-rope", make_config(fork_layers=[]), is_causal=True, has_cache=True),
-    Family("gpt-learned", make_config(fork_layers=[], position_embedding="learned"), is_causal=True, has_cache=True),
+    Family("gpt-rope", make_config(fork_layers=[], tie_word_embeddings=False), is_causal=True, has_cache=True),
+    Family(
+        "gpt-learned",
+        make_config(fork_layers=[], position_embedding="learned", tie_word_embeddings=False),
+        is_causal=True,
+        has_cache=True,
+    ),
 ]

@@ -77,6 +77,7 @@ def test_promise_4_cached_generation_equals_uncached(family, strategy):
     plain = {key: strategy[key] for key in ("do_sample", "temperature", "num_beams") if key in strategy}
     torch.manual_seed(1)
     expected = model.generate(prompt, use_cache=False, **options, **plain)
+    assert is_lookup or len(expected[:, 9:].unique()) > 3, "text that varies, so that a lost context would show"
     torch.manual_seed(1)
     assert torch.equal(model.generate(prompt, **options, **strategy), expected)
 
@@ -109,9 +110,33 @@ def test_promise_4_forking_models_re_read_the_prefix_for_every_token(family, use
         text, attention_mask=torch.ones_like(text), max_new_tokens=11, do_sample=False, eos_token_id=-1, **options
     )
     for _ in range(11):
-        logits = model(text, attention_mask=torch.ones_like(text)).logits[:, -1]
+        logits = model(text).logits[:, -1]
         text = torch.cat((text, logits.argmax(-1, keepdim=True)), dim=1)
+    assert len(text[:, 9:].unique()) > 3, "text that varies, so that a lost context would show"
     assert torch.equal(generated, text)
+
+
+@ALL
+def test_promise_4_a_prompt_of_vectors_generates_what_its_tokens_do(family):
+    model, prompt = family.build(), draw_ids(2, 9)
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 11, "do_sample": False}
+    embeds = model.get_input_embeddings()(prompt)
+    expected = model.generate(prompt, **options)[:, 9:]
+    assert torch.equal(model.generate(inputs_embeds=embeds, **options), expected)
+    assert torch.equal(model.generate(prompt, inputs_embeds=embeds, **options)[:, 9:], expected)
+
+
+@FORKING
+def test_promise_4_beams_are_searched_over_re_read_prefixes(family):
+    """The likeliest of two-token continuations, found by hand over all first tokens and by beams as many."""
+    model, prompt = family.build(), draw_ids(1, 6)
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 2, "do_sample": False}
+    found = model.generate(prompt, num_beams=VOCAB_SIZE, eos_token_id=-1, **options)
+    first = model(prompt).logits[0, -1].log_softmax(-1)
+    texts = torch.cat((prompt.expand(VOCAB_SIZE, -1), torch.arange(VOCAB_SIZE)[:, None]), dim=1)
+    second = model(texts).logits[:, -1].log_softmax(-1)
+    best = int((first[:, None] + second).argmax())
+    assert found[0, 6:].tolist() == [best // VOCAB_SIZE, best % VOCAB_SIZE]
 
 
 @CAUSAL

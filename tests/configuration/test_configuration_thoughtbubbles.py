@@ -23,6 +23,10 @@ from tests.families import make_config
         ({"fork_budget": float("inf")}, "`fork_budget` is inf"),
         ({"fork_budget": float("nan")}, "`fork_budget` is nan"),
         ({"vocab_size": 0}, "`vocab_size` is 0; it must be at least 1"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "acts only on inputs longer",
+        ),
         ({"hidden_dropout": 1.0}, r"`hidden_dropout` is 1.0; it must be in \[0, 1\)"),
     ],
 )

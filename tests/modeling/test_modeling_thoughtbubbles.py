@@ -258,3 +258,18 @@ def test_initial_weights_are_the_references():
         assert weight.std().item() == pytest.approx(std, rel=0.2 if weight.ndim == 1 else 0.05)
     assert not layer.mlp.down_proj.bias.any()
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_rotary_scaling_stretches_the_places_of_streams():
+    """Linear scaling by 2 halves every place; yarn changes the angles too."""
+    input_ids = torch.randint(1, 61, (2, 13))
+    model = ThoughtbubblesModel(make_config()).eval()
+    expected = model(input_ids).last_hidden_state
+    for kind in ("linear", "yarn"):
+        rope_parameters = {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0}
+        scaled = ThoughtbubblesModel(make_config(rope_parameters=rope_parameters)).eval()
+        scaled.load_state_dict(model.state_dict())
+        assert (scaled(input_ids).last_hidden_state - expected).abs().max() > 1e-3
+        if kind == "linear":
+            scaled.rotary_emb.inv_freq.mul_(2.0)
+            torch.testing.assert_close(scaled(input_ids).last_hidden_state, expected, atol=1e-5, rtol=1e-4)

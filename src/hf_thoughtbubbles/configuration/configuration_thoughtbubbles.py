@@ -10,6 +10,9 @@ from transformers.modeling_rope_utils import RopeParameters
 from ..hub.remote_code import RemoteCodeConfigMixin
 
 
+LENGTH_DEPENDENT_ROPE_TYPES = ("dynamic", "longrope")
+
+
 @strict
 class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     r"""
@@ -51,7 +54,8 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             `"rope"` rotates queries and keys (streams of one token share its rotation in equal parts), `"learned"`
             adds a table of `max_position_embeddings` vectors to the embeddings.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form; the reference uses `rope_theta` 10000.
+            Rotary settings in transformers' form; the reference uses `rope_theta` 10000. Of the scalings, those that
+            wait for inputs longer than `max_position_embeddings` are refused, because such inputs are.
         layer_norm_eps (`float`, defaults to 1e-5):
             Epsilon of the layer norms.
         embedding_dropout (`float`, defaults to 0.0):
@@ -149,6 +153,12 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         """Part of `@strict`-powered validation: sizes first, because their error says more than the rotary one."""
         self.validate_sizes()
         super().validate_rope()
+        rope_type = (self.rope_parameters or {}).get("rope_type", "default")
+        if rope_type in LENGTH_DEPENDENT_ROPE_TYPES:
+            raise ValueError(
+                f'`rope_parameters` have the `rope_type` "{rope_type}", which acts only on inputs longer than '
+                '`max_position_embeddings`, and those are refused. Use "default", "linear", "yarn" or "llama3".'
+            )
 
     def validate_forks(self):
         """Part of `@strict`-powered validation: fork layers exist once and the budget keeps every token."""

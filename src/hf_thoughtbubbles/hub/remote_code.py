@@ -8,6 +8,7 @@ Trainer checkpoint and `push_to_hub` all save the configuration, so all of them 
 """
 
 import ast
+import functools
 import os
 import re
 import sys
@@ -66,14 +67,15 @@ def flatten_modules(module_names: list[str]) -> dict[str, str]:
             )
         if f"{base_name}.py" in files:
             continue
-        files[f"{base_name}.py"], imported = _flatten_source(module_name, package)
+        source = Path(sys.modules[module_name].__file__).read_text(encoding="utf-8")
+        files[f"{base_name}.py"], imported = _flatten_source(source, module_name, package)
         queue.extend(imported)
     return dict(sorted(files.items()))
 
 
-def _flatten_source(module_name: str, package: str) -> tuple[str, list[str]]:
+@functools.cache
+def _flatten_source(source: str, module_name: str, package: str) -> tuple[str, list[str]]:
     """The source of one module with its in-package imports made flat, and the modules these imports name."""
-    source = Path(sys.modules[module_name].__file__).read_text(encoding="utf-8")
     lines, imported = source.splitlines(keepends=True), []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == package for alias in node.names):

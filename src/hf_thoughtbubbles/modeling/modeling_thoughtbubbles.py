@@ -30,7 +30,7 @@ from transformers.modeling_layers import (
     GradientCheckpointingLayer,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
@@ -120,8 +120,6 @@ class ThoughtbubblesRotaryEmbedding(nn.Module):
 
     def __init__(self, config: ThoughtbubblesConfig):
         super().__init__()
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
         self.config = config
         self.rope_type = config.rope_parameters["rope_type"]
         rope_init_fn: Callable = self.compute_default_rope_parameters
@@ -138,7 +136,6 @@ class ThoughtbubblesRotaryEmbedding(nn.Module):
         return config.rope_parameters["rope_theta"] ** (-channels / config.head_dim), 1.0
 
     @torch.no_grad()
-    @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines `(B, S, 1, H/2)` of the angles at `position_ids` `(B, S)`, in the dtype of `x`."""
         angles = position_ids[..., None, None].float() * self.inv_freq.float()
@@ -690,6 +687,23 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             forks=outputs.forks,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, inputs_embeds=None, attention_mask=None, is_first_iteration=False, **kwargs
+    ):
+        """Inputs of the next step; a prompt given as vectors is read again with what was generated after it."""
+        if self.config.fork_layers and inputs_embeds is not None:
+            seen = kwargs["position_ids"] if attention_mask is None else attention_mask  # (B, prompt and generated)
+            num_generated = seen.shape[1] - inputs_embeds.shape[1]
+            generated = self.get_input_embeddings()(input_ids[:, input_ids.shape[1] - num_generated :])
+            inputs_embeds, is_first_iteration = torch.cat((inputs_embeds, generated), dim=1), True
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
         )
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):

@@ -1,0 +1,37 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""How do the common tests start several processes? On CPU, each forked from a server that has the imports done."""
+
+import multiprocessing
+
+import torch
+
+
+IMPORTED_ONCE = [
+    "hf_thoughtbubbles",
+    "parameterized",
+    "pytest",
+    "torch.distributed.fsdp",
+    "transformers.testing_utils",
+]
+
+
+def _get_distributed_device_type() -> str:
+    return "cpu"
+
+
+def _get_distributed_backend() -> str:
+    return "gloo"
+
+
+def _get_rank_device(rank: int) -> torch.device:
+    return torch.device("cpu")
+
+
+def _set_rank_device(rank: int):
+    torch.set_num_threads(1)
+
+
+def _start_rank_processes(function, args: tuple, nprocs: int):
+    """Run `function(rank, *args)` in `nprocs` processes; raises what a process raised."""
+    multiprocessing.set_forkserver_preload(IMPORTED_ONCE)
+    torch.multiprocessing.start_processes(function, args=args, nprocs=nprocs, start_method="forkserver")
