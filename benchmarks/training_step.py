@@ -141,7 +141,7 @@ def compare(device: str, is_compiled: bool, num_steps: int):
 
 
 def main():
-    """Time, then memory."""
+    """Memory, then time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--steps", type=int, default=20)
@@ -154,15 +154,16 @@ def main():
 
     threads = f", {torch.get_num_threads()} threads" if args.device == "cpu" else f", {torch.cuda.get_device_name()}"
     print(f"torch {torch.__version__}{threads}, batch {BATCH[args.device]}, {SIZES[args.device]}")
-    for is_compiled in [False, True] if args.device == "cuda" else [args.compile]:
-        print("compiled" if is_compiled else "eager")
-        compare(args.device, is_compiled, args.steps)
+    # Memory first: a process inherits the peak of the one that starts it, and this one is still small.
     memory = {}
     for name in ("thoughtbubbles", "gpt2"):
         command = [sys.executable, __file__, "--device", args.device, "--memory_of", name]
         memory[name] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         print(f"{name:15} {memory[name] / 2**20:9.1f} MiB at the highest")
     print(f"memory ratio {memory['thoughtbubbles'] / memory['gpt2']:.3f}")
+    for is_compiled in [False, True] if args.device == "cuda" else [args.compile]:
+        print("compiled" if is_compiled else "eager")
+        compare(args.device, is_compiled, args.steps)
 
 
 if __name__ == "__main__":

@@ -717,6 +717,9 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
             if model_kwargs.get("past_key_values") is not None:
                 raise ValueError('`past_key_values` came, but `fork_policy="topk"` cannot use a cache. Leave it out.')
             generation_config.use_cache = False
+            mask = model_kwargs.get("attention_mask")
+            if mask is not None and bool((mask == 1).all()):  # nothing is padding, and a mask rounds the budget down
+                model_kwargs["attention_mask"] = None
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
 
