@@ -12,7 +12,7 @@ RUN := runs/demo
 
 demo: .venv/installed  ## train beside a native GPT-2, reload, generate, draw (under 5 minutes on 2 cores)
 	$(BIN)/python examples/train_thoughtbubbles_text.py --output_dir $(RUN) --baseline gpt2
-	$(BIN)/python examples/generate_text.py $(RUN)/thoughtbubbles --prompt "def get_" --max_new_tokens 64
+	$(BIN)/python examples/generate_text.py $(RUN)/thoughtbubbles --prompt "def get_" --max_new_tokens 64 --temperature 0.7
 	$(BIN)/python examples/plot_forks.py $(RUN)/thoughtbubbles --output $(RUN)/forks.png
 	@echo "checkpoints in $(RUN)/thoughtbubbles and $(RUN)/gpt2, pictures in $(RUN)/forks.png and $(RUN)/forks/"
 

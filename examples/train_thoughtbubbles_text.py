@@ -5,6 +5,9 @@ On the source of the standard library, byte by byte, on a laptop (about 3 minute
 
     python examples/train_thoughtbubbles_text.py --output_dir runs/demo --baseline gpt2
 
+GPT-2's positions are learned and ours rotary; `--baseline gpt2 plain` also trains our model without forks, so that the
+gain of forking alone can be seen.
+
 On a Hub dataset with an existing tokenizer, any flag of TrainingArguments included:
 
     python examples/train_thoughtbubbles_text.py --output_dir runs/owt --source Skylion007/openwebtext --streaming \
@@ -55,8 +58,12 @@ class ModelArguments:
         default="residual", metadata={"help": "How the streams of a token become one output."}
     )
     model: str | None = field(default=None, metadata={"help": "Continue from this checkpoint, a folder or Hub name."})
-    baseline: Literal["none", "gpt2"] = field(
-        default="none", metadata={"help": "Native model of equal size to train beside it."}
+    baseline: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "What to train beside it: gpt2 (native, equal parameters), plain (ours without forks), or both.",
+            "choices": ["gpt2", "plain"],
+        },
     )
 
 
@@ -187,10 +194,11 @@ def main():
     if model.config.fork_layers:
         callbacks = [ForkPlotCallback(tokenizer, PLOTTED_TEXT[: data_args.block_size], folder / "forks")]
     trained = {"thoughtbubbles": (model, train(model, "thoughtbubbles", splits, tokenizer, args, callbacks))}
-    if model_args.baseline != "none":
+    for name in model_args.baseline:
         set_seed(args.seed)
-        baseline = matched_baseline(model)
-        trained["gpt2"] = (baseline, train(baseline, "gpt2", splits, tokenizer, args, []))
+        plain_config = ThoughtbubblesConfig(**{**model.config.to_dict(), "fork_layers": []})
+        baseline = matched_baseline(model) if name == "gpt2" else ThoughtbubblesForCausalLM(plain_config)
+        trained[name] = (baseline, train(baseline, name, splits, tokenizer, args, []))
 
     # Compare
     if args.process_index == 0:

@@ -28,13 +28,13 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     source = folder / "text.jsonl"
     source.write_text("".join(json.dumps({"text": f"line number {i} of a text\n" * 4}) + "\n" for i in range(100)))
-    arguments = ["--source", source, "--output_dir", folder / "out", "--baseline", "gpt2", *TINY]
+    arguments = ["--source", source, "--output_dir", folder / "out", "--baseline", "gpt2", "plain", *TINY]
     return source, run("train_thoughtbubbles_text.py", *arguments), folder / "out"
 
 
 def test_training_compares_with_the_baseline_and_reloads(trained):
     _, printed, folder = trained
-    for name in ("thoughtbubbles", "gpt2"):
+    for name in ("thoughtbubbles", "gpt2", "plain"):
         assert re.search(rf"^{name} +\d\.\d{{4}} bits per byte, whole blocks", printed, re.MULTILINE)
         assert re.search(rf"^{name} +reloaded .* logits identical$", printed, re.MULTILINE)
         assert (folder / name / "model.safetensors").is_file()
@@ -64,6 +64,16 @@ def test_forks_are_drawn(trained, tmp_path):
     picture = tmp_path / "new" / "forks.png"
     assert "picture in" in run("plot_forks.py", trained[2] / "thoughtbubbles", "--text", "line 1", "--output", picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_python_of_the_readme_runs(trained):
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
+    assert code.count("import") >= 3
+    code = code.replace("runs/demo/thoughtbubbles", str(trained[2] / "thoughtbubbles"))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.startswith("def get_")
 
 
 def test_every_script_is_listed():

@@ -434,8 +434,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                     is_live = log_scores > -torch.inf
                     log_scores = log_scores.masked_fill(~is_live, 0.0)
                 shared = self.prepare_streams(streams, num_tokens, token_mask, is_live, position_ids)
-                num_streams = count_streams(streams.token_index, num_tokens, is_live)
-                forks.append(ThoughtbubblesForkOutput(streams.token_index, streams.log_scores, num_streams))
+                forks.append(ThoughtbubblesForkOutput(streams.token_index, streams.log_scores))
             streams.hidden_states = layer(
                 streams.hidden_states, log_scores, gates, past_key_values=past_key_values, **shared, **kwargs
             )
@@ -579,8 +578,12 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
         inputs_embeds = self.embed(input_ids, inputs_embeds, position_ids, num_past_tokens)
         streams, forks = self.decode(inputs_embeds, attention_mask, position_ids, past_key_values, **kwargs)
+        num_tokens = inputs_embeds.shape[1]
+        if output_forks:
+            for fork in forks:
+                fork.num_streams = count_streams(fork.token_index, num_tokens, fork.log_scores > -torch.inf)
         return ThoughtbubblesModelOutput(
-            last_hidden_state=self.norm(self.fold(streams, inputs_embeds.shape[1], attention_mask is not None)),
+            last_hidden_state=self.norm(self.fold(streams, num_tokens, attention_mask is not None)),
             past_key_values=past_key_values,
             forks=forks if output_forks else None,
             streams=streams if self.config.fold == "probability" and forks else None,
