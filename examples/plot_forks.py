@@ -24,7 +24,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("forks.png"), help="where the picture goes")
     args = parser.parse_args()
 
-    tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model).eval()
     text = args.text if args.file is None else args.file.read_text(encoding="utf-8")
     text = text[: model.config.max_position_embeddings]

@@ -605,7 +605,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
 
     With fork layers `generate` re-reads the whole prefix for every token, with a budget that grows with it (the
     paper's dynamic forking, section 5.1): the published rule cannot be cached. Scoring a whole text in one call lets
-    later tokens influence the forks of earlier ones; `evaluation.score_dataset` has the honest prefix-only score.
+    later tokens influence the forks of earlier ones; `evaluation.scoring.score_dataset` reads honestly, from prefixes.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
