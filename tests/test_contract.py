@@ -93,6 +93,22 @@ def test_promise_4_a_returned_cache_can_be_continued(family):
 
 
 @CACHED
+def test_promise_4_a_cache_over_left_padding_needs_no_positions(family):
+    """Rotary positions follow the mask; learned ones are given, as `generate` does."""
+    model, input_ids, mask = family.build(), draw_ids(2, 19), torch.ones(2, 19, dtype=torch.long)
+    mask[1, :6] = 0
+    position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
+    is_learned, cache = model.config.position_embedding == "learned", DynamicCache(config=model.config)
+    placed = {"position_ids": position_ids} if is_learned else {}
+    expected = model(input_ids, attention_mask=mask, use_cache=False, **placed).logits
+    for start, end in ((0, 11), (11, 12), (12, 19)):
+        placed = {"position_ids": position_ids[:, start:end]} if is_learned else {}
+        part = {"attention_mask": mask[:, :end], "past_key_values": cache, "use_cache": True, **placed}
+        logits, real = model(input_ids[:, start:end], **part).logits, mask[:, start:end].bool()
+        torch.testing.assert_close(logits[real], expected[:, start:end][real], atol=1e-5, rtol=1e-4)
+
+
+@CACHED
 def test_promise_4_assisted_generation_equals_greedy(family):
     model, assistant, prompt = family.build(), family.build(seed=1, num_hidden_layers=2), draw_ids(1, 9)
     options = {"max_new_tokens": 11, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
@@ -154,6 +170,20 @@ def test_promise_5_a_padded_row_equals_the_row_alone(family, side):
     for row, span in enumerate(spans):
         alone = model(input_ids[row : row + 1, span]).logits[0]
         torch.testing.assert_close(logits[row, span], alone, atol=1e-5, rtol=1e-4)
+
+
+@ALL
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_promise_5_a_row_of_padding_alone_harms_nothing(family, attention):
+    model, input_ids, mask = family.build(), draw_ids(3, 11), torch.ones(3, 11, dtype=torch.long)
+    mask[1] = 0
+    model.set_attn_implementation(attention)
+    outputs = model(input_ids, attention_mask=mask, labels=input_ids.masked_fill(mask == 0, -100), use_cache=False)
+    assert outputs.logits.isfinite().all()
+    outputs.loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    others = model(input_ids[[0, 2]], attention_mask=mask[[0, 2]], use_cache=False).logits
+    torch.testing.assert_close(outputs.logits[[0, 2]], others, atol=1e-5, rtol=1e-4)
 
 
 @ALL
