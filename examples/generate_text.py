@@ -21,6 +21,8 @@ def main():
     parser.add_argument("--temperature", type=float, default=0.0, help="0 always takes the likeliest token")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not args.prompt or args.temperature < 0:
+        parser.error("--prompt must not be empty and --temperature not negative")
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model).eval()

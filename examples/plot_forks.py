@@ -27,7 +27,10 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model).eval()
     text = args.text if args.file is None else args.file.read_text(encoding="utf-8")
-    text = text[: model.config.max_position_embeddings]
+    offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False).offset_mapping
+    if len(offsets) > model.config.max_position_embeddings:
+        text = text[: offsets[model.config.max_position_embeddings][0]]
+        print(f"cut to the first {model.config.max_position_embeddings} tokens")
 
     args.output.parent.mkdir(parents=True, exist_ok=True)
     draw_forks(model, tokenizer, text).savefig(args.output, dpi=120)

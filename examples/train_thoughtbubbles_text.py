@@ -34,6 +34,7 @@ from transformers import (
     default_data_collator,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, build_byte_tokenizer
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
@@ -57,7 +58,9 @@ class ModelArguments:
     fold: Literal["residual", "probability"] = field(
         default="residual", metadata={"help": "How the streams of a token become one output."}
     )
-    model: str | None = field(default=None, metadata={"help": "Continue from this checkpoint, a folder or Hub name."})
+    model: str | None = field(
+        default=None, metadata={"help": "Train this checkpoint (folder or Hub name) on; its sizes and forks stay."}
+    )
     baseline: list[str] = field(
         default_factory=list,
         metadata={
@@ -75,7 +78,9 @@ class DataArguments:
     dataset_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
     text_column: str = field(default="text", metadata={"help": "Column with the documents."})
     streaming: bool = field(default=False, metadata={"help": "Read the dataset while training."})
-    tokenizer: str | None = field(default=None, metadata={"help": "Tokenizer folder or Hub name; bytes by default."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Tokenizer folder or Hub name; that of --model, or bytes."}
+    )
     block_size: int = field(default=128, metadata={"help": "Tokens per training block."})
     scored_blocks: int = field(default=256, metadata={"help": "Validation blocks in the final score."})
     prefix_blocks: int = field(default=8, metadata={"help": "Validation blocks in the prefix-only score."})
@@ -102,7 +107,11 @@ class TextTrainingArguments(TrainingArguments):
 
 
 def train(model: PreTrainedModel, name: str, splits, tokenizer, args: TextTrainingArguments, callbacks) -> Path:
-    """Train one model with the Trainer, save it with its tokenizer, and say where."""
+    """
+    Train one model with the Trainer, save it with its tokenizer, and say where.
+
+    `--resume_from_checkpoint true` continues each model from the last checkpoint in its own folder, if there is one.
+    """
     folder = Path(args.output_dir) / name
     args.output_dir = str(folder)
     print(f"\n== {name}: {model.num_parameters():,} parameters ==", flush=True)
@@ -115,7 +124,8 @@ def train(model: PreTrainedModel, name: str, splits, tokenizer, args: TextTraini
         data_collator=default_data_collator,
         callbacks=callbacks,
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    resumed = get_last_checkpoint(folder) if args.resume_from_checkpoint and folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=resumed)
     trainer.save_model()
     args.output_dir = str(folder.parent)
     return folder
@@ -137,7 +147,7 @@ def report(model: PreTrainedModel, name: str, validation, tokenizer: PreTrainedT
     """Print bits per byte: read in one go, and for forking models also from prefixes alone."""
     score = score_dataset(model, validation, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
     print(f"{name:16} {score['bits_per_byte']:.4f} bits per byte, whole blocks ({score['num_bytes']} bytes)")
-    if getattr(model.config, "fork_layers", None):
+    if getattr(model.config, "fork_layers", None) and data.prefix_blocks > 0:
         prefix = {"batch_size": data.prefix_blocks, "max_blocks": data.prefix_blocks}
         honest = score_dataset(model, validation, tokenizer, reading="prefix", **prefix)
         same = score_dataset(model, validation, tokenizer, **prefix)
@@ -152,21 +162,23 @@ def main():
     """Parse flags, train, compare."""
     parser = HfArgumentParser((ModelArguments, DataArguments, TextTrainingArguments))
     model_args, data_args, args = parser.parse_args_into_dataclasses()
+    if data_args.scored_blocks < 1:
+        parser.error(f"--scored_blocks is {data_args.scored_blocks}; at least one block must be scored")
     set_seed(args.seed)
 
     # Data
-    tokenizer = AutoTokenizer.from_pretrained(data_args.tokenizer) if data_args.tokenizer else build_byte_tokenizer()
+    tokenizer_source = data_args.tokenizer or model_args.model
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_source) if tokenizer_source else build_byte_tokenizer()
     documents = load_text(
         data_args.source, data_args.dataset_name, data_args.text_column, streaming=data_args.streaming
     )
     with args.main_process_first(desc="packing"):
         splits = {split: pack_blocks(documents[split], tokenizer, data_args.block_size) for split in documents}
-    if not data_args.streaming:
-        splits["validation"] = (
-            splits["validation"]
-            .shuffle(seed=args.seed)
-            .select(range(min(len(splits["validation"]), data_args.scored_blocks)))
-        )
+    if data_args.streaming:
+        splits["validation"] = splits["validation"].take(data_args.scored_blocks)
+    else:
+        num_scored = min(len(splits["validation"]), data_args.scored_blocks)
+        splits["validation"] = splits["validation"].shuffle(seed=args.seed).select(range(num_scored))
 
     # Models
     if model_args.model:
@@ -188,10 +200,13 @@ def main():
             )
         )
 
+    if "plain" in model_args.baseline and not isinstance(model.config, ThoughtbubblesConfig):
+        parser.error("--baseline plain is our model without forks; --model names another kind")
+
     # Train
     folder = Path(args.output_dir)
     callbacks = []
-    if model.config.fork_layers:
+    if getattr(model.config, "fork_layers", None):
         callbacks = [ForkPlotCallback(tokenizer, PLOTTED_TEXT[: data_args.block_size], folder / "forks")]
     trained = {"thoughtbubbles": (model, train(model, "thoughtbubbles", splits, tokenizer, args, callbacks))}
     for name in model_args.baseline:

@@ -297,6 +297,13 @@ def test_promise_7_gradient_checkpointing_gives_the_same_gradients(family, use_r
 
 
 @FORKING
+def test_promise_8_the_budget_of_a_living_model_can_be_changed(family):
+    model, input_ids = family.build(), draw_ids(2, 20)
+    model.config.fork_budget = 2.0
+    assert model(input_ids, output_forks=True).forks[-1].num_streams.sum() == 80
+
+
+@FORKING
 def test_promise_8_the_compute_of_every_token_is_visible_and_the_budget_changes_it(family):
     input_ids = draw_ids(2, 20)
     for budget in (1.0, 1.5, 2.0, 4.0):
@@ -320,11 +327,49 @@ def test_promise_9_bad_input_is_one_clear_error(family):
         ({"input_ids": input_ids, "attention_mask": torch.ones(2, 6)}, r"`attention_mask` has shape \(2, 6\)"),
         ({"input_ids": input_ids, "attention_mask": torch.ones(1, 7)}, r"needs \(2, 7\)"),
         ({"input_ids": input_ids, "attention_mask": torch.ones(2, 7, 7)}, "`attention_mask` has 3 dimensions"),
+        ({"input_ids": input_ids[0]}, r"shape \(7,\); it must be \(B, T\)"),
+        ({"input_ids": input_ids[:, :0]}, r"shape \(2, 0\); it must be \(B, T\)"),
+        ({"inputs_embeds": embeds[..., :5]}, r"shape \(2, 7, 5\); it must be \(B, T, hidden_size\)"),
+        ({"input_ids": input_ids, "position_ids": torch.arange(6)[None]}, r"`position_ids` has shape \(1, 6\)"),
     ):
         with pytest.raises(ValueError, match=message):
             model(**inputs)
     with pytest.raises(ValueError, match=r"may reach 38 tokens .* `max_position_embeddings` is 37"):
         model.generate(input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=31)
+
+
+@ALL
+def test_promise_9_fields_changed_while_loading_are_checked(family, tmp_path):
+    family.build().save_pretrained(tmp_path)
+    for changes, message in (({"fork_layers": [9]}, "names layer 9"), ({"fork_budget": 0.5}, "`fork_budget` is 0.5")):
+        with pytest.raises(Exception, match=message):
+            AutoModelForCausalLM.from_pretrained(tmp_path, **changes)
+
+
+@FORKING
+def test_promise_9_generation_that_needs_a_cache_is_refused(family):
+    model, prompt = family.build(), draw_ids(1, 8)
+    assistant, options = family.build(seed=1), {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 3}
+    for strategy, message in (
+        ({"assistant_model": assistant}, "Assisted and prompt-lookup generation need a cache"),
+        ({"prompt_lookup_num_tokens": 2}, "Assisted and prompt-lookup generation need a cache"),
+        ({"prefill_chunk_size": 2}, "`prefill_chunk_size` came"),
+        ({"cache_implementation": "static"}, "`cache_implementation` came"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(prompt, **options, **strategy)
+    with pytest.raises(ValueError, match="nor as its assistant"):
+        FAMILIES[2].build().generate(prompt, assistant_model=assistant, **options)
+
+
+@FORKING
+def test_a_compiled_model_generates_the_same_text(family):
+    model, prompt = family.build(), draw_ids(1, 5)
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 3, "do_sample": False}
+    expected = model.generate(prompt, **options)
+    torch._dynamo.reset()
+    model.forward = torch.compile(model.forward, backend="eager")
+    assert torch.equal(model.generate(prompt, **options), expected)
 
 
 @FORKING
@@ -342,6 +387,15 @@ def test_promise_9_what_the_published_rule_cannot_do_is_refused(family):
             model(input_ids, **inputs)
     with pytest.raises(ValueError, match="`past_key_values` came"):
         model.generate(input_ids, past_key_values=DynamicCache(), max_new_tokens=2)
+
+
+@ALL
+def test_masks_are_true_or_false_whatever_their_numbers(family):
+    model, input_ids, mask = family.build(), draw_ids(2, 11), torch.ones(2, 11, dtype=torch.long)
+    mask[1, 7:] = 0
+    expected = model(input_ids, attention_mask=mask, use_cache=False).logits
+    for same in (2 * mask, mask.bool(), mask.float()):
+        assert torch.equal(model(input_ids, attention_mask=same, use_cache=False).logits, expected)
 
 
 @CAUSAL

@@ -23,15 +23,20 @@ from tests.families import make_config
         ({"fork_budget": float("inf")}, "`fork_budget` is inf"),
         ({"fork_budget": float("nan")}, "`fork_budget` is nan"),
         ({"vocab_size": 0}, "`vocab_size` is 0; it must be at least 1"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "it must be one of"),
         (
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-            "acts only on inputs longer",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "all channels",
         ),
+        ({"hidden_act": "nope"}, "`hidden_act` is 'nope'"),
+        ({"layer_norm_eps": -1.0}, "`layer_norm_eps` is -1.0; it must be positive"),
+        ({"initializer_range": 0.0}, "`initializer_range` is 0.0; it must be positive"),
+        ({"num_attention_heads": 0}, "`num_attention_heads` is 0; it must be at least 1"),
         ({"hidden_dropout": 1.0}, r"`hidden_dropout` is 1.0; it must be in \[0, 1\)"),
     ],
 )
 def test_numbers_that_contradict_each_other_are_one_clear_error(changes, message):
-    with pytest.raises(StrictDataclassClassValidationError, match=message):
+    with pytest.raises((StrictDataclassClassValidationError, ValueError), match=message):
         make_config(**changes)
 
 

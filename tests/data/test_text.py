@@ -66,22 +66,31 @@ def test_a_single_document_gives_its_end_to_validation(tmp_path):
 
 
 def test_unusable_sources_are_one_clear_error(tmp_path):
-    empty, latin, table, other = (tmp_path / name for name in ("empty.txt", "latin.txt", "rows.jsonl", "a.csv"))
+    names = ("empty.txt", "latin.txt", "rows.jsonl", "a.csv", "broken.jsonl", "broken.parquet")
+    empty, latin, table, other, broken, parquet = (tmp_path / name for name in names)
     empty.write_text("")
     latin.write_bytes("é".encode("latin-1"))
     table.write_text('{"body": "a"}\n{"body": "b"}\n')
     other.write_text("a")
+    broken.write_text('{"text": "a"}\n{"text": \n')
+    parquet.write_bytes(b"no parquet at all")
     for source, message in (
         (tmp_path / "missing.txt", "missing.txt, which is not a file"),
+        (tmp_path, "which is a folder"),
         (empty, "empty.txt, which is empty"),
         (latin, "latin.txt, which is not UTF-8 text"),
         (table, r"no column `text`; its columns are \['body'\]"),
-        (other, "give files of one kind"),
-        ([latin, table], "give files of one kind"),
-        ([], "`source` is an empty list"),
+        (other, "files must end in one of"),
+        ([empty.with_name("rows.jsonl"), broken.with_suffix(".TXT")], "which is not a file"),
+        (broken, "could not be read as json"),
+        (parquet, "could not be read as parquet"),
+        ([], r"`source` is \[\]"),
+        ("", "`source` is ''"),
     ):
         with pytest.raises(ValueError, match=message):
             load_text(source)
+    with pytest.raises(ValueError, match="have no configurations"):
+        load_text(table, name="english")
     with pytest.raises(ValueError, match=r"`validation_share` is 1\.5"):
         load_text(validation_share=1.5)
 
@@ -90,6 +99,27 @@ def test_a_stream_too_short_to_set_anything_aside_is_refused(tmp_path):
     (tmp_path / "book.txt").write_text("one document")
     with pytest.raises(ValueError, match=r"No document of the stream falls to (train|validation)"):
         load_text(tmp_path / "book.txt", streaming=True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_asked_column_wins_over_others_of_that_name(streaming, tmp_path):
+    rows = [{"text": "title", "body": f"body {i}"} for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    documents = load_text(tmp_path / "rows.jsonl", text_column="body", validation_share=0.3, streaming=streaming)
+    assert {row["text"][:4] for split in documents.values() for row in split} == {"body"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_that_are_no_text_are_refused(streaming, tokenizer, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ["a" * 9, None, "b" * 9] * 9))
+    with pytest.raises(ValueError, match="Column `text` holds None"):
+        for split in load_text(tmp_path / "rows.jsonl", validation_share=0.3, streaming=streaming).values():
+            list(pack_blocks(split, tokenizer, 4))
+
+
+def test_streams_of_unknown_columns_are_packed(tokenizer):
+    rows = Dataset.from_dict({"text": ["abc", "def"], "other": [1, 2]}).to_iterable_dataset().map(lambda row: row)
+    assert [set(block) for block in pack_blocks(rows, tokenizer, 4)] == [{"input_ids", "labels"}] * 2
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -104,7 +134,11 @@ def test_blocks_are_the_documents_joined_by_end_of_sequence(tokenizer, streaming
 
 def test_too_little_text_or_too_short_blocks_are_refused(tokenizer):
     rows = Dataset.from_dict({"text": ["abc"]})
-    with pytest.raises(ValueError, match="fewer than `block_size` 9 tokens"):
+    with pytest.raises(ValueError, match="the `block_size` 9 tokens of one block"):
         pack_blocks(rows, tokenizer, block_size=9)
     with pytest.raises(ValueError, match="`block_size` is 1"):
         pack_blocks(rows, tokenizer, block_size=1)
+    with pytest.raises(ValueError, match="the `block_size` 9 tokens of one block"):
+        pack_blocks(rows.to_iterable_dataset(), tokenizer, block_size=9)
+    with pytest.raises(ValueError, match="`num_proc` is 2, but a stream"):
+        pack_blocks(rows.to_iterable_dataset(), tokenizer, block_size=2, num_proc=2)

@@ -28,6 +28,18 @@ def test_bytes_are_counted_by_token():
     assert count_token_bytes(tokenizer).tolist() == [5, 3, 0]
 
 
+def test_added_and_fallback_tokens_are_counted_by_their_text():
+    tokenizer = build_byte_tokenizer()
+    tokenizer.add_tokens(["    ", "é!"])
+    assert count_token_bytes(tokenizer).tolist() == [1] * 256 + [0, 0, 0, 4, 3]
+    backend = Tokenizer(models.WordLevel({"▁a": 0, "<0x0A>": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    assert count_token_bytes(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")).tolist() == [
+        2,
+        1,
+        0,
+    ]
+
+
 def test_a_uniform_model_needs_the_bits_of_its_vocabulary():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=6, n_layer=1, n_head=1, n_positions=16))
     torch.nn.init.zeros_(model.transformer.wte.weight)
@@ -73,6 +85,9 @@ def test_ignored_labels_and_a_limit_are_respected():
     for bad, message in (([], "no token to score"), ([{"input_ids": [5]}], "no token to score")):
         with pytest.raises(ValueError, match=message):
             score_dataset(model, bad, build_byte_tokenizer())
+    for limits in ({"batch_size": 0}, {"max_blocks": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            score_dataset(model, rows, build_byte_tokenizer(), **limits)
     with pytest.raises(ValueError, match="`reading` is 'causal'"):
         score_dataset(model, rows, build_byte_tokenizer(), reading="causal")
 

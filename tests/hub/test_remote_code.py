@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -157,6 +158,100 @@ def test_what_could_not_travel_is_refused(package, sources, message):
     package(**sources)
     with pytest.raises(ValueError, match=message):
         flatten_modules(["house.a.x"])
+
+
+USERS_SCRIPT = """
+import sys
+from transformers import AutoModelForSequenceClassification
+from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, ThoughtbubblesForSequenceClassification
+
+SECRET = "not for the Hub"
+class MyConfig(ThoughtbubblesConfig):
+    pass
+class MyHead(ThoughtbubblesForSequenceClassification):
+    pass
+AutoModelForSequenceClassification.register(ThoughtbubblesConfig, MyHead, exist_ok=True)
+sizes = dict(vocab_size=7, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, fork_layers=[0])
+ThoughtbubblesForCausalLM(MyConfig(**sizes)).save_pretrained(sys.argv[1])
+ThoughtbubblesForCausalLM(ThoughtbubblesConfig(**sizes)).save_pretrained(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("is_file", [True, False], ids=["script", "notebook"])
+def test_a_users_own_classes_save_and_never_take_their_script_along(is_file, tmp_path):
+    """A script is `__main__` with a file, a notebook without one."""
+    (tmp_path / "script.py").write_text(USERS_SCRIPT)
+    start = [tmp_path / "script.py"] if is_file else ["-c", USERS_SCRIPT]
+    subprocess.run([sys.executable, *start, tmp_path / "mine", tmp_path / "ours"], check=True)
+    for folder in (tmp_path / "mine", tmp_path / "ours"):
+        assert (folder / "model.safetensors").is_file()
+        assert not [path for path in folder.glob("*.py") if "SECRET" in path.read_text()]
+    auto_map = json.loads((tmp_path / "ours" / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoModelForCausalLM"] == "modeling_thoughtbubbles.ThoughtbubblesForCausalLM"
+    assert "AutoModelForSequenceClassification" not in auto_map
+
+
+CONFIG_ONLY = """
+import json, shutil, sys
+from pathlib import Path
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_thoughtbubbles":
+            raise ImportError("hf_thoughtbubbles is not installed")
+
+sys.meta_path.insert(0, Blocker())
+from transformers import AutoConfig
+
+config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+config.auto_map = {name: f"user/repo--{target}" for name, target in config.auto_map.items()}  # as from the Hub
+config.save_pretrained(sys.argv[2])
+type(config)(vocab_size=7, fork_layers=[]).save_pretrained(sys.argv[3])
+"""
+
+
+def test_a_travelled_configuration_saved_alone_names_only_code_that_is_there(tmp_path):
+    make_config().save_pretrained(tmp_path / "saved")
+    for name in ("modeling_thoughtbubbles.py", "streams.py"):
+        (tmp_path / "saved" / name).unlink()
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", CONFIG_ONLY, *(str(tmp_path / name) for name in ("saved", "again", "fresh"))]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    auto_map = json.loads((tmp_path / "again" / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoConfig"] == "configuration_thoughtbubbles.ThoughtbubblesConfig"
+    assert auto_map["AutoModel"] == "user/repo--modeling_thoughtbubbles.ThoughtbubblesModel"
+    assert (tmp_path / "again" / "configuration_thoughtbubbles.py").is_file()
+    assert (tmp_path / "fresh" / "config.json").is_file()
+
+
+def test_pushing_a_configuration_or_a_model_uploads_its_code(tmp_path, monkeypatch):
+    """The client's two calls stand in for the Hub; what they would have sent is what counts."""
+    uploads = []
+
+    class Repository:
+        repo_id = "user/model"
+
+    class Client:
+        def create_repo(self, *args, **kwargs):
+            return Repository
+
+        def create_branch(self, *args, **kwargs):
+            pass
+
+        def create_commit(self, repo_id, operations, **kwargs):
+            uploads.append({operation.path_in_repo for operation in operations})
+
+    for module in (transformers.utils.hub, transformers.configuration_utils, transformers.modeling_utils):
+        monkeypatch.setattr(module, "hf_api", Client, raising=False)
+    code = {"configuration_thoughtbubbles.py", "modeling_thoughtbubbles.py", "streams.py", "remote_code.py"}
+    make_config().save_pretrained(tmp_path / "config", push_to_hub=True, repo_id="user/model")
+    assert code | {"config.json"} <= uploads[-1]
+    model = AutoModelForCausalLM.from_config(make_config())
+    model.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="user/model")
+    assert code | {"config.json", "model.safetensors"} <= uploads[-1]
+    model.push_to_hub("user/model")
+    assert code | {"config.json", "model.safetensors"} <= uploads[-1]
 
 
 def test_corrupt_checkpoints_are_refused(tmp_path):

@@ -100,3 +100,10 @@ def test_mixing_averages_distributions_and_is_uniform_without_streams():
     log_scores = torch.tensor([[0.5, 0.25, 0.0]]).log()
     probs = mix_stream_distributions(logits, log_scores, torch.tensor([[0, 0, 1]]), num_tokens=2).exp()
     torch.testing.assert_close(probs, torch.tensor([[[5 / 6, 1 / 6], [0.5, 0.5]]]))
+
+
+def test_mixing_keeps_shares_of_scores_too_small_for_float32():
+    logits = torch.tensor([[[0.0, -100.0], [-100.0, 0.0]]])
+    log_scores = torch.tensor([[-200.0, -200.0 + math.log(3)]])
+    probs = mix_stream_distributions(logits, log_scores, torch.tensor([[0, 0]]), num_tokens=1).exp()
+    torch.testing.assert_close(probs, torch.tensor([[[0.25, 0.75]]]))

@@ -31,6 +31,12 @@ def test_long_texts_wrap(tmp_path):
     assert (tmp_path / "forks.png").stat().st_size > 1000
 
 
+def test_text_is_never_read_as_a_formula(tmp_path):
+    figure = plot_forks(["$\\frac$", "$", "\x07"], np.ones((1, 3)), np.ones((1, 3)), [0], title="$ and $")
+    figure.savefig(tmp_path / "forks.png")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["$\\frac$", "$", "□"]
+
+
 def test_shapes_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match=r"both must be \(1, 2\)"):
         plot_forks(["a", "b"], np.ones((1, 3)), np.ones((1, 2)), [0])

@@ -50,6 +50,9 @@ def test_special_tokens_stand_from_256_on(tokenizers):
     assert build_byte_tokenizer(special_tokens=("<|pad|>", "<|sep|>")).pad_token_id == 256
     with pytest.raises(ValueError, match="repeat"):
         build_byte_tokenizer(special_tokens=("<|pad|>", "<|pad|>"))
+    for bad in (("a",), ("",), ("Ġ",)):
+        with pytest.raises(ValueError, match="empty token or one that stands for a byte"):
+            build_byte_tokenizer(special_tokens=bad)
 
 
 def test_padding_fills_on_the_asked_side(tokenizers):
@@ -74,6 +77,10 @@ def test_any_bytes_survive(tokenizers):
 def test_bytes_and_text_are_not_confused():
     with pytest.raises(TypeError, match="`data` is text"):
         encode_bytes("text")
+    with pytest.raises(TypeError, match="`data` is of type int"):
+        encode_bytes(5)
+    with pytest.raises(TypeError, match="`ids` is of type str"):
+        decode_bytes("97")
     with pytest.raises(ValueError, match="`ids` holds -1"):
         decode_bytes([-1])
 

@@ -20,3 +20,5 @@ if __name__ == "__main__":
     trainer.train_dataset = trainer.train_dataset.remove_columns("labels").add_column("labels", labels)
     trainer.train()
     trainer.save_model()
+    trainer.accelerator.wait_for_everyone()  # a process that leaves early takes the others down
+    trainer.accelerator.end_training()

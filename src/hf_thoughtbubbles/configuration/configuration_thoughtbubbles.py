@@ -4,13 +4,14 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 
 
-LENGTH_DEPENDENT_ROPE_TYPES = ("dynamic", "longrope")
+ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 
 
 @strict
@@ -120,6 +121,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         self.fork_layers = sorted(self.fork_layers)
+        self.validate_sizes()  # before rotary settings are derived from them
         super().__post_init__(**kwargs)
 
     @property
@@ -150,14 +152,19 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             )
 
     def validate_rope(self):
-        """Part of `@strict`-powered validation: sizes first, because their error says more than the rotary one."""
-        self.validate_sizes()
+        """Part of `@strict`-powered validation: only rotary settings that act."""
         super().validate_rope()
-        rope_type = (self.rope_parameters or {}).get("rope_type", "default")
-        if rope_type in LENGTH_DEPENDENT_ROPE_TYPES:
+        rope_parameters = self.rope_parameters or {}
+        rope_type = rope_parameters.get("rope_type", "default")
+        if rope_type not in ROPE_TYPES:
             raise ValueError(
-                f'`rope_parameters` have the `rope_type` "{rope_type}", which acts only on inputs longer than '
-                '`max_position_embeddings`, and those are refused. Use "default", "linear", "yarn" or "llama3".'
+                f'`rope_parameters` have the `rope_type` "{rope_type}"; it must be one of {ROPE_TYPES}. Types that '
+                "act only on inputs longer than `max_position_embeddings` are left out: such inputs are refused."
+            )
+        if rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
+            raise ValueError(
+                f"`rope_parameters` have a `partial_rotary_factor` of {rope_parameters['partial_rotary_factor']}; all "
+                "channels are rotated here. Leave it out."
             )
 
     def validate_forks(self):
@@ -176,11 +183,16 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
                 "would drop tokens. Use 1.0 for no extra streams."
             )
 
-    def validate_probabilities(self):
-        """Part of `@strict`-powered validation: dropouts are probabilities."""
+    def validate_layers(self):
+        """Part of `@strict`-powered validation: the activation exists, dropouts and scales are what they say."""
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` is {self.hidden_act!r}; it must be one of {sorted(ACT2FN)}.")
         for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be in [0, 1).")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be positive.")
 
 
 __all__ = ["ThoughtbubblesConfig"]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from pyarrow import ArrowInvalid
 from transformers import PreTrainedTokenizerBase
 
 
@@ -71,11 +73,14 @@ def load_text(
     splits = _load_splits(source, name, streaming)
     if "train" not in splits:
         raise ValueError(f"{source!r} has the splits {sorted(splits)}; a `train` split is needed.")
-    columns = splits["train"].column_names
-    if columns is not None and text_column not in columns:
-        raise ValueError(f"{source!r} has no column `{text_column}`; its columns are {columns}. Set `text_column`.")
-    if text_column != "text":
-        splits = {split: rows.rename_column(text_column, "text") for split, rows in splits.items()}
+    for split, rows in splits.items():
+        columns = _get_columns(rows)
+        if text_column not in columns:
+            raise ValueError(
+                f"{source!r} has no column `{text_column}`; its columns are {columns}. Set `text_column`."
+            )
+        if text_column != "text":
+            splits[split] = rows.select_columns([text_column]).rename_column(text_column, "text")
     if "validation" not in splits:
         divide = _divide_stream if streaming else _divide_rows
         splits = divide(splits["train"], validation_share)
@@ -83,35 +88,47 @@ def load_text(
     return kind({split: splits[split] for split in ("train", "validation")})
 
 
+def _get_columns(rows: Dataset | IterableDataset) -> list[str]:
+    """Names of the columns, from the first row where a stream does not know them."""
+    return rows.column_names or list(next(iter(rows), {}))
+
+
 def _load_splits(source, name: str | None, streaming: bool) -> dict:
-    if source == STANDARD_LIBRARY:
+    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    if [str(given) for given in sources] == [STANDARD_LIBRARY]:
         rows = read_standard_library()
         return {"train": rows.to_iterable_dataset() if streaming else rows}
-    paths = [Path(path) for path in ([source] if isinstance(source, (str, os.PathLike)) else source)]
-    if not paths:
-        raise ValueError("`source` is an empty list; name at least one file.")
-    if len(paths) == 1 and not paths[0].exists() and paths[0].suffix not in LOADERS:
-        return dict(load_dataset(str(source), name, streaming=streaming))
-    kinds = {LOADERS.get(path.suffix) for path in paths}
-    if len(kinds) != 1 or None in kinds:
-        raise ValueError(
-            f"`source` names files that end in {sorted({path.suffix for path in paths})}; give files of one kind, of "
-            f"{sorted(LOADERS)}."
-        )
-    kind = kinds.pop()
+    paths = [Path(given).expanduser() for given in sources if str(given)]
+    if not paths or len(paths) != len(sources):
+        raise ValueError(f"`source` is {source!r}; name a dataset or at least one file.")
+    if len(paths) == 1 and not paths[0].exists() and paths[0].suffix.lower() not in LOADERS:
+        return dict(load_dataset(str(sources[0]), name, streaming=streaming))
+    if name is not None:
+        raise ValueError(f"`name` is {name!r}, but `source` names local files, which have no configurations.")
     for path in paths:
-        _check_file(path, is_text=kind == "text")
+        _check_file(path)
+    kinds = {LOADERS[path.suffix.lower()] for path in paths}
+    if len(kinds) != 1:
+        raise ValueError(f"`source` names files of the kinds {sorted(kinds)}; give files of one kind.")
+    kind = kinds.pop()
     options = {"sample_by": "document"} if kind == "text" else {}
-    return dict(load_dataset(kind, data_files=[str(path) for path in paths], streaming=streaming, **options))
+    try:
+        return dict(load_dataset(kind, data_files=[str(path) for path in paths], streaming=streaming, **options))
+    except (DatasetGenerationError, ArrowInvalid, ValueError) as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"`source` names {paths}, which could not be read as {kind}: {reason}") from error
 
 
-def _check_file(path: Path, is_text: bool):
+def _check_file(path: Path):
     """Say what is wrong with a file before a loader fails deep inside."""
     if not path.is_file():
-        raise ValueError(f"`source` names {path}, which is not a file. Check the path.")
+        came = "a folder; name the files in it" if path.is_dir() else "not a file. Check the path"
+        raise ValueError(f"`source` names {path}, which is {came}.")
+    if path.suffix.lower() not in LOADERS:
+        raise ValueError(f"`source` names {path}; files must end in one of {sorted(LOADERS)}.")
     if path.stat().st_size == 0:
         raise ValueError(f"`source` names {path}, which is empty. Leave it out or fill it.")
-    if is_text:
+    if LOADERS[path.suffix.lower()] == "text":
         try:
             with path.open(encoding="utf-8") as file:
                 while file.read(READ_CHARACTERS):
@@ -120,15 +137,24 @@ def _check_file(path: Path, is_text: bool):
             raise ValueError(f"`source` names {path}, which is not UTF-8 text: {error}. Convert it first.") from error
 
 
+def _check_texts(texts: list):
+    """Documents are text; a missing one is a mistake to mend, not to skip in silence."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"Column `text` holds {text!r}, which is no text. Filter such rows out before.")
+
+
 def _divide_rows(rows: Dataset, share: float) -> dict[str, Dataset]:
     if len(rows) == 1:
         text = rows[0]["text"]
+        _check_texts([text])
         middle = text.rfind("\n", 0, int(len(text) * (1 - share))) + 1 or int(len(text) * (1 - share))
         if not 0 < middle < len(text):
             raise ValueError(f"The only document has {len(text)} characters, too few to set any aside for validation.")
         parts = {"train": text[:middle], "validation": text[middle:]}
         return {split: Dataset.from_dict({"text": [part]}) for split, part in parts.items()}
-    parts = rows.train_test_split(test_size=max(1, round(len(rows) * share)), seed=SPLIT_SEED)
+    num_validation = min(max(1, round(len(rows) * share)), len(rows) - 1)
+    parts = rows.train_test_split(test_size=num_validation, seed=SPLIT_SEED)
     return {"train": parts["train"], "validation": parts["test"]}
 
 
@@ -136,6 +162,7 @@ def _divide_stream(rows: IterableDataset, share: float) -> dict[str, IterableDat
     """A document's own hash decides where it goes, so both passes over the stream agree."""
 
     def is_validation(row):
+        _check_texts([row["text"]])
         digest = hashlib.blake2b(row["text"].encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < share * (1 << 64)
 
@@ -173,27 +200,30 @@ def pack_blocks(
         A dataset of the same kind with columns `input_ids` and `labels`, both `(block_size,)`.
 
     Raises:
-        `ValueError`: when a block is shorter than 2 tokens or the documents do not fill one block.
+        `ValueError`: when a block is shorter than 2 tokens, the documents do not fill one, or one is no text.
     """
     if block_size < 2:
         raise ValueError(f"`block_size` is {block_size}; a block needs at least 2 tokens to predict one from another.")
+    is_stream = isinstance(dataset, IterableDataset)
+    if is_stream and num_proc is not None:
+        raise ValueError(f"`num_proc` is {num_proc}, but a stream is read by one process. Leave it out.")
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def pack(batch):
+        _check_texts(batch["text"])
         joined = []
         for ids in tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]:
             joined += ids + end
         blocks = [joined[i : i + block_size] for i in range(0, len(joined) - block_size + 1, block_size)]
         return {"input_ids": blocks, "labels": blocks}
 
-    options = {} if isinstance(dataset, IterableDataset) else {"num_proc": num_proc, "desc": "Packing"}
-    blocks = dataset.map(
-        pack, batched=True, batch_size=documents_per_batch, remove_columns=dataset.column_names, **options
-    )
-    if isinstance(blocks, Dataset) and len(blocks) == 0:
+    options = {} if is_stream else {"num_proc": num_proc, "desc": "Packing"}
+    columns = _get_columns(dataset)
+    blocks = dataset.map(pack, batched=True, batch_size=documents_per_batch, remove_columns=columns, **options)
+    if not (next(iter(blocks), None) if is_stream else len(blocks)):
         raise ValueError(
-            f"The {len(dataset)} documents have fewer than `block_size` {block_size} tokens together, which makes no "
-            "block. Use more text or shorter blocks."
+            f"No {documents_per_batch} documents together have the `block_size` {block_size} tokens of one block. Use "
+            "more text, shorter blocks or more `documents_per_batch`."
         )
     return blocks
 

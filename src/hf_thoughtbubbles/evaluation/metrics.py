@@ -53,8 +53,6 @@ class ExactMatch(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        if len(predictions) == 0:
-            raise ValueError("`predictions` is empty; there is nothing to match.")
         matches = [prediction == reference for prediction, reference in zip(predictions, references, strict=True)]
         return {"exact_match": sum(matches) / len(matches)}
 

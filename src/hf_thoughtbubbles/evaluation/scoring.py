@@ -2,6 +2,7 @@
 """How likely does a causal language model find a text?"""
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -14,6 +15,8 @@ from .metrics import BitsPerByte
 
 
 IGNORED_LABEL = -100
+MAX_EXPONENT = 700.0  # about the largest whose exponential a float holds
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # SentencePiece's name for a byte that no other token covers
 
 
 def count_token_bytes(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
@@ -27,15 +30,20 @@ def count_token_bytes(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     Returns:
         `torch.LongTensor` of shape `(len(tokenizer),)`.
     """
-    alphabet, specials = byte_alphabet(), set(tokenizer.all_special_ids)
+    alphabet, specials, added = byte_alphabet(), set(tokenizer.all_special_ids), tokenizer.added_tokens_decoder
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    regular = [token for i, token in enumerate(tokens) if i not in specials]
-    is_byte_level = all(character in alphabet for token in regular for character in token)
-    counts = []
-    for i, token in enumerate(tokens):
-        text = token if is_byte_level else token.replace("▁", " ")
-        counts.append(0 if i in specials else len(text) if is_byte_level else len(text.encode()))
-    return torch.tensor(counts)
+    is_byte_level = all(c in alphabet for i, token in enumerate(tokens) if i not in added for c in token)
+
+    def count(i: int, token: str) -> int:
+        if i in specials:
+            return 0
+        if i in added:
+            return len(token.encode())
+        if is_byte_level:
+            return len(token)
+        return 1 if BYTE_TOKEN.fullmatch(token) else len(token.replace("▁", " ").encode())
+
+    return torch.tensor([count(i, token) for i, token in enumerate(tokens)])
 
 
 def _iterate_batches(dataset: Iterable[dict], batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -46,7 +54,7 @@ def _iterate_batches(dataset: Iterable[dict], batch_size: int) -> Iterator[tuple
             yield torch.tensor(rows), torch.tensor(labels)
             rows, labels = [], []
         rows.append(list(row["input_ids"]))
-        labels.append(list(row.get("labels", row["input_ids"])))
+        labels.append(list(row.get("labels") or row["input_ids"]))
     if rows:
         yield torch.tensor(rows), torch.tensor(labels)
 
@@ -93,20 +101,43 @@ def score_dataset(
         `dict` with `loss` (mean nats per token), `perplexity` (per token), `bits_per_byte`, `num_tokens`, `num_bytes`.
 
     Raises:
-        `ValueError`: for an unknown `reading`, or when nothing was scored.
+        `ValueError`: for an unknown `reading`, a batch size or limit below 1, or when nothing was scored.
     """
     readers = {"blockwise": _score_blockwise, "prefix": _score_prefixes}
     if reading not in readers:
         raise ValueError(f"`reading` is {reading!r}; it must be one of {sorted(readers)}.")
-    was_training, token_bytes = model.training, count_token_bytes(tokenizer).to(model.device)
-    metric, nats, num_tokens, num_bytes, num_blocks = BitsPerByte(), [], 0, 0, 0
-    model.eval()
+    if batch_size < 1 or (max_blocks is not None and max_blocks < 1):
+        raise ValueError(f"`batch_size` {batch_size} and `max_blocks` {max_blocks} must be at least 1.")
+    was_training = model.training
+    try:
+        nats, num_tokens, num_bytes = _sum_losses(
+            model.eval(), dataset, count_token_bytes(tokenizer), readers[reading], batch_size, max_blocks
+        )
+    finally:
+        model.train(was_training)
+    if num_tokens == 0:
+        raise ValueError("`dataset` holds no token to score; rows need two tokens or more and labels other than -100.")
+    loss = nats / num_tokens
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss) if loss < MAX_EXPONENT else math.inf,
+        "num_tokens": num_tokens,
+        "num_bytes": num_bytes,
+        **BitsPerByte().compute(nats=[nats], num_bytes=[num_bytes]),
+    }
+
+
+def _sum_losses(model, dataset, token_bytes: torch.Tensor, read, batch_size: int, max_blocks: int | None):
+    """Nats, tokens and bytes of everything scored."""
+    missing = max(0, model.config.vocab_size - len(token_bytes))  # rows that only fill up the embedding matrix
+    token_bytes = F.pad(token_bytes, (0, missing)).to(model.device)
+    nats, num_tokens, num_bytes, num_blocks = [], 0, 0, 0
     for input_ids, labels in _iterate_batches(dataset, batch_size):
         if max_blocks is not None:
             input_ids, labels = input_ids[: max_blocks - num_blocks], labels[: max_blocks - num_blocks]
         num_blocks += len(input_ids)
         input_ids, targets = input_ids.to(model.device), labels[:, 1:].to(model.device)
-        logits = readers[reading](model, input_ids).float()
+        logits = read(model, input_ids).float()
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
         is_scored = targets != IGNORED_LABEL
         nats.append(losses.double().sum().item())
@@ -114,17 +145,7 @@ def score_dataset(
         num_bytes += int(token_bytes[targets[is_scored]].sum())
         if max_blocks is not None and num_blocks >= max_blocks:
             break
-    model.train(was_training)
-    if num_tokens == 0:
-        raise ValueError("`dataset` holds no token to score; rows need two tokens or more and labels other than -100.")
-    loss = math.fsum(nats) / num_tokens
-    return {
-        "loss": loss,
-        "perplexity": math.exp(loss),
-        "num_tokens": num_tokens,
-        "num_bytes": num_bytes,
-        **metric.compute(nats=[math.fsum(nats)], num_bytes=[num_bytes]),
-    }
+    return math.fsum(nats), num_tokens, num_bytes
 
 
 __all__ = ["count_token_bytes", "score_dataset"]

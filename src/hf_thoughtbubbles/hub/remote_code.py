@@ -11,6 +11,7 @@ import ast
 import functools
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,9 +21,14 @@ from transformers.models.auto import modeling_auto
 REMOTE_MODULES_PACKAGE = "transformers_modules"  # where transformers imports code that came with a checkpoint
 
 
+def is_of_package(public: type) -> bool:
+    """Whether a class is this package's own: only its code may travel, never a user's script or notebook."""
+    return public.__module__.split(".")[0] == __name__.split(".")[0]
+
+
 def collect_auto_classes(config_class: type) -> dict[str, type]:
     """
-    Find every class that the Auto classes build from a configuration class.
+    Find every class of this package that the Auto classes build from a configuration class.
 
     Args:
         config_class (`type`): a configuration class registered with transformers' Auto classes.
@@ -34,7 +40,7 @@ def collect_auto_classes(config_class: type) -> dict[str, type]:
     for name, auto_class in sorted(vars(modeling_auto).items()):
         if isinstance(auto_class, type) and getattr(auto_class, "_model_mapping", None) is not None:
             model_class = auto_class._model_mapping.get(config_class, None)
-            if model_class is not None:
+            if model_class is not None and is_of_package(model_class):  # a user's own head stays with the user
                 classes[name] = model_class
     return classes
 
@@ -116,8 +122,8 @@ class RemoteCodeConfigMixin:
             kwargs: passed on to `push_to_hub` (`repo_id`, `commit_message`, `private`, `token`, ...).
         """
         if type(self).__module__.split(".")[0] == REMOTE_MODULES_PACKAGE:
-            # A Hub repository's entries are prefixed `repo--` on load; the files are about to live beside the config.
-            self.auto_map = {name: target.split("--")[-1] for name, target in self.auto_map.items()}
+            return self._save_travelled(Path(save_directory), push_to_hub=push_to_hub, **kwargs)
+        if not is_of_package(type(self)):  # a user's subclass: its code is theirs to share
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         if push_to_hub:
             # The stock path uploads only files newer than its own snapshot, which is taken after ours are written.
@@ -132,6 +138,29 @@ class RemoteCodeConfigMixin:
         super().save_pretrained(save_directory, **kwargs)
         for name, source in flatten_modules([model_class.__module__ for model_class in classes.values()]).items():
             (Path(save_directory) / name).write_text(source, encoding="utf-8")
+
+    def _save_travelled(self, folder: Path, **kwargs):
+        """
+        Save a configuration that came with a checkpoint, with the code that lies beside it.
+
+        In a Hub repository's `auto_map` entries are prefixed `repo--`; they point here once their module is here.
+        Entries whose module is neither here nor in a repository are left out.
+        """
+        own_folder = Path(sys.modules[type(self).__module__].__file__).parent
+        auto_map = {}
+        for name, target in (getattr(self, "auto_map", None) or {}).items():
+            local_target = target.split("--")[-1]
+            file_name = f"{local_target.split('.')[0]}.py"
+            if (own_folder / file_name).is_file() or (folder / file_name).is_file():
+                auto_map[name] = local_target
+            elif local_target != target:
+                auto_map[name] = target
+        self.auto_map = auto_map
+        result = super().save_pretrained(str(folder), **kwargs)
+        for path in own_folder.glob("*.py"):
+            if path.name != "__init__.py" and not (folder / path.name).exists():
+                shutil.copyfile(path, folder / path.name)
+        return result
 
 
 __all__ = ["RemoteCodeConfigMixin", "collect_auto_classes", "flatten_modules"]

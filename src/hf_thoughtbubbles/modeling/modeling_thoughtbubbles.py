@@ -21,7 +21,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, GenerationMode
 from transformers.masking_utils import create_causal_mask, find_packed_sequence_indices
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
@@ -304,7 +304,7 @@ class ThoughtbubblesFork(nn.Module):
 
     def __init__(self, config: ThoughtbubblesConfig):
         super().__init__()
-        self.fork_budget = config.fork_budget
+        self.config = config
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
         self.score = nn.Linear(config.hidden_size, 2, bias=False)  # channel 0 scores the copy, 1 the stream itself
         self.embedding = nn.Parameter(torch.empty(config.hidden_size))  # tells a copy from its original
@@ -321,7 +321,7 @@ class ThoughtbubblesFork(nn.Module):
         candidates = (scores if log_scores is None else scores + log_scores[..., None]).flatten(1)  # (B, 2S)
         token_index = token_index.repeat_interleave(2, dim=1)
 
-        kept, candidates = select_top_streams(candidates, token_index, num_tokens, self.fork_budget, token_mask)
+        kept, candidates = select_top_streams(candidates, token_index, num_tokens, self.config.fork_budget, token_mask)
         embedding = self.embedding.to(hidden_states.dtype)
         if kept is None:
             offers = torch.stack((hidden_states + embedding, hidden_states), dim=2).flatten(1, 2)  # (B, 2S, D)
@@ -347,6 +347,10 @@ class ThoughtbubblesPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ThoughtbubblesDecoderLayer, "attentions": ThoughtbubblesAttention}
+
+    def __init__(self, config: ThoughtbubblesConfig, *args, **kwargs):
+        config.validate()  # fields set after construction, as `from_pretrained(..., fork_layers=...)` does
+        super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -452,7 +456,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         if position_ids is not None:
             return position_ids + first
         if attention_mask is not None and attention_mask.ndim == 2 and not self.config.fork_layers:
-            return (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]  # padding takes no place (SPEC 2)
+            return (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)[
+                :, -num_tokens:
+            ]  # padding takes no place (SPEC 2)
         num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
         return torch.arange(num_tokens, device=inputs_embeds.device)[None] + num_past_tokens + first
 
@@ -489,7 +495,11 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             came = "neither" if input_ids is None else "both"
             raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`; {came} came.")
-        batch_size, num_tokens = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
+        given, shape = (input_ids, "(B, T)") if inputs_embeds is None else (inputs_embeds, "(B, T, hidden_size)")
+        is_wide = inputs_embeds is None or given.shape[-1] == self.config.hidden_size
+        if given.ndim != shape.count(",") + 1 or 0 in given.shape or not is_wide:
+            raise ValueError(f"The input has shape {tuple(given.shape)}; it must be {shape}, with no size 0.")
+        batch_size, num_tokens = given.shape[:2]
         num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
         num_seen_tokens = num_past_tokens + num_tokens
         is_counted = isinstance(num_seen_tokens, int)  # a static cache counts on its device
@@ -513,8 +523,13 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input needs "
                 f"{(batch_size, num_seen_tokens)}: one entry per row and token."
             )
+        if position_ids is not None and tuple(position_ids.shape) not in {(1, num_tokens), (batch_size, num_tokens)}:
+            raise ValueError(
+                f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
+                f"{(batch_size, num_tokens)}: one entry per row and token."
+            )
         if input_ids is not None and input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            lowest, highest = (input_ids.min(), input_ids.max()) if input_ids.numel() else (0, 0)
+            lowest, highest = input_ids.min(), input_ids.max()
             if lowest < 0 or highest >= self.config.vocab_size:
                 raise ValueError(
                     f"`input_ids` holds {int(lowest if lowest < 0 else highest)}, but ids are 0 to "
@@ -532,8 +547,10 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 "sequence, so no cache can be exact. Call the model on the whole prefix with `use_cache=False`; "
                 "`generate` does so by itself."
             )
+        # A compiled model cannot look at positions: generation places every prompt in order, training must not guess.
         is_placed = position_ids is not None and attention_mask is None
-        if is_placed and find_packed_sequence_indices(position_ids) is not None:
+        is_readable = self.training or not torch.compiler.is_compiling()
+        if is_placed and is_readable and find_packed_sequence_indices(position_ids) is not None:
             raise ValueError(
                 '`position_ids` pack several documents into a row, but `fork_policy="topk"` lets all tokens of a row '
                 "compete for streams. Give one document per row, or an `attention_mask` if the positions only skip "
@@ -709,7 +726,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, *args, **kwargs):
         if generation_config.max_length > self.config.max_position_embeddings:
             raise ValueError(
                 f"Generation may reach {generation_config.max_length} tokens (`max_length`, or prompt plus "
@@ -719,11 +736,21 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
         if self.config.fork_layers:  # every step reads the whole prefix
             if model_kwargs.get("past_key_values") is not None:
                 raise ValueError('`past_key_values` came, but `fork_policy="topk"` cannot use a cache. Leave it out.')
+            for name in ("prefill_chunk_size", "cache_implementation"):
+                if getattr(generation_config, name) is not None:
+                    raise ValueError(f'`{name}` came, but `fork_policy="topk"` cannot use a cache. Leave it out.')
+            if generation_mode == GenerationMode.ASSISTED_GENERATION or getattr(
+                generation_config, "is_assistant", False
+            ):
+                raise ValueError(
+                    'Assisted and prompt-lookup generation need a cache, which `fork_policy="topk"` cannot use, '
+                    "neither as the model nor as its assistant. Generate without."
+                )
             generation_config.use_cache = False
             mask = model_kwargs.get("attention_mask")
             if mask is not None and bool((mask == 1).all()):  # nothing is padding, and a mask rounds the budget down
                 model_kwargs["attention_mask"] = None
-        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
 
 
 class ThoughtbubblesForSequenceClassification(GenericForSequenceClassification, ThoughtbubblesPreTrainedModel):

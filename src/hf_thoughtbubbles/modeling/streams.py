@@ -110,9 +110,12 @@ def mix_stream_distributions(
         Natural-log probabilities `(B, T, V)`, float32; uniform for a token without a live stream.
     """
     batch_size, _, vocab_size = logits.shape
-    scores = log_scores.exp()
+    # Relative to the token's best stream, so that small scores do not vanish in float32.
+    best = log_scores.new_full((batch_size, num_tokens), -torch.inf)
+    best = best.scatter_reduce(1, token_index, log_scores.detach(), "amax")
+    is_empty = best == -torch.inf
+    scores = (log_scores - best.masked_fill(is_empty, 0.0).gather(1, token_index)).exp()
     totals = scores.new_zeros(batch_size, num_tokens).scatter_add(1, token_index, scores)
-    is_empty = totals == 0
     shares = scores / totals.masked_fill(is_empty, 1.0).gather(1, token_index)
     rows = torch.arange(batch_size, device=logits.device)[:, None] * num_tokens
     probs = logits.new_zeros(batch_size * num_tokens, vocab_size, dtype=torch.float32).index_add(

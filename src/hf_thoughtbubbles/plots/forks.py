@@ -33,6 +33,11 @@ def average_scores(token_index: np.ndarray, log_scores: np.ndarray, num_tokens: 
     return totals / np.maximum(counts, 1)
 
 
+def show_characters(token: str) -> str:
+    """The token with a visible sign for each character that does not print."""
+    return "".join(SHOWN_CHARACTERS.get(c, c if c.isprintable() else "□") for c in token)
+
+
 def plot_forks(
     tokens: Sequence[str],
     num_streams: np.ndarray,
@@ -78,15 +83,15 @@ def plot_forks(
             padded = np.full((len(fork_layers), width), np.nan)  # the last line may be shorter
             padded[:, : part.shape[1]] = part
             image = axis.imshow(padded, aspect="auto", interpolation="nearest", **colours)
-            labels = ["".join(SHOWN_CHARACTERS.get(c, c) for c in token) for token in tokens[start : start + width]]
-            axis.set_xticks(range(len(labels)), labels if row == 0 else [""] * len(labels), fontsize=7)
+            labels = [show_characters(token) if row == 0 else "" for token in tokens[start : start + width]]
+            axis.set_xticks(range(len(labels)), labels, fontsize=7, parse_math=False)
             axis.set_yticks(range(len(fork_layers)), [f"layer {layer}" for layer in fork_layers], fontsize=7)
             axis.tick_params(length=0)
             if line == 0:
                 ticks = matplotlib.ticker.MaxNLocator(integer=True, nbins=6) if name == "streams" else None
                 figure.colorbar(image, ax=axes.tolist(), label=name, pad=0.01, shrink=0.9, ticks=ticks)
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=9, parse_math=False)
     return figure
 
 

@@ -38,10 +38,11 @@ def build_byte_tokenizer(
 
     Returns:
         `PreTrainedTokenizerFast` whose ids 0 to 255 are the bytes of the UTF-8 text. Text that looks like a special
-        token stays bytes; pass `split_special_tokens=False` to a call to have it become the special id.
+        token stays bytes, also in a chat template; pass `split_special_tokens=False` to a call to have it become the
+        special id.
 
     Raises:
-        `ValueError`: when special tokens repeat.
+        `ValueError`: when special tokens repeat, are empty or stand for a byte.
 
     Example:
 
@@ -51,12 +52,18 @@ def build_byte_tokenizer(
     >>> tokenizer.eos_token_id
     257
     """
-    if len(set(special_tokens)) != len(special_tokens):
-        raise ValueError(f"`special_tokens` {special_tokens} repeat; give each token once.")
+    if isinstance(special_tokens, str) or len(set(special_tokens)) != len(special_tokens):
+        raise ValueError(
+            f"`special_tokens` {special_tokens!r} repeat or are one string; give a tuple, each token once."
+        )
     backend = Tokenizer(models.BPE(vocab=byte_alphabet(), merges=[], cache_capacity=0))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
+    if backend.get_vocab_size() != NUM_BYTES + len(special_tokens):
+        raise ValueError(
+            f"`special_tokens` {special_tokens!r} hold an empty token or one that stands for a byte; use longer names."
+        )
     roles = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "pad_token": PAD_TOKEN}
     limits = {} if model_max_length is None else {"model_max_length": model_max_length}
     return PreTrainedTokenizerFast(
@@ -77,6 +84,8 @@ def encode_bytes(data: bytes | bytearray | memoryview) -> list[int]:
     """
     if isinstance(data, str):
         raise TypeError("`data` is text; give bytes (`text.encode()`) or call the tokenizer.")
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"`data` is of type {type(data).__name__}; give bytes.")
     return list(bytes(data))
 
 
@@ -93,6 +102,8 @@ def decode_bytes(ids: Iterable[int]) -> bytes:
     >>> decode_bytes([257, 255, 65])
     b'\\xffA'
     """
+    if isinstance(ids, (str, bytes)):
+        raise TypeError(f"`ids` is of type {type(ids).__name__}; give token ids.")
     ids = [int(token_id) for token_id in ids]
     if ids and min(ids) < 0:
         raise ValueError(f"`ids` holds {min(ids)}; ids are 0 to 255 for bytes and higher for special tokens.")

@@ -27,18 +27,19 @@ def draw_forks(
         `matplotlib.figure.Figure`
 
     Raises:
-        `ValueError`: when the model has no fork layers, or the text no tokens.
+        `ValueError`: when the model has no fork layers, or the text no tokens or too many.
     """
-    if not model.config.fork_layers:
-        raise ValueError("`model` has no fork layers (`fork_layers=[]`), so there is nothing to draw.")
+    if not getattr(model.config, "fork_layers", None):
+        raise ValueError("`model` has no fork layers, so there is nothing to draw.")
     encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
     if not encoding["input_ids"]:
         raise ValueError("`text` has no tokens; give at least one character.")
     was_training = model.training
-    model.eval()
     input_ids = torch.tensor([encoding["input_ids"]], device=model.device)
-    forks = model(input_ids=input_ids, output_forks=True).forks
-    model.train(was_training)
+    try:
+        forks = model.eval()(input_ids=input_ids, output_forks=True).forks
+    finally:
+        model.train(was_training)
     starts = [start for start, _ in encoding["offset_mapping"]]
     # A character of several byte tokens is written once, over its first byte.
     pieces = [
@@ -72,6 +73,15 @@ class ForkPlotCallback(TrainerCallback):
             self.folder.mkdir(parents=True, exist_ok=True)
             figure = draw_forks(model, self.tokenizer, self.text, title=f"step {state.global_step}")
             figure.savefig(self.folder / f"forks-step-{state.global_step:06d}.png", dpi=120)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Refuse a text that cannot be drawn now, not hours later."""
+        num_tokens = len(self.tokenizer(self.text, add_special_tokens=False)["input_ids"])
+        if not 0 < num_tokens <= model.config.max_position_embeddings:
+            raise ValueError(
+                f"`text` has {num_tokens} tokens; it must have between 1 and `max_position_embeddings` "
+                f"{model.config.max_position_embeddings}."
+            )
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         """Draw after an evaluation."""
