@@ -51,6 +51,17 @@ def test_training_streams_continues_and_takes_any_flag(trained, tmp_path):
     assert "logits identical" in printed
 
 
+def test_each_model_resumes_from_its_own_checkpoint(trained, tmp_path):
+    flags = ["--source", trained[0], "--output_dir", tmp_path, "--baseline", "gpt2", *TINY, "--prefix_blocks", "0"]
+    flags += ["--save_strategy", "steps", "--save_steps", "2"]
+    run("train_thoughtbubbles_text.py", *flags, "--max_steps", "2")
+    printed = run("train_thoughtbubbles_text.py", *flags, "--resume_from_checkpoint", "true")
+    assert "prefix only" not in printed
+    for name in ("thoughtbubbles", "gpt2"):
+        state = json.loads((tmp_path / name / "checkpoint-4" / "trainer_state.json").read_text())
+        assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [2, 4], "one history"
+
+
 @pytest.mark.parametrize("name", ["thoughtbubbles", "gpt2"])
 def test_text_is_generated_by_ours_and_native_models(trained, name):
     greedy = run("generate_text.py", trained[2] / name, "--prompt", "line ", "--max_new_tokens", 8)
