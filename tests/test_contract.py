@@ -334,8 +334,13 @@ def test_promise_9_bad_input_is_one_clear_error(family):
     ):
         with pytest.raises(ValueError, match=message):
             model(**inputs)
-    with pytest.raises(ValueError, match=r"may reach 38 tokens .* `max_position_embeddings` is 37"):
-        model.generate(input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=31)
+    options = {"attention_mask": torch.ones_like(input_ids), "do_sample": False}
+    with pytest.raises(ValueError, match=r"may read 38 tokens .* `max_position_embeddings` is 37"):
+        model.generate(input_ids, max_new_tokens=32, **options)
+    with pytest.raises(ValueError, match=r"may read 38 tokens"):
+        model.generate(inputs_embeds=embeds, max_new_tokens=32, **options)
+    full = model.generate(input_ids, max_new_tokens=31, min_new_tokens=31, **options)
+    assert full.shape == (2, 38), "the last new token is never read, so one more fits"
 
 
 @ALL

@@ -9,6 +9,7 @@ Trainer checkpoint and `push_to_hub` all save the configuration, so all of them 
 
 import ast
 import functools
+import importlib
 import os
 import re
 import shutil
@@ -93,7 +94,7 @@ def _flatten_source(source: str, module_name: str, package: str) -> tuple[str, l
             target = ".".join(module_name.split(".")[: -node.level] + ([node.module] if node.module else []))
         if target.split(".")[0] != package:
             continue
-        if hasattr(sys.modules[target], "__path__"):
+        if hasattr(importlib.import_module(target), "__path__"):
             raise ValueError(
                 f"{module_name}, line {node.lineno} imports from the package {target}, which cannot travel. Import "
                 "from the module that defines the name."

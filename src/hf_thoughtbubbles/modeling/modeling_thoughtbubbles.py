@@ -726,31 +726,38 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, *args, **kwargs):
-        if generation_config.max_length > self.config.max_position_embeddings:
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        if max_cache_length > self.config.max_position_embeddings:  # the last new token is never read
             raise ValueError(
-                f"Generation may reach {generation_config.max_length} tokens (`max_length`, or prompt plus "
-                f"`max_new_tokens`), but `max_position_embeddings` is {self.config.max_position_embeddings}. Ask for "
-                "fewer new tokens or shorten the prompt."
+                f"Generation may read {max_cache_length} tokens (prompt and `max_new_tokens` but the last), and "
+                f"`max_position_embeddings` is {self.config.max_position_embeddings}. Ask for fewer new tokens or "
+                "shorten the prompt."
             )
-        if self.config.fork_layers:  # every step reads the whole prefix
-            if model_kwargs.get("past_key_values") is not None:
-                raise ValueError('`past_key_values` came, but `fork_policy="topk"` cannot use a cache. Leave it out.')
-            for name in ("prefill_chunk_size", "cache_implementation"):
-                if getattr(generation_config, name) is not None:
-                    raise ValueError(f'`{name}` came, but `fork_policy="topk"` cannot use a cache. Leave it out.')
-            if generation_mode == GenerationMode.ASSISTED_GENERATION or getattr(
-                generation_config, "is_assistant", False
-            ):
-                raise ValueError(
-                    'Assisted and prompt-lookup generation need a cache, which `fork_policy="topk"` cannot use, '
-                    "neither as the model nor as its assistant. Generate without."
-                )
-            generation_config.use_cache = False
+        if self.config.fork_layers:
+            self.check_uncached_generation(generation_config, model_kwargs, generation_mode)
+            generation_config.use_cache = False  # every step reads the whole prefix
             mask = model_kwargs.get("attention_mask")
             if mask is not None and bool((mask == 1).all()):  # nothing is padding, and a mask rounds the budget down
                 model_kwargs["attention_mask"] = None
-        return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, *args, **kwargs)
+        return super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
+    def check_uncached_generation(self, generation_config, model_kwargs, generation_mode):
+        """Refuse what asks for a cache by name; `use_cache` is a default, so it only has no effect."""
+        asked = [name for name in ("prefill_chunk_size", "cache_implementation") if getattr(generation_config, name)]
+        if model_kwargs.get("past_key_values") is not None:
+            asked.append("past_key_values")
+        if asked:
+            raise ValueError(f'`{asked[0]}` came, but `fork_policy="topk"` cannot use a cache. Leave it out.')
+        is_assistant = getattr(generation_config, "is_assistant", False)
+        if is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
+            raise ValueError(
+                'Assisted and prompt-lookup generation need a cache, which `fork_policy="topk"` cannot use, neither '
+                "as the model nor as its assistant. Generate without."
+            )
 
 
 class ThoughtbubblesForSequenceClassification(GenericForSequenceClassification, ThoughtbubblesPreTrainedModel):
