@@ -164,6 +164,11 @@ def main():
     model_args, data_args, args = parser.parse_args_into_dataclasses()
     if data_args.scored_blocks < 1:
         parser.error(f"--scored_blocks is {data_args.scored_blocks}; at least one block must be scored")
+    if args.resume_from_checkpoint:
+        if args.resume_from_checkpoint.lower() != "true":
+            parser.error("--resume_from_checkpoint takes true; each model continues from its own folder")
+        if not list(Path(args.output_dir).glob("*/checkpoint-*")):
+            parser.error(f"--resume_from_checkpoint: {args.output_dir} holds no checkpoint to continue from")
     set_seed(args.seed)
 
     # Data
@@ -211,8 +216,10 @@ def main():
     trained = {"thoughtbubbles": (model, train(model, "thoughtbubbles", splits, tokenizer, args, callbacks))}
     for name in model_args.baseline:
         set_seed(args.seed)
-        plain_config = ThoughtbubblesConfig(**{**model.config.to_dict(), "fork_layers": []})
-        baseline = matched_baseline(model) if name == "gpt2" else ThoughtbubblesForCausalLM(plain_config)
+        if name == "gpt2":
+            baseline = matched_baseline(model)
+        else:
+            baseline = ThoughtbubblesForCausalLM(ThoughtbubblesConfig(**{**model.config.to_dict(), "fork_layers": []}))
         trained[name] = (baseline, train(baseline, name, splits, tokenizer, args, []))
 
     # Compare

@@ -73,6 +73,7 @@ def load_text(
     splits = _load_splits(source, name, streaming)
     if "train" not in splits:
         raise ValueError(f"{source!r} has the splits {sorted(splits)}; a `train` split is needed.")
+    splits = {split: splits[split] for split in ("train", "validation") if split in splits}
     for split, rows in splits.items():
         columns = _get_columns(rows)
         if text_column not in columns:
@@ -85,7 +86,7 @@ def load_text(
         divide = _divide_stream if streaming else _divide_rows
         splits = divide(splits["train"], validation_share)
     kind = IterableDatasetDict if streaming else DatasetDict
-    return kind({split: splits[split] for split in ("train", "validation")})
+    return kind(splits)
 
 
 def _get_columns(rows: Dataset | IterableDataset) -> list[str]:

@@ -122,15 +122,16 @@ class RemoteCodeConfigMixin:
             push_to_hub (`bool`): also upload what was saved.
             kwargs: passed on to `push_to_hub` (`repo_id`, `commit_message`, `private`, `token`, ...).
         """
-        if type(self).__module__.split(".")[0] == REMOTE_MODULES_PACKAGE:
-            return self._save_travelled(Path(save_directory), push_to_hub=push_to_hub, **kwargs)
-        if not is_of_package(type(self)):  # a user's subclass: its code is theirs to share
+        has_travelled = type(self).__module__.split(".")[0] == REMOTE_MODULES_PACKAGE
+        if not has_travelled and not is_of_package(type(self)):  # a user's subclass: its code is theirs to share
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         if push_to_hub:
             # The stock path uploads only files newer than its own snapshot, which is taken after ours are written.
             self.save_pretrained(save_directory)
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
             return self.push_to_hub(repo_id, **kwargs)
+        if has_travelled:
+            return self._save_travelled(Path(save_directory), **kwargs)
         classes = collect_auto_classes(type(self))
         self.auto_map = {
             auto_class: f"{model_class.__module__.split('.')[-1]}.{model_class.__name__}"
@@ -157,11 +158,10 @@ class RemoteCodeConfigMixin:
             elif local_target != target:
                 auto_map[name] = target
         self.auto_map = auto_map
-        result = super().save_pretrained(str(folder), **kwargs)
+        super().save_pretrained(str(folder), **kwargs)
         for path in own_folder.glob("*.py"):
             if path.name != "__init__.py" and not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
-        return result
 
 
 __all__ = ["RemoteCodeConfigMixin", "collect_auto_classes", "flatten_modules"]

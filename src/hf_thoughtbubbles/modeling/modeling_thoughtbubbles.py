@@ -456,9 +456,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         if position_ids is not None:
             return position_ids + first
         if attention_mask is not None and attention_mask.ndim == 2 and not self.config.fork_layers:
-            return (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)[
-                :, -num_tokens:
-            ]  # padding takes no place (SPEC 2)
+            places = (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)  # padding takes no place (SPEC section 2)
+            return places[:, -num_tokens:]
         num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
         return torch.arange(num_tokens, device=inputs_embeds.device)[None] + num_past_tokens + first
 
