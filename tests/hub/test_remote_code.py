@@ -247,6 +247,7 @@ def test_pushing_a_configuration_or_a_model_uploads_its_code(tmp_path, monkeypat
     code = {"configuration_thoughtbubbles.py", "modeling_thoughtbubbles.py", "streams.py", "remote_code.py"}
     make_config().save_pretrained(tmp_path / "config", push_to_hub=True, repo_id="user/model")
     assert code | {"config.json"} <= uploads[-1]
+    assert code <= {path.name for path in (tmp_path / "config").iterdir()}, "the local folder carries it too"
     model = AutoModelForCausalLM.from_config(make_config())
     model.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="user/model")
     assert code | {"config.json", "model.safetensors"} <= uploads[-1]
