@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM
+from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, calibrate_forks
 
 
 VOCAB_SIZE = 61
@@ -22,13 +22,16 @@ class Family:
     has_cache: bool
 
     def build(self, seed: int = 0, **changes):
-        """A model with reproducible weights whose forks decide by more than rounding."""
+        """A model with reproducible weights whose forks decide by more than rounding, calibrated where it can be."""
         torch.manual_seed(seed)
         config = ThoughtbubblesConfig(**{**self.config.to_dict(), **changes})
         model = ThoughtbubblesForCausalLM(config).eval()
         with torch.no_grad():
             for fork in model.model.forks.values():
                 fork.score.weight.mul_(SHARPENING)
+        if config.fork_layers and config.fork_policy == "threshold":
+            input_ids = torch.randint(1, config.vocab_size - 1, (8, config.max_position_embeddings))
+            calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))
         return model
 
 
@@ -53,6 +56,19 @@ def make_config(**changes) -> ThoughtbubblesConfig:
 FAMILIES = [
     Family("thoughtbubbles", make_config(tie_word_embeddings=False), is_causal=False, has_cache=False),
     Family("thoughtbubbles-probability", make_config(fold="probability"), is_causal=False, has_cache=False),
+    Family("threshold", make_config(fork_policy="threshold"), is_causal=True, has_cache=True),
+    Family(
+        "threshold-probability",
+        make_config(fork_policy="threshold", fold="probability", fork_layers=[0, 2, 3], fork_score_init=(-1, 2)),
+        is_causal=True,
+        has_cache=True,
+    ),
+    Family(
+        "threshold-learned",
+        make_config(fork_policy="threshold", position_embedding="learned", fork_layers=[2], fork_score_channel=False),
+        is_causal=True,
+        has_cache=True,
+    ),
     Family("gpt-rope", make_config(fork_layers=[], tie_word_embeddings=False), is_causal=True, has_cache=True),
     Family(
         "gpt-learned",

@@ -16,6 +16,8 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
+from .generation.calibration import calibrate_forks
+from .modeling.cache_streams import StreamCache
 from .modeling.modeling_thoughtbubbles import (
     ThoughtbubblesForCausalLM,
     ThoughtbubblesForQuestionAnswering,
@@ -65,6 +67,7 @@ def _register_families():
 _register_families()
 
 __all__ = [
+    "StreamCache",
     "ThoughtbubblesConfig",
     "ThoughtbubblesForCausalLM",
     "ThoughtbubblesForQuestionAnswering",
@@ -74,6 +77,7 @@ __all__ = [
     "ThoughtbubblesPreTrainedModel",
     "__version__",
     "build_byte_tokenizer",
+    "calibrate_forks",
     "decode_bytes",
     "encode_bytes",
 ]

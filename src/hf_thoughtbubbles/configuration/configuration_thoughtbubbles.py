@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Which numbers describe a Thoughtbubbles model?"""
 
+import math
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -42,7 +43,15 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             `max_block_size / block_size` and the paper writes kappa = 2L.
         fork_policy (`str`, defaults to `"topk"`):
             How streams are chosen. `"topk"` is the published rule: the best `ceil(fork_budget * T)` streams of the
-            whole sequence. **It is not causal**: a later token can take a stream from an earlier one.
+            whole sequence. **It is not causal**: a later token can take a stream from an earlier one. `"threshold"`
+            is: a stream stays when its score reaches the layer's threshold, which training tracks so that a token has
+            `fork_budget` streams on average.
+        fork_score_init (`tuple[float, float]`, *optional*):
+            Logits at which the scores of a copy and of the stream itself start, `(fork_logit, keep_logit)`, as a
+            learned bias. Not given, scores have no bias and start at one half, as published.
+        fork_calibration (`dict`, *optional*):
+            What `calibrate_forks` measured: `"budgets"`, ascending, and for each its `"thresholds"`, one per fork
+            layer. `generate(fork_budget=...)` reads it.
         fork_score_channel (`bool`, defaults to `True`):
             Whether the scores enter attention as the last channel of queries (1) and keys (the score). The original
             calls it `use_fork_channel`.
@@ -70,7 +79,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             Standard deviation of the initial weights; the two projections that write to the residual stream start
             smaller by `sqrt(2 * num_hidden_layers)`.
         use_cache (`bool`, defaults to `True`):
-            Whether to return keys and values. Only without fork layers: the published fork rule re-reads the prefix.
+            Whether to return keys and values. The published fork rule never does: it re-reads the prefix.
         pad_token_id (`int`, *optional*), bos_token_id (`int`, *optional*), eos_token_id (`int`, *optional*):
             Special token ids.
         tie_word_embeddings (`bool`, defaults to `True`):
@@ -100,7 +109,9 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     max_position_embeddings: int = 512
     fork_layers: list[int] | tuple[int, ...] = (3, 7, 11)
     fork_budget: float | int = 2.0
-    fork_policy: Literal["topk"] = "topk"
+    fork_policy: Literal["topk", "threshold"] = "topk"
+    fork_score_init: list[float | int] | tuple[float | int, ...] | None = None
+    fork_calibration: dict | None = None
     fork_score_channel: bool = True
     fold: Literal["residual", "probability"] = "residual"
     bias: bool = True
@@ -127,6 +138,20 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def is_cacheable(self) -> bool:
+        """Whether a token's streams depend on its past alone, so that keys and values can be kept."""
+        return not self.fork_layers or self.fork_policy == "threshold"
+
+    @property
+    def layer_types(self) -> list[str]:
+        """What each layer keeps in a cache: keys and values of tokens, or of the streams that forks made of them."""
+        first = min(self.fork_layers, default=self.num_hidden_layers) if self.is_cacheable else self.num_hidden_layers
+        return ["full_attention"] * first + ["stream_attention"] * (self.num_hidden_layers - first)
+
+    def validate_layer_type(self):
+        """Part of `@strict`-powered validation: nothing, because `layer_types` is derived here."""
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
@@ -181,6 +206,32 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"`fork_budget` is {self.fork_budget}; it must be finite and at least 1, because a smaller budget "
                 "would drop tokens. Use 1.0 for no extra streams."
+            )
+        if self.fork_score_init is not None and not (
+            len(self.fork_score_init) == 2 and all(math.isfinite(logit) for logit in self.fork_score_init)
+        ):
+            raise ValueError(
+                f"`fork_score_init` is {self.fork_score_init}; it must be two finite logits, `(fork_logit, keep_logit)`, "
+                "or None for scores without a bias."
+            )
+        self.check_calibration()
+
+    def check_calibration(self):
+        """Every calibrated budget has a threshold for every fork layer."""
+        if self.fork_calibration is None:
+            return
+        budgets, thresholds = (self.fork_calibration.get(name, []) for name in ("budgets", "thresholds"))
+        is_ascending = all(low < high for low, high in zip(budgets, budgets[1:]))
+        sizes = sorted({len(row) for row in thresholds})
+        if not budgets or len(budgets) != len(thresholds) or not is_ascending or budgets[0] < 1:
+            raise ValueError(
+                f"`fork_calibration` has the `budgets` {budgets} and {len(thresholds)} rows of `thresholds`; it must "
+                "have ascending budgets of at least 1 and a row for each. `calibrate_forks(model, batches)` makes one."
+            )
+        if sizes != [len(self.fork_layers)]:
+            raise ValueError(
+                f"`fork_calibration` has thresholds for {sizes} fork layers, but `fork_layers` names "
+                f"{len(self.fork_layers)}. Set it to None and calibrate the changed model with `calibrate_forks`."
             )
 
     def validate_layers(self):

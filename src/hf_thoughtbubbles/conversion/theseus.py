@@ -156,7 +156,7 @@ def thoughtbubbles_from_theseus(
         else:
             state[target] = tensor
     model = ThoughtbubblesForCausalLM(config)
-    model.model.load_state_dict(state)
+    model.model.load_state_dict({**model.model.state_dict(), **state})  # the reference tracks no thresholds
     return model.eval()
 
 

@@ -16,13 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin, GenerationMode
-from transformers.masking_utils import create_causal_mask, find_packed_sequence_indices
+from transformers.masking_utils import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    create_causal_mask,
+    find_packed_sequence_indices,
+)
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
@@ -37,10 +42,21 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
-from .streams import count_streams, fold_streams, mix_stream_distributions, place_streams, select_top_streams
+from .cache_streams import StreamCache, StreamSlots
+from .streams import (
+    count_streams,
+    find_threshold,
+    fold_streams,
+    mix_stream_distributions,
+    place_streams,
+    select_streams_above,
+    select_top_streams,
+)
 
 
 MIN_LOG_SCORE = -20.0  # floor of one fork's log score; below it the score gets no gradient (SPEC section 1, FORK 2)
+KEEP_ALL, KEEP_NONE = -1e4, 1.0  # thresholds below and above every score, finite so that they fit into JSON
+THRESHOLD_DECAY = 0.95  # how much of a tracked threshold stays at each optimizer step
 
 
 @dataclass
@@ -50,10 +66,11 @@ class ThoughtbubblesForkOutput(ModelOutput):
 
     Args:
         token_index (`torch.LongTensor` of shape `(B, S)`):
-            Position of the token that each stream belongs to; never decreases along a row.
+            Position of the token that each stream belongs to; never decreases along a row. Under the causal rule
+            rows are filled up with fillers at their end, whose token is T.
         log_scores (`torch.FloatTensor` of shape `(B, S)`):
-            Cumulative natural-log score of each stream, at most 0. `-inf` marks a dead slot, which only a padded batch
-            has: it takes part in nothing and is kept for the published rule's positions.
+            Cumulative natural-log score of each stream, at most 0. `-inf` marks a filler, or a dead slot, which only a
+            padded batch has: it takes part in nothing and is kept for the published rule's positions.
         num_streams (`torch.LongTensor` of shape `(B, T)`):
             How many live streams each token has.
     """
@@ -86,7 +103,7 @@ class ThoughtbubblesModelOutput(BaseModelOutputWithPast):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): folded, normalised state of each token.
-        past_key_values (`Cache`, *optional*): keys and values; only without fork layers.
+        past_key_values (`Cache`, *optional*): keys and values; not with `fork_policy="topk"`.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): the streams entering each layer, `(B, S, D)` with S
             growing at fork layers, then `last_hidden_state`.
         attentions (`tuple(torch.FloatTensor)`, *optional*): attention weights of each layer, `(B, N, S, S)`.
@@ -106,7 +123,7 @@ class ThoughtbubblesCausalLMOutput(CausalLMOutputWithPast):
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*): next-token cross entropy in nats, with `labels`.
         logits (`torch.FloatTensor` of shape `(B, T, V)`): with `fold="probability"` natural-log probabilities.
-        past_key_values (`Cache`, *optional*): keys and values; only without fork layers.
+        past_key_values (`Cache`, *optional*): keys and values; not with `fork_policy="topk"`.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): see [`ThoughtbubblesModelOutput`].
         attentions (`tuple(torch.FloatTensor)`, *optional*): see [`ThoughtbubblesModelOutput`].
         forks (`tuple(ThoughtbubblesForkOutput)`, *optional*): one entry per fork layer, with `output_forks=True`.
@@ -232,6 +249,7 @@ class ThoughtbubblesAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
         attention_mask: torch.Tensor | None,
         query_mask: torch.Tensor | None,  # (B, S, 1)
+        slots: StreamSlots | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -248,7 +266,7 @@ class ThoughtbubblesAttention(nn.Module):
         key = self.place(key.view(shape), position_embeddings, key_channel)
         value = value.view(shape).transpose(1, 2)
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+            key, value = past_key_values.update(key, value, self.layer_idx, slots=slots)
 
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -300,19 +318,55 @@ class ThoughtbubblesDecoderLayer(GradientCheckpointingLayer):
 
 
 class ThoughtbubblesFork(nn.Module):
-    """Every stream offers itself and a copy, both scored; the fork rule decides which offers stay (SPEC 1, FORK)."""
+    """
+    Every stream offers itself and a copy, both scored; the fork rule decides which offers stay (SPEC 1, FORK).
 
-    def __init__(self, config: ThoughtbubblesConfig):
+    In training it tracks the threshold that leaves `fork_budget` streams per token. Forward passes between two
+    optimizer steps share one threshold and count as one update, so accumulating gradients decides as one large batch
+    does, and reading a batch twice, as gradient checkpointing may, changes nothing.
+    """
+
+    def __init__(self, config: ThoughtbubblesConfig, layer_idx: int):
         super().__init__()
         self.config = config
+        self.num_forks = list(config.fork_layers).index(layer_idx) + 1  # up to and with this one
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
-        self.score = nn.Linear(config.hidden_size, 2, bias=False)  # channel 0 scores the copy, 1 the stream itself
+        # Channel 0 scores the copy, 1 the stream itself.
+        self.score = nn.Linear(config.hidden_size, 2, bias=config.fork_score_init is not None)
         self.embedding = nn.Parameter(torch.empty(config.hidden_size))  # tells a copy from its original
 
+        zeros, like = torch.zeros, {"dtype": torch.float32}
+        self.threshold = nn.Buffer(zeros((), **like))
+        self.threshold_budget = nn.Buffer(zeros((), **like))  # streams per token that the threshold is for
+        # Since the last optimizer step: the threshold in use, the sum of the observed ones, and their number.
+        self.window = nn.Buffer(zeros(3, **like), persistent=False)
+        self.window_weight = nn.Buffer(zeros(2, config.hidden_size), persistent=False)  # tells that a step was made
+        self.streams_per_token = nn.Buffer(zeros((), **like), persistent=False)  # in the last training batch
+
+    def _apply(self, fn, recurse=True):
+        tracked = {name: getattr(self, name) for name in ("threshold", "threshold_budget", "window")}
+        super()._apply(fn, recurse)
+        for name, before in tracked.items():  # a threshold in half precision would drift away from its budget
+            after = getattr(self, name)
+            if after.dtype != before.dtype:
+                setattr(self, name, before.to(after.device))
+        return self
+
     def forward(
-        self, streams: ThoughtbubblesStreams, num_tokens: int, token_mask: torch.Tensor | None = None
+        self,
+        streams: ThoughtbubblesStreams,
+        num_tokens: int,
+        token_mask: torch.Tensor | None = None,
+        fork_budget: float | None = None,
+        threshold: float | torch.Tensor | None = None,
+        is_static: bool = False,
     ) -> ThoughtbubblesStreams:
-        """Fork `streams` `(B, S, D)` of `num_tokens` tokens; `token_mask` `(B, T)` is True for real tokens."""
+        """
+        Fork `streams` `(B, S, D)` of `num_tokens` tokens; `token_mask` `(B, T)` is True for real tokens.
+
+        Evaluation under the causal rule reads `threshold`, and with `is_static` fills rows up to the most streams that
+        there can be; training reads what it tracked, and the published rule `fork_budget`.
+        """
         hidden_states, token_index, log_scores = streams.hidden_states, streams.token_index, streams.log_scores
         batch_size, num_streams, hidden_size = hidden_states.shape
         if token_index is None:
@@ -320,19 +374,89 @@ class ThoughtbubblesFork(nn.Module):
         scores = F.logsigmoid(self.score(self.norm(hidden_states)).float()).clamp(min=MIN_LOG_SCORE)  # (B, S, 2)
         candidates = (scores if log_scores is None else scores + log_scores[..., None]).flatten(1)  # (B, 2S)
         token_index = token_index.repeat_interleave(2, dim=1)
+        real_index = token_index  # with padding and fillers under a number of their own
+        if token_mask is not None:
+            is_real = F.pad(token_mask, (0, 1)).gather(1, token_index)
+            real_index = token_index.masked_fill(~is_real, num_tokens)
 
-        kept, candidates = select_top_streams(candidates, token_index, num_tokens, self.config.fork_budget, token_mask)
+        if self.config.fork_policy == "topk":
+            kept, candidates = select_top_streams(
+                candidates, token_index, num_tokens, fork_budget or self.config.fork_budget, token_mask
+            )
+            kept_index = token_index if kept is None else token_index.gather(1, kept)
+            if self.training:
+                self.open_window()
+        else:
+            capacity = num_streams * 2 if is_static else None
+            if self.training:
+                threshold, capacity = self.open_window(), math.ceil(num_tokens * self.config.fork_budget)
+            kept, kept_index = select_streams_above(candidates, real_index, num_tokens, threshold, capacity)
+        log_scores = candidates if kept is None else candidates.gather(1, kept)
+        if self.config.fork_policy == "threshold":
+            log_scores = log_scores.masked_fill(kept_index == num_tokens, -torch.inf)
+        if self.training:
+            self.observe(candidates, real_index, num_tokens, log_scores, token_mask)
+
         embedding = self.embedding.to(hidden_states.dtype)
         if kept is None:
-            offers = torch.stack((hidden_states + embedding, hidden_states), dim=2).flatten(1, 2)  # (B, 2S, D)
-            return ThoughtbubblesStreams(offers, token_index, candidates)
+            hidden_states = torch.stack((hidden_states + embedding, hidden_states), dim=2).flatten(1, 2)  # (B, 2S, D)
+            return ThoughtbubblesStreams(hidden_states, kept_index, log_scores)
         rows = torch.arange(batch_size, device=kept.device)[:, None] * num_streams
         hidden_states = hidden_states.flatten(0, 1).index_select(0, (rows + kept // 2).flatten())
         hidden_states = hidden_states.view(batch_size, -1, hidden_size)  # (B, K, D)
         is_copy = (kept % 2 == 0)[..., None]
-        return ThoughtbubblesStreams(
-            hidden_states + is_copy * embedding, token_index.gather(1, kept), candidates.gather(1, kept)
-        )
+        return ThoughtbubblesStreams(hidden_states + is_copy * embedding, kept_index, log_scores)
+
+    @torch.no_grad()
+    def open_window(self) -> torch.Tensor:
+        """The threshold that all forward passes until the next optimizer step use."""
+        weight = self.score.weight
+        is_stepped = (weight != self.window_weight).any()
+        if not weight.requires_grad:  # no step ever shows in frozen scores
+            is_stepped = torch.ones_like(is_stepped)
+        opened = F.pad(self.threshold[None], (0, 2))
+        self.window.copy_(torch.where(is_stepped, opened, self.window))
+        self.window_weight.copy_(weight)
+        return self.window[0]
+
+    @torch.no_grad()
+    def observe(self, candidates, token_index, num_tokens: int, log_scores, token_mask):
+        """Count the streams of a training batch and move the threshold to where it would have met the budget."""
+        budget, num_kept = self.config.fork_budget, (log_scores > -torch.inf).sum()
+        num_real = token_index.new_tensor(len(token_index) * num_tokens) if token_mask is None else token_mask.sum()
+        is_bound = 1 < budget < 2**self.num_forks  # otherwise no or every stream stays
+        found = find_threshold(candidates, token_index, num_tokens, budget) if is_bound else self.threshold
+        seen = torch.stack((found.nan_to_num(0.0), (~found.isnan()).float(), num_kept.float(), num_real.float()))
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(seen)
+        self.streams_per_token.copy_(seen[2] / seen[3].clamp(min=1))
+        self.threshold_budget.fill_(budget)
+        if not is_bound:
+            self.threshold.fill_(KEEP_ALL if budget > 1 else KEEP_NONE)
+            return
+        self.window[1:] += seen[:2]
+        start, mean = self.window[0], self.window[1] / self.window[2].clamp(min=1)
+        is_first = (start <= KEEP_ALL) | (start >= KEEP_NONE)
+        moved = torch.where(is_first, mean, torch.lerp(mean, start, THRESHOLD_DECAY))
+        self.threshold.copy_(torch.where(self.window[2] > 0, moved, start))
+
+
+def interpolate_thresholds(calibration: dict | None, fork_budget: float) -> list[float] | None:
+    """
+    Thresholds, one per fork layer, between those of the two nearest calibrated budgets; `None` beyond them.
+
+    >>> interpolate_thresholds({"budgets": [1.0, 2.0], "thresholds": [[0.0], [-3.0]]}, 1.5)
+    [-1.5]
+    """
+    budgets = [] if calibration is None else calibration["budgets"]
+    for i in range(len(budgets)):
+        if budgets[i] == fork_budget:
+            return list(calibration["thresholds"][i])
+        if i > 0 and budgets[i - 1] < fork_budget < budgets[i]:
+            share = (fork_budget - budgets[i - 1]) / (budgets[i] - budgets[i - 1])
+            low, high = calibration["thresholds"][i - 1 : i + 1]
+            return [(1 - share) * first + share * second for first, second in zip(low, high, strict=True)]
+    return None
 
 
 class ThoughtbubblesPreTrainedModel(PreTrainedModel):
@@ -360,6 +484,13 @@ class ThoughtbubblesPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=std / math.sqrt(2 * self.config.num_hidden_layers))
         elif isinstance(module, ThoughtbubblesFork):
             init.normal_(module.embedding, std=self.config.hidden_size**-0.5)
+            if module.score.bias is not None:
+                init.copy_(module.score.bias, torch.tensor(self.config.fork_score_init, dtype=torch.float32))
+            init.constant_(module.threshold, KEEP_ALL)
+            init.constant_(module.threshold_budget, self.config.fork_budget)
+            init.zeros_(module.window)
+            init.constant_(module.window_weight, torch.nan)
+            init.zeros_(module.streams_per_token)
 
 
 class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
@@ -368,7 +499,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
 
     The published fork rule (`fork_policy="topk"`) compares all offers of a row: what a token's streams become depends
     on later tokens and on the length, so it takes part in no cache, and rows padded into one batch differ slightly
-    from the same rows alone. Without fork layers the model is causal and caches as any other.
+    from the same rows alone. With `fork_policy="threshold"`, or without fork layers, the model is causal and caches.
     """
 
     def __init__(self, config: ThoughtbubblesConfig):
@@ -380,7 +511,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         else:
             self.rotary_emb = ThoughtbubblesRotaryEmbedding(config)
         self.layers = nn.ModuleList([ThoughtbubblesDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
-        self.forks = nn.ModuleDict({str(i): ThoughtbubblesFork(config) for i in config.fork_layers})
+        self.forks = nn.ModuleDict({str(i): ThoughtbubblesFork(config, i) for i in config.fork_layers})
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
         self.gradient_checkpointing = False
         self.post_init()
@@ -408,18 +539,29 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
+        fork_budget: float | None = None,
+        thresholds: list[float | torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[ThoughtbubblesStreams, tuple[ThoughtbubblesForkOutput, ...]]:
-        """Run the layers over `(B, T, D)`, forking on the way; gives the streams and what each fork layer left."""
+        """
+        Run the layers over `(B, T, D)`, forking on the way; gives the streams and what each fork layer left.
+
+        Under the causal rule `thresholds`, one per fork layer, are read in evaluation in place of the budget's.
+        """
         num_tokens = inputs_embeds.shape[1]
         token_mask = None
         if attention_mask is not None and attention_mask.ndim == 2:
             token_mask = attention_mask[:, -num_tokens:].bool()
+        if thresholds is None:
+            thresholds = self.read_thresholds(fork_budget)
+        # A compiled graph and a static cache want one shape for all inputs; a growing cache wants the streams alone.
+        is_growing = past_key_values is not None and not past_key_values.is_compileable
+        is_static = torch.compiler.is_compiling() and not is_growing
+
         streams, forks, log_scores, gates = ThoughtbubblesStreams(inputs_embeds), [], None, None
+        places = self.place_tokens(inputs_embeds, attention_mask, position_ids, past_key_values)
         shared = {
-            "position_embeddings": self.embed_places(
-                self.place_tokens(inputs_embeds, attention_mask, position_ids, past_key_values), inputs_embeds
-            ),
+            "position_embeddings": self.embed_places(places + 1 if self.config.fork_layers else places, inputs_embeds),
             "attention_mask": create_causal_mask(
                 config=self.config,
                 inputs_embeds=inputs_embeds,
@@ -431,18 +573,63 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         }
         for layer_idx, layer in enumerate(self.layers):
             if layer_idx in self.config.fork_layers:
-                streams = self.forks[str(layer_idx)](streams, num_tokens, token_mask)
+                fork, threshold = self.forks[str(layer_idx)], thresholds[len(forks)]
+                streams = fork(streams, num_tokens, token_mask, fork_budget, threshold, is_static)
                 log_scores, is_live = streams.log_scores, None
                 gates = log_scores.exp()[..., None].to(inputs_embeds.dtype)
-                if token_mask is not None:  # only a padded batch has dead slots, and -inf in a key would make NaN
-                    is_live = log_scores > -torch.inf
-                    log_scores = log_scores.masked_fill(~is_live, 0.0)
-                shared = self.prepare_streams(streams, num_tokens, token_mask, is_live, position_ids)
+                if self.config.fork_policy == "threshold":
+                    log_scores = log_scores.masked_fill(streams.token_index == num_tokens, 0.0)
+                    slots = None
+                    if past_key_values is not None:
+                        cache_layer = past_key_values.layers[layer_idx]
+                        slots = cache_layer.place(streams.token_index, num_tokens, 2**fork.num_forks)
+                    shared = self.prepare_causal_streams(streams, places, position_ids, attention_mask, slots)
+                else:
+                    if token_mask is not None:  # only a padded batch has dead slots, and -inf in a key would make NaN
+                        is_live = log_scores > -torch.inf
+                        log_scores = log_scores.masked_fill(~is_live, 0.0)
+                    shared = self.prepare_streams(streams, num_tokens, token_mask, is_live, position_ids)
                 forks.append(ThoughtbubblesForkOutput(streams.token_index, streams.log_scores))
             streams.hidden_states = layer(
                 streams.hidden_states, log_scores, gates, past_key_values=past_key_values, **shared, **kwargs
             )
         return streams, tuple(forks)
+
+    def read_thresholds(self, fork_budget: float | None = None) -> list[float | torch.Tensor]:
+        """
+        The thresholds, one per fork layer, that leave `fork_budget` (default: the configuration's) streams per token.
+
+        Raises:
+            `ValueError`: when neither training nor calibration has found any for that budget.
+        """
+        forks = list(self.forks.values())
+        budget = self.config.fork_budget if fork_budget is None else fork_budget
+        if self.config.fork_policy == "topk" or self.training or not forks:
+            return [None] * len(forks)
+        if budget == 1:
+            return [KEEP_NONE] * len(forks)
+        calibrated = interpolate_thresholds(self.config.fork_calibration, budget)
+        if calibrated is not None:  # where nothing can exceed the budget, every stream stays
+            calibrated = [
+                KEEP_ALL if budget >= 2**fork.num_forks else threshold
+                for fork, threshold in zip(forks, calibrated, strict=True)
+            ]
+        if torch.compiler.is_compiling():  # no value can be looked at
+            calibrated = calibrated or [torch.nan] * len(forks)
+            return [
+                torch.where(fork.threshold_budget == budget, fork.threshold, threshold)
+                for fork, threshold in zip(forks, calibrated, strict=True)
+            ]
+        if bool(forks[0].threshold_budget == budget):
+            return [fork.threshold for fork in forks]
+        if calibrated is None:
+            known = "none" if self.config.fork_calibration is None else self.config.fork_calibration["budgets"]
+            raise ValueError(
+                f"`fork_budget` is {budget}, but the thresholds were tracked for a budget of "
+                f"{float(forks[0].threshold_budget):g} and calibrated for {known}. Measure others on some text with "
+                f"`hf_thoughtbubbles.calibrate_forks(model, batches, budgets=(1.0, {float(budget)}))`."
+            )
+        return calibrated
 
     def place_tokens(
         self,
@@ -451,15 +638,15 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         position_ids: torch.LongTensor | None,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
-        """Positions `(B or 1, T)` of unforked tokens: from 1 in a forking model, from 0 in the plain GPT."""
-        num_tokens, first = inputs_embeds.shape[1], 1 if self.config.fork_layers else 0
+        """Positions `(B or 1, T)` of tokens, from 0."""
+        num_tokens = inputs_embeds.shape[1]
         if position_ids is not None:
-            return position_ids + first
-        if attention_mask is not None and attention_mask.ndim == 2 and not self.config.fork_layers:
+            return position_ids
+        if attention_mask is not None and attention_mask.ndim == 2 and self.config.is_cacheable:
             places = (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)  # padding takes no place (SPEC section 2)
             return places[:, -num_tokens:]
         num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return torch.arange(num_tokens, device=inputs_embeds.device)[None] + num_past_tokens + first
+        return torch.arange(num_tokens, device=inputs_embeds.device)[None] + num_past_tokens
 
     def embed_places(self, positions: torch.Tensor, hidden_states: torch.Tensor):
         """Cosines and sines at `positions`; `None` for learned positions, which are part of the embedding."""
@@ -489,7 +676,60 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             "query_mask": query_mask,
         }
 
-    def check_inputs(self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache):
+    def prepare_causal_streams(
+        self,
+        streams: ThoughtbubblesStreams,
+        places: torch.Tensor,
+        position_ids: torch.LongTensor | None,
+        attention_mask: torch.Tensor | None,
+        slots: StreamSlots | None,
+    ) -> dict:
+        """
+        The same under the causal rule, where rows have no gaps: fillers stand last, so causal attention never sees
+        them, and neither padding nor an uncached pass needs a mask.
+        """
+        hidden_states, token_index = streams.hidden_states, streams.token_index
+        (batch_size, num_streams), num_tokens = token_index.shape, places.shape[1]
+        stream_places = place_streams(token_index, num_tokens + 1, F.pad(places, (0, 1)))
+        documents = None
+        if position_ids is not None and attention_mask is None and slots is None:
+            documents = find_packed_sequence_indices(position_ids.expand(batch_size, -1))
+        if documents is not None:
+            documents = F.pad(documents, (0, 1), value=-1).gather(1, token_index)  # (B, S)
+
+        def is_seen(batch_idx, head_idx, query_idx, key_idx):
+            is_before = key_idx <= (query_idx if slots is None else slots.slots[batch_idx, query_idx])
+            if documents is None:
+                return is_before
+            return is_before & (documents[batch_idx, query_idx] == documents[batch_idx, key_idx])
+
+        if documents is None and (slots is None or slots.first_slot == 0):
+            mask = create_causal_mask(
+                config=self.config, inputs_embeds=hidden_states, attention_mask=None, past_key_values=None
+            )
+        elif slots is not None and not slots.needs_mask:
+            mask = None  # a single stream, whose row ends with it
+        else:
+            mask = ALL_MASK_ATTENTION_FUNCTIONS[self.config._attn_implementation](
+                batch_size=batch_size,
+                q_length=num_streams,
+                kv_length=num_streams if slots is None else slots.num_slots,
+                mask_function=is_seen,
+                allow_is_causal_skip=False,
+                dtype=hidden_states.dtype,
+                device=hidden_states.device,
+                config=self.config,
+            )
+        return {
+            "position_embeddings": self.embed_places(stream_places, hidden_states),
+            "attention_mask": mask,
+            "query_mask": None,
+            "slots": slots,
+        }
+
+    def check_inputs(
+        self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, fork_budget
+    ):
         """Refuse what the model cannot read. Looks at shapes; at values only where no device has to be waited for."""
         if (input_ids is None) == (inputs_embeds is None):
             came = "neither" if input_ids is None else "both"
@@ -535,8 +775,49 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                     f"{self.config.vocab_size - 1} (`vocab_size` {self.config.vocab_size}). Was the text tokenized "
                     "with this model's tokenizer?"
                 )
-        if self.config.fork_layers:
+        if fork_budget is not None:
+            self.check_budget(fork_budget)
+        if not self.config.is_cacheable:
             self.check_uncached(attention_mask, position_ids, past_key_values, use_cache)
+        elif past_key_values is not None and self.config.fork_layers:
+            self.check_cache(past_key_values, batch_size)
+
+    def check_budget(self, fork_budget: float):
+        """Refuse budgets that name no number of streams, and any where they would change nothing."""
+        if not self.config.fork_layers:
+            raise ValueError(f"`fork_budget={fork_budget}` came, but the model has no fork layers. Leave it out.")
+        if self.training:
+            raise ValueError(
+                f"`fork_budget={fork_budget}` came to a model in training, which follows its configuration. Set "
+                "`model.config.fork_budget`, or call `model.eval()` first."
+            )
+        if isinstance(fork_budget, bool) or not isinstance(fork_budget, (int, float)) or not 1 <= fork_budget < math.inf:
+            raise ValueError(
+                f"`fork_budget` is {fork_budget!r}; it must be a finite number of at least 1, in streams per token."
+            )
+
+    def check_cache(self, past_key_values, batch_size: int):
+        """Refuse a cache of another model, of other rows, or of a training pass."""
+        if self.training:
+            raise ValueError(
+                "`past_key_values` or `use_cache=True` came to a forking model in training, where rows have a fixed "
+                "number of streams. Call `model.eval()` first, or leave it out."
+            )
+        kinds = [getattr(layer, "_layer_type", None) or "full_attention" for layer in past_key_values.layers]
+        if kinds != self.config.layer_types:
+            raise ValueError(
+                f"`past_key_values` has layers of the kinds {kinds}, but this model needs {self.config.layer_types}. "
+                "Make it with `StreamCache(model.config)`, or leave it out and use the one that the model returns."
+            )
+        for layer in past_key_values.layers:
+            shape, head_dim = (layer.keys.shape if layer.is_initialized else None), self.config.head_dim
+            needed = (batch_size, self.config.num_attention_heads, head_dim)
+            if shape is not None and (shape[0], shape[1], shape[-1]) != needed and layer.keys.numel() > 0:
+                raise ValueError(
+                    f"`past_key_values` holds {shape[0]} rows, {shape[1]} heads of size {shape[-1]}, but the input has "
+                    f"{batch_size} rows and the model {needed[1]} heads of size {head_dim}. Use the cache of the same "
+                    "model and batch; `batch_repeat_interleave` and `batch_select_indices` change its rows."
+                )
 
     def check_uncached(self, attention_mask, position_ids, past_key_values, use_cache):
         """Refuse what the published fork rule cannot do: caches and packed documents."""
@@ -566,6 +847,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         output_forks: bool = False,
+        fork_budget: float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ThoughtbubblesModelOutput:
         """
@@ -574,10 +856,12 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for real tokens, 0 for padding on either side.
             position_ids (`torch.LongTensor` of shape `(B, T)`): places of the tokens. Rotary positions are relative
                 and follow the mask by themselves; learned ones count from the left of the row unless given.
-            past_key_values (`Cache`): keys and values of earlier tokens; only without fork layers.
+            past_key_values (`Cache`): keys and values of earlier tokens; not with `fork_policy="topk"`.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
-            use_cache (`bool`): return keys and values; only without fork layers.
+            use_cache (`bool`): return keys and values; not with `fork_policy="topk"`.
             output_forks (`bool`): return what each fork layer left.
+            fork_budget (`float`): streams per token in this call, in evaluation; the configuration's by default. Under
+                the causal rule a mean over the calibration text, and 1 means no forks.
 
         Returns:
             [`ThoughtbubblesModelOutput`]
@@ -585,15 +869,27 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         Raises:
             `ValueError`: for input the model cannot read; names the argument, what came and what is allowed.
         """
-        self.check_inputs(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
-        if use_cache is None:
-            use_cache = self.config.use_cache and not (self.gradient_checkpointing and self.training)
-        if use_cache and past_key_values is None and not self.config.fork_layers:
-            past_key_values = DynamicCache(config=self.config)
+        is_packed = self.find_packing(position_ids, attention_mask, past_key_values)
+        if use_cache is None and past_key_values is None:
+            is_forked_training = bool(self.config.fork_layers) or self.gradient_checkpointing
+            use_cache = self.config.use_cache and not (self.training and is_forked_training) and not is_packed
+            use_cache = use_cache and self.config.is_cacheable
+        if use_cache and is_packed and self.config.is_cacheable and not torch.compiler.is_compiling():
+            raise ValueError(
+                "`use_cache=True` came with `position_ids` that pack several documents into a row, and a cache cannot "
+                "keep documents apart. Leave it out, or give one document per row."
+            )
+        if use_cache and past_key_values is None and self.config.is_cacheable:
+            past_key_values = StreamCache(self.config)
+        self.check_inputs(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, fork_budget
+        )
 
         num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
         inputs_embeds = self.embed(input_ids, inputs_embeds, position_ids, num_past_tokens)
-        streams, forks = self.decode(inputs_embeds, attention_mask, position_ids, past_key_values, **kwargs)
+        streams, forks = self.decode(
+            inputs_embeds, attention_mask, position_ids, past_key_values, fork_budget, **kwargs
+        )
         num_tokens = inputs_embeds.shape[1]
         if output_forks:
             for fork in forks:
@@ -605,12 +901,24 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             streams=streams if self.config.fold == "probability" and forks else None,
         )
 
+    def find_packing(self, position_ids, attention_mask, past_key_values) -> bool:
+        """
+        Whether positions restart within a row: several documents, which only an uncached pass can keep apart. A
+        compiled model cannot look, and reads without a cache whenever positions come without one.
+        """
+        if position_ids is None or attention_mask is not None or past_key_values is not None or position_ids.ndim != 2:
+            return False
+        return torch.compiler.is_compiling() or find_packed_sequence_indices(position_ids) is not None
+
     def fold(self, streams: ThoughtbubblesStreams, num_tokens: int, is_masked: bool) -> torch.Tensor:
         """
-        One vector per token. As in the reference, as many streams as tokens are taken as they are (SPEC quirk T7),
-        except with a mask, where the survivors need not be one per token.
+        One vector per token. As in the reference, as many streams as tokens are taken as they are under the published
+        rule (SPEC quirk T7), except with a mask, where the survivors need not be one per token.
         """
-        if streams.token_index is None or (streams.token_index.shape[1] == num_tokens and not is_masked):
+        if streams.token_index is None:
+            return streams.hidden_states
+        is_original = self.config.fork_policy == "topk" and not is_masked
+        if is_original and streams.token_index.shape[1] == num_tokens:
             return streams.hidden_states
         return fold_streams(streams.hidden_states, streams.log_scores, streams.token_index, num_tokens)
 
@@ -619,9 +927,11 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
     """
     Thoughtbubbles with a language-modelling head, usually tied to the embeddings.
 
-    With fork layers `generate` re-reads the whole prefix for every token, with a budget that grows with it (the
-    paper's dynamic forking, section 5.1): the published rule cannot be cached. Scoring a whole text in one call lets
-    later tokens influence the forks of earlier ones; `evaluation.scoring.score_dataset` reads honestly, from prefixes.
+    Under the published rule `generate` re-reads the whole prefix for every token, with a budget that grows with it
+    (the paper's dynamic forking, section 5.1), and scoring a whole text in one call lets later tokens influence the
+    forks of earlier ones; `evaluation.scoring.score_dataset` can read honestly, from prefixes. With
+    `fork_policy="threshold"` generation is cached and a text's score is a likelihood. `calibrate_forks` turns a model
+    of the first kind into one of the second.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -638,11 +948,20 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
         if outputs.streams is None:
             return self.lm_head(outputs.last_hidden_state[:, kept])
         streams, num_tokens = outputs.streams, outputs.last_hidden_state.shape[1]
-        if isinstance(logits_to_keep, int) and logits_to_keep > 0:  # the last tokens' streams are the last streams
-            num_tail = logits_to_keep * 2 ** len(self.config.fork_layers)
-            streams = ThoughtbubblesStreams(*(part[:, -num_tail:] for part in streams.to_tuple()))
+        if isinstance(logits_to_keep, int) and logits_to_keep > 0:
+            streams = self.take_last_streams(streams, num_tokens, logits_to_keep)
         logits = self.lm_head(self.model.norm(streams.hidden_states))
         return mix_stream_distributions(logits, streams.log_scores, streams.token_index, num_tokens)[:, kept]
+
+    def take_last_streams(self, streams: ThoughtbubblesStreams, num_tokens: int, num_kept: int):
+        """The streams of the last `num_kept` tokens, in rows of as many as these can have."""
+        num_tail = min(num_kept * 2 ** len(self.config.fork_layers), streams.token_index.shape[1])
+        if self.config.fork_policy == "topk":  # the last tokens' streams are the last streams
+            return ThoughtbubblesStreams(*(part[:, -num_tail:] for part in streams.to_tuple()))
+        num_live = (streams.token_index < num_tokens).sum(-1, keepdim=True)
+        tail = torch.arange(num_tail, device=num_live.device) + (num_live - num_tail).clamp(min=0)  # (B, tail)
+        hidden_states = streams.hidden_states.take_along_dim(tail[..., None], dim=1)
+        return ThoughtbubblesStreams(hidden_states, streams.token_index.gather(1, tail), streams.log_scores.gather(1, tail))
 
     @can_return_tuple
     def forward(
@@ -655,6 +974,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         output_forks: bool = False,
+        fork_budget: float | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ThoughtbubblesCausalLMOutput:
@@ -666,8 +986,9 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
             past_key_values (`Cache`): see [`ThoughtbubblesModel`].
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
             labels (`torch.LongTensor` of shape `(B, T)`): ids to predict, shifted inside; -100 is not scored.
-            use_cache (`bool`): return keys and values; only without fork layers.
+            use_cache (`bool`): return keys and values; not with `fork_policy="topk"`.
             output_forks (`bool`): return what each fork layer left.
+            fork_budget (`float`): see [`ThoughtbubblesModel`].
             logits_to_keep (`int` or `torch.LongTensor`): compute logits of the last so many tokens (0: all), or of
                 the listed positions.
 
@@ -693,6 +1014,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_forks=output_forks,
+            fork_budget=fork_budget,
             **kwargs,
         )
         logits = self.unembed(outputs, logits_to_keep)
@@ -708,11 +1030,61 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
             forks=outputs.forks,
         )
 
+    def generate(self, inputs: torch.Tensor | None = None, *args, output_forks: bool = False, **kwargs):
+        """
+        As [`~transformers.GenerationMixin.generate`], with two options of its own.
+
+        Args:
+            fork_budget (`float`, *optional*): streams per token, also a field of `GenerationConfig`. Under the causal
+                rule a budget that was calibrated (or trained), or between two such; 1 means no forks.
+            output_forks (`bool`): with `return_dict_in_generate=True` the result gets `forks`, one
+                [`ThoughtbubblesForkOutput`] per fork layer, for every token that was read: the last new one was not.
+                They are read off the finished text in one more pass, which under the causal rule decides as every
+                step did.
+        """
+        if not output_forks:
+            return super().generate(inputs, *args, **kwargs)
+        prompt, record = kwargs.get("input_ids") if inputs is None else inputs, {}
+        generated = super().generate(inputs, *args, fork_record=record, **kwargs)
+        num_prompt_tokens = 0 if prompt is None else prompt.shape[1]
+        generated["forks"] = self.read_forks(generated.sequences, num_prompt_tokens, **record)
+        return generated
+
+    @torch.no_grad()
+    def read_forks(self, sequences, num_prompt_tokens, attention_mask, inputs_embeds, fork_budget):
+        """What each fork layer left of generated `sequences` `(B, T)`, their last token excepted."""
+        input_ids, num_rows, position_ids = sequences[:, :-1], len(sequences), None
+        num_tokens = input_ids.shape[1]
+        if inputs_embeds is not None:  # of a prompt of vectors, no or other tokens stand in the sequences
+            inputs_embeds = inputs_embeds.repeat_interleave(num_rows // len(inputs_embeds), dim=0)
+            generated = self.get_input_embeddings()(input_ids[:, num_prompt_tokens:])
+            input_ids, inputs_embeds = None, torch.cat((inputs_embeds, generated), dim=1)
+            num_tokens = inputs_embeds.shape[1]
+        if attention_mask is not None:
+            attention_mask = attention_mask.repeat_interleave(num_rows // len(attention_mask), dim=0)
+            attention_mask = F.pad(attention_mask, (0, num_tokens - attention_mask.shape[1]), value=1)
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        return self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=False,
+            output_forks=True,
+            fork_budget=fork_budget,
+        ).forks
+
     def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, attention_mask=None, is_first_iteration=False, **kwargs
+        self,
+        input_ids,
+        inputs_embeds=None,
+        attention_mask=None,
+        is_first_iteration=False,
+        fork_record=None,
+        **kwargs,
     ):
         """Inputs of the next step; a prompt given as vectors is read again with what was generated after it."""
-        if self.config.fork_layers and inputs_embeds is not None:
+        if not self.config.is_cacheable and inputs_embeds is not None:
             seen = kwargs["position_ids"] if attention_mask is None else attention_mask  # (B, prompt and generated)
             num_generated = seen.shape[1] - inputs_embeds.shape[1]
             generated = self.get_input_embeddings()(input_ids[:, input_ids.shape[1] - num_generated :])
@@ -725,6 +1097,19 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
+    @staticmethod
+    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
+        """With a static cache: one mask for all layers of a plain model; a forking one makes its own for each fork."""
+        if config.fork_layers:
+            return attention_mask
+        return create_causal_mask(
+            config=config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
@@ -734,15 +1119,43 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
                 f"`max_position_embeddings` is {self.config.max_position_embeddings}. Ask for fewer new tokens or "
                 "shorten the prompt."
             )
-        if self.config.fork_layers:
+        # An assistant is given the configuration of the model that it assists; it keeps to its own budget.
+        is_assistant = getattr(generation_config, "is_assistant", False)
+        fork_budget = getattr(self.generation_config if is_assistant else generation_config, "fork_budget", None)
+        if fork_budget is not None and model_kwargs.get("fork_budget") is None:
+            model_kwargs["fork_budget"] = fork_budget
+        if model_kwargs.get("fork_budget") is not None:
+            self.model.check_budget(model_kwargs["fork_budget"])
+        self.model.read_thresholds(model_kwargs.get("fork_budget"))  # refuses an unknown budget before any work
+        if not self.config.is_cacheable:
             self.check_uncached_generation(generation_config, model_kwargs, generation_mode)
             generation_config.use_cache = False  # every step reads the whole prefix
             mask = model_kwargs.get("attention_mask")
             if mask is not None and bool((mask == 1).all()):  # nothing is padding, and a mask rounds the budget down
                 model_kwargs["attention_mask"] = None
-        return super()._prepare_cache_for_generation(
+        record = model_kwargs.pop("fork_record", None)
+        if record is not None:
+            self.start_record(record, generation_config, model_kwargs, batch_size)
+        super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
+
+    def _get_candidate_generator(self, *args, model_kwargs, **kwargs):
+        own = {key: value for key, value in model_kwargs.items() if key != "fork_budget"}  # not the assistant's
+        return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
+
+    def start_record(self, record: dict, generation_config, model_kwargs, batch_size: int):
+        """Keep, of each prompt once, what reading the forks off the finished text will need."""
+        if not generation_config.return_dict_in_generate:
+            raise ValueError(
+                "`output_forks=True` needs `return_dict_in_generate=True`, because forks are returned beside the text."
+            )
+        if not self.config.fork_layers:
+            raise ValueError("`output_forks=True` came, but the model has no fork layers. Leave it out.")
+        for name in ("attention_mask", "inputs_embeds"):
+            given = model_kwargs.get(name)
+            record[name] = None if given is None else given[:: len(given) // batch_size]
+        record["fork_budget"] = model_kwargs.get("fork_budget")
 
     def check_uncached_generation(self, generation_config, model_kwargs, generation_mode):
         """Refuse what asks for a cache by name; `use_cache` is a default, so it only has no effect."""

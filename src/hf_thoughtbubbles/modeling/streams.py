@@ -1,7 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Which streams stay at a fork, where do they stand, and how do they become tokens again?
 
-Functions on tensors, for Thoughtbubbles. Shapes: B batch, T tokens, S streams, K kept streams, D hidden, V vocabulary.
+Functions on tensors, for Thoughtbubbles. A filler, which only completes a row, belongs to the token after the last and
+scores `-inf`; sums over tokens leave it out.
+
+Shapes: B batch, T tokens, S streams, K kept streams, D hidden, V vocabulary.
 """
 
 import math
@@ -56,10 +59,94 @@ def select_top_streams(
     return best.sort(dim=-1).values, candidates
 
 
+def find_own_offers(token_index: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """
+    Which offers are a token's own stream: the last of its group.
+
+    Args:
+        token_index (`torch.Tensor` of shape `(B, 2S)`): the token of each offer; `num_tokens` for padding and fillers.
+        num_tokens (`int`): T.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, 2S)`.
+
+    >>> find_own_offers(torch.tensor([[0, 0, 1, 1, 1, 1, 2, 2]]), 2).int()
+    tensor([[0, 1, 0, 0, 0, 1, 0, 0]], dtype=torch.int32)
+    """
+    following = F.pad(token_index[:, 1:], (0, 1), value=-1)
+    return (token_index < num_tokens) & (token_index != following)
+
+
+def select_streams_above(
+    candidates: torch.Tensor,
+    token_index: torch.Tensor,
+    num_tokens: int,
+    threshold: float | torch.Tensor,
+    capacity: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The causal fork rule: a token's own stream stays, every other offer stays when its score reaches the threshold.
+
+    What stays moves to the left of its row, in order. The row is filled up with fillers, which belong to no token.
+
+    Args:
+        candidates (`torch.Tensor` of shape `(B, 2S)`): log scores of the offers; 2j is the fork of stream j, 2j+1 its
+            own.
+        token_index (`torch.Tensor` of shape `(B, 2S)`): the token of each offer; `num_tokens` for padding and fillers.
+        num_tokens (`int`): T.
+        threshold (`float` or 0-dimensional `torch.Tensor`): the lowest log score that stays.
+        capacity (`int`, *optional*): K, at least T. What does not fit is dropped from the end of the row, never an own
+            stream. Not given, K is what the fullest row needs, which waits for the device.
+
+    Returns:
+        The offers that stay `(B, K)`, and the token of each, `num_tokens` for fillers `(B, K)`.
+    """
+    num_offers = candidates.shape[1]
+    is_own = find_own_offers(token_index, num_tokens)
+    is_extra = ~is_own & (token_index < num_tokens) & (candidates.detach() >= threshold)
+    if capacity is not None and capacity < num_offers:
+        room = capacity - is_own.sum(-1, keepdim=True)
+        is_extra &= is_extra.cumsum(-1) <= room
+    is_kept = is_own | is_extra
+    num_kept = is_kept.sum(-1, keepdim=True)
+    capacity = max(1, int(num_kept.max())) if capacity is None else min(capacity, num_offers)
+    slots = torch.where(is_kept, is_kept.cumsum(-1) - 1, capacity)  # the slot after the last is thrown away
+    offers = torch.arange(num_offers, device=slots.device).expand_as(slots)
+    kept = slots.new_zeros(len(slots), capacity + 1).scatter(1, slots, offers)[:, :capacity]
+    is_filler = torch.arange(capacity, device=slots.device) >= num_kept
+    return kept, token_index.gather(1, kept).masked_fill(is_filler, num_tokens)
+
+
+def find_threshold(
+    candidates: torch.Tensor, token_index: torch.Tensor, num_tokens: int, fork_budget: float
+) -> torch.Tensor:
+    """
+    The threshold at which a batch would have kept `fork_budget` streams per token on average.
+
+    Halfway between the last offer that stays and the next, so that rounding changes no decision.
+
+    Args:
+        candidates (`torch.Tensor` of shape `(B, 2S)`), token_index (`(B, 2S)`), num_tokens (`int`): as above.
+        fork_budget (`float`): streams per token, above 1.
+
+    Returns:
+        0-dimensional `torch.FloatTensor`; NaN when no token has an offer beyond its own.
+    """
+    is_own = find_own_offers(token_index, num_tokens)
+    is_open = ~is_own & (token_index < num_tokens) & (candidates > -torch.inf)
+    scores = candidates.detach().masked_fill(~is_open, -torch.inf).flatten().sort(descending=True).values
+    num_open, num_wanted = is_open.sum(), (is_own.sum() * (fork_budget - 1)).round().long()
+    last = torch.minimum(num_wanted.clamp(min=1), num_open) - 1
+    following = torch.minimum(last + 1, num_open - 1)
+    pair = scores[torch.stack((last, following)).clamp(min=0)]
+    return torch.where(num_open > 0, pair.mean(), torch.nan)
+
+
 def count_streams(token_index: torch.Tensor, num_tokens: int, is_counted: torch.Tensor | None = None) -> torch.Tensor:
     """Streams of each token, `(B, S)` to `(B, T)`; of those that `is_counted` `(B, S)` marks, when given."""
     counted = torch.ones_like(token_index) if is_counted is None else is_counted.to(token_index.dtype)
-    return token_index.new_zeros(token_index.shape[0], num_tokens).scatter_add(1, token_index, counted)
+    counts = token_index.new_zeros(token_index.shape[0], num_tokens)
+    return counts.scatter_add(1, token_index.clamp(max=num_tokens - 1), counted)
 
 
 def place_streams(token_index: torch.Tensor, num_tokens: int, position_ids: torch.Tensor | None) -> torch.Tensor:
@@ -92,7 +179,8 @@ def fold_streams(
     weighted = hidden_states * log_scores.exp()[..., None].to(hidden_states.dtype)
     rows = torch.arange(batch_size, device=weighted.device)[:, None] * num_tokens
     folded = weighted.new_zeros(batch_size * num_tokens, hidden_size)
-    folded = folded.index_add(0, (rows + token_index).flatten(), weighted.flatten(0, 1))
+    targets = rows + token_index.clamp(max=num_tokens - 1)  # a filler adds nothing to the last token
+    folded = folded.index_add(0, targets.flatten(), weighted.flatten(0, 1))
     return folded.view(batch_size, num_tokens, hidden_size)
 
 
@@ -110,6 +198,7 @@ def mix_stream_distributions(
         Natural-log probabilities `(B, T, V)`, float32; uniform for a token without a live stream.
     """
     batch_size, _, vocab_size = logits.shape
+    token_index = token_index.clamp(max=num_tokens - 1)  # a filler adds nothing to the last token
     # Relative to the token's best stream, so that small scores do not vanish in float32.
     best = log_scores.new_full((batch_size, num_tokens), -torch.inf)
     best = best.scatter_reduce(1, token_index, log_scores.detach(), "amax")
@@ -125,4 +214,13 @@ def mix_stream_distributions(
     return probs.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
-__all__ = ["count_streams", "fold_streams", "mix_stream_distributions", "place_streams", "select_top_streams"]
+__all__ = [
+    "count_streams",
+    "find_own_offers",
+    "find_threshold",
+    "fold_streams",
+    "mix_stream_distributions",
+    "place_streams",
+    "select_streams_above",
+    "select_top_streams",
+]

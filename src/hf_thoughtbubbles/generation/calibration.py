@@ -1,0 +1,147 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which thresholds give a forking model how many streams per token?"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from ..modeling.modeling_thoughtbubbles import KEEP_ALL, KEEP_NONE, ThoughtbubblesModel
+from ..modeling.streams import find_own_offers
+
+
+TABLE_STEP = 0.25  # streams per token between neighbours in the table, so that thresholds in between are good
+MARGIN = 1e-4  # nats above the best or below the worst offer seen, where there is no next one to stand halfway to
+
+
+def _read_batches(batches: Iterable[Mapping[str, torch.Tensor]], device) -> list[dict[str, torch.Tensor | None]]:
+    """The batches that hold tokens, kept because they are read several times."""
+    read = []
+    for batch in batches:
+        if not isinstance(batch, Mapping) or "input_ids" not in batch:
+            raise ValueError(
+                f"`batches` holds a {type(batch).__name__} without `input_ids`; give dicts with `input_ids` (B, T) and "
+                "optionally `attention_mask`, as a DataLoader over a tokenized dataset does."
+            )
+        input_ids, mask = torch.as_tensor(batch["input_ids"]).to(device), batch.get("attention_mask")
+        mask = None if mask is None else torch.as_tensor(mask).to(device)
+        if input_ids.numel() > 0 and (mask is None or bool(mask.any())):
+            read.append({"input_ids": input_ids, "attention_mask": mask})
+    if not read:
+        raise ValueError("`batches` holds no tokens to calibrate on; a few thousand of the text to come are enough.")
+    return read
+
+
+def _pool_offers(model: ThoughtbubblesModel, batches: list[dict], thresholds: Sequence[float]) -> tuple[torch.Tensor, int]:
+    """
+    Scores of all offers beyond the tokens' own at the fork layer after those that have `thresholds`, best first, and
+    the number of tokens.
+    """
+    num_later = len(model.forks) - len(thresholds) - 1
+    thresholds, scores, num_tokens = [*thresholds, KEEP_ALL, *[KEEP_NONE] * num_later], [], 0
+    for batch in batches:
+        mask, length = batch["attention_mask"], batch["input_ids"].shape[1]
+        position_ids = None if mask is None else (mask.long().cumsum(-1) - 1).clamp(min=0)
+        embeds = model.embed(batch["input_ids"], position_ids=position_ids)
+        _, forks = model.decode(embeds, mask, position_ids, thresholds=thresholds)
+        fork = forks[len(forks) - num_later - 1]
+        is_own = find_own_offers(fork.token_index, length)
+        scores.append(fork.log_scores[~is_own & (fork.token_index < length)].double().cpu())
+        num_tokens += int(is_own.sum())
+    return torch.cat(scores).sort(descending=True).values, num_tokens
+
+
+def _fill_gaps(budgets: Sequence[float]) -> list[float]:
+    """
+    Ascending budgets with more in between, evenly, where two are far apart.
+
+    >>> _fill_gaps([1.5, 1.0, 2.0])
+    [1.0, 1.25, 1.5, 1.75, 2.0]
+    """
+    budgets, filled = sorted(set(budgets)), []
+    for low, high in zip(budgets, budgets[1:]):
+        num_steps = math.ceil((high - low) / TABLE_STEP)
+        filled += [low + (high - low) * step / num_steps for step in range(num_steps)]
+    return [*filled, budgets[-1]]
+
+
+def _cut(scores: torch.Tensor, num_kept: int) -> float:
+    """A threshold that keeps the `num_kept` best of `scores`, halfway to the next."""
+    if num_kept >= len(scores):
+        return float(scores[-1]) - MARGIN
+    return float(scores[0]) + MARGIN if num_kept == 0 else float(scores[num_kept - 1 : num_kept + 1].mean())
+
+
+@torch.no_grad()
+def calibrate_forks(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    budgets: Sequence[float] = (1.0, 1.5, 2.0, 3.0, 4.0),
+) -> dict[float, list[float]]:
+    """
+    Set the thresholds of the causal fork rule from data, for several budgets, on any forking model.
+
+    For each budget, layer by layer: the threshold at which the text, forked so far by that budget's earlier
+    thresholds, keeps `budget` streams per token. A model trained with the published top-k rule becomes a
+    `fork_policy="threshold"` model. The table is saved with the configuration, and `generate(fork_budget=...)` or
+    `model(fork_budget=...)` choose from it, between its budgets by interpolation. The configuration's own
+    `fork_budget` is always calibrated. Calibrate again after further training.
+
+    Args:
+        model (`nn.Module`): a Thoughtbubbles model with fork layers, with any head or wrapper.
+        batches (`Iterable[Mapping]`): dicts with `input_ids` `(B, T)` and optionally `attention_mask`, of text like
+            that to come; kept in memory and read about `4 * (fork layers - 1)` times per unit between
+            the lowest and the highest budget.
+        budgets (`Sequence[float]`): streams per token, each at least 1.
+
+    Returns:
+        `dict[float, list[float]]`: for each budget, the streams per token that the text got after each fork layer. The
+        first of F layers can reach 2, the second 4, and so on.
+
+    Raises:
+        `ValueError`: for budgets below 1, batches without tokens, or a model without fork layers. The model is then as
+            it was.
+    """
+    bases = [module for module in model.modules() if isinstance(module, ThoughtbubblesModel)]
+    if not bases or not bases[0].config.fork_layers:
+        raise ValueError("`model` has no fork layers, so there is nothing to calibrate.")
+    base = bases[0]
+    config = base.config
+    for budget in budgets:
+        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 1 <= budget < math.inf:
+            raise ValueError(f"`budgets` holds {budget!r}; each must be a finite number of at least 1.")
+    if not len(budgets):
+        raise ValueError("`budgets` is empty; give at least one number of streams per token.")
+    asked = {float(budget) for budget in (*budgets, config.fork_budget)}
+    budgets = _fill_gaps(asked)
+    batches = _read_batches(batches, base.embed_tokens.weight.device)
+
+    policy, was_training, table, streams = config.fork_policy, model.training, [], {}
+    config.fork_policy = "threshold"
+    model.eval()
+    try:
+        first_pool = _pool_offers(base, batches, [])
+        for budget in budgets:
+            thresholds, streams[budget] = [], []
+            for _ in base.forks:
+                scores, num_tokens = _pool_offers(base, batches, thresholds) if thresholds else first_pool
+                thresholds.append(_cut(scores, round((budget - 1) * num_tokens)))
+                streams[budget].append(1 + float((scores >= thresholds[-1]).sum()) / num_tokens)
+            table.append(thresholds)
+    except BaseException:
+        config.fork_policy = policy
+        raise
+    finally:
+        model.train(was_training)
+
+    config.fork_calibration = {"budgets": budgets, "thresholds": table}
+    chosen = table[budgets.index(float(config.fork_budget))]
+    for fork, threshold in zip(base.forks.values(), chosen, strict=True):
+        is_bound = 1 < config.fork_budget < 2**fork.num_forks
+        fork.threshold.fill_(threshold if is_bound else KEEP_ALL if config.fork_budget > 1 else KEEP_NONE)
+        fork.threshold_budget.fill_(config.fork_budget)
+    return {budget: streams[budget] for budget in sorted(asked)}
+
+
+__all__ = ["calibrate_forks"]

@@ -1,0 +1,306 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Where are the keys and values of streams kept while text is generated?
+
+A token has one stream or many, so the rows of a batch fill a layer at different speeds. Streams stand in a row without
+gaps, in token order: row b's next stream goes to slot `lengths[b]`, and a stream sees its own slot and those before it.
+That one comparison also hides what other rows have more of. Lengths that transformers asks for are in tokens.
+
+Shapes: B batch, S new streams, C slots, N heads, H head size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer, StaticLayer
+from transformers.configuration_utils import PreTrainedConfig
+
+
+LAYER_TYPE = "stream_attention"
+NUM_SPARE_SLOTS = 64  # a dynamic layer grows by this many slots beyond what it needs
+NO_TOKEN = torch.iinfo(torch.long).max  # in slots that a row has not filled
+
+
+@dataclass(frozen=True)
+class StreamSlots:
+    """
+    Where one call writes its streams, the same for all layers between two forks.
+
+    Args:
+        slots (`torch.LongTensor` of shape `(B, S)`): the slot of each new stream. Fillers get slots after their row's
+            streams, which the row's next streams overwrite.
+        first_slot (`int`, *optional*): the slot of the first new stream when it is the same in all rows; saves an
+            indexed write.
+        num_slots (`int`): C, the slots in use afterwards.
+        num_tokens (`int`): tokens of this call.
+        streams_per_token (`int`): the most streams a token can have in these layers.
+        token_index (`torch.LongTensor` of shape `(B, C)`, *optional*): the token of each slot afterwards, counted from
+            the first cached token; not in a static layout, which cannot be cropped.
+        lengths (`torch.LongTensor` of shape `(B,)`): streams of each row afterwards.
+    """
+
+    slots: torch.LongTensor
+    first_slot: int | None
+    num_slots: int
+    num_tokens: int
+    streams_per_token: int
+    token_index: torch.LongTensor | None
+    lengths: torch.LongTensor
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether a fused causal path does not see the right slots by itself."""
+        return not (self.first_slot == 0 or (self.first_slot is not None and self.slots.shape[1] == 1))
+
+    def write(self, storage: torch.Tensor, states: torch.Tensor):
+        """Put `states` `(B, N, S, H)` into `storage` `(B, N, C or more, H)`."""
+        if self.first_slot is not None:
+            storage[:, :, self.first_slot : self.first_slot + states.shape[2]] = states
+        else:
+            rows = torch.arange(states.shape[0], device=states.device)[:, None]
+            storage[rows, :, self.slots] = states.transpose(1, 2)
+
+
+def check_crop(tokens_to_remove: int, num_tokens: int) -> int:
+    """Tokens that stay. Negative numbers are tokens to remove; a positive one, in older transformers, those to keep."""
+    num_kept = num_tokens + tokens_to_remove if tokens_to_remove <= 0 else min(tokens_to_remove, num_tokens)
+    if num_kept < 0:
+        raise ValueError(
+            f"`crop({tokens_to_remove})` would remove more tokens than the {num_tokens} that the cache holds. Remove at "
+            "most as many, or `reset()` it."
+        )
+    return num_kept
+
+
+class StreamLayer(DynamicLayer):
+    """
+    Keys and values of streams, growing as needed. transformers builds it wherever `config.layer_types` says
+    `"stream_attention"`, so `DynamicCache(config=...)` holds it too.
+
+    `keys` and `values` of shape `(B, N, at least C, H)` have spare slots at the end; `token_index` `(B, C)` tells which
+    are filled. `get_seq_length` counts tokens.
+    """
+
+    _layer_type = LAYER_TYPE
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.num_tokens = 0
+        self.token_index: torch.LongTensor | None = None
+
+    def __repr__(self) -> str:
+        num_slots = 0 if self.token_index is None else self.token_index.shape[1]
+        return f"StreamLayer({self.num_tokens} tokens in {num_slots} slots)"
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the cache; -1 while it is empty."""
+        return -1 if self.token_index is None else self.token_index.shape[0]
+
+    def place(self, token_index: torch.Tensor, num_tokens: int, streams_per_token: int) -> StreamSlots:
+        """
+        Plan where the streams of the next call go; nothing is written yet.
+
+        Args:
+            token_index (`torch.LongTensor` of shape `(B, S)`): the token of each new stream; `num_tokens` for fillers,
+                which stand at the end of their row.
+            num_tokens (`int`): tokens of the call.
+            streams_per_token (`int`): the most streams a token can have.
+        """
+        batch_size, num_streams = token_index.shape
+        past = token_index.new_zeros(batch_size, 0) if self.token_index is None else self.token_index
+        num_filled, steps = past.shape[1], torch.arange(num_streams, device=token_index.device)
+        is_live = token_index < num_tokens
+        added = torch.where(is_live, token_index + self.num_tokens, NO_TOKEN)
+        if num_streams == 1 and not is_live.any():  # padding alone: nothing stays, but its filler needs a slot
+            lengths = (past != NO_TOKEN).sum(-1)
+            return StreamSlots(lengths[:, None], None, num_filled + 1, num_tokens, streams_per_token, past, lengths)
+        if num_filled == 0 or batch_size == 1:  # one row, or the first call, leaves no row behind another
+            slots = (steps + num_filled).expand(batch_size, -1)
+            token_index, lengths = torch.cat((past, added), dim=1), num_filled + is_live.sum(-1)
+            num_slots = num_filled + num_streams
+            return StreamSlots(slots, num_filled, num_slots, num_tokens, streams_per_token, token_index, lengths)
+        past_lengths = (past != NO_TOKEN).sum(-1)
+        lengths, slots = past_lengths + is_live.sum(-1), past_lengths[:, None] + steps
+        token_index = torch.cat((past, torch.full_like(added, NO_TOKEN)), dim=1).scatter_(1, slots, added)
+        num_slots = int(lengths.max())
+        token_index = token_index[:, :num_slots]
+        return StreamSlots(slots, None, num_slots, num_tokens, streams_per_token, token_index, lengths)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new keys and values `(B, N, S, H)` where `slots` says; gives those of all C slots."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self._fit(self.keys, key_states, slots)
+        self.values = self._fit(self.values, value_states, slots)
+        slots.write(self.keys, key_states)
+        slots.write(self.values, value_states)
+        self.token_index, self.num_tokens = slots.token_index, self.num_tokens + slots.num_tokens
+        return self.keys[:, :, : slots.num_slots], self.values[:, :, : slots.num_slots]
+
+    def _fit(self, storage: torch.Tensor, states: torch.Tensor, slots: StreamSlots) -> torch.Tensor:
+        """The storage if it has room, or a larger copy; always a copy when gradients must not see later writes."""
+        num_filled = 0 if self.token_index is None else self.token_index.shape[1]
+        num_needed = num_filled + states.shape[2]
+        has_room = storage.ndim == 4 and storage.shape[2] >= num_needed
+        if has_room and not (torch.is_grad_enabled() and states.requires_grad):
+            return storage
+        # Zeros, not empty memory: what is masked is still multiplied, and NaN times zero is NaN.
+        grown = states.new_zeros(*states.shape[:2], num_needed + NUM_SPARE_SLOTS, states.shape[3])
+        if num_filled > 0:
+            grown[:, :, :num_filled] = storage[:, :, :num_filled]
+        return grown
+
+    def get_seq_length(self) -> int:
+        """Cached tokens."""
+        return self.num_tokens
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last `-tokens_to_remove` tokens with all their streams."""
+        num_kept = check_crop(tokens_to_remove, self.num_tokens)
+        if num_kept == self.num_tokens:
+            return
+        self.num_tokens = num_kept
+        self.token_index = self.token_index.masked_fill(self.token_index >= num_kept, NO_TOKEN)
+        self._trim()
+
+    def _trim(self):
+        """Drop the slots that no row fills, so that a single row has no empty ones."""
+        num_slots = int((self.token_index != NO_TOKEN).sum(-1).max())
+        self.token_index = self.token_index[:, :num_slots]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.num_tokens, self.token_index = 0, None
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Rows in the order of `beam_idx` `(B,)`."""
+        if self.token_index is not None:
+            super().reorder_cache(beam_idx)
+            self.token_index = self.token_index.index_select(0, beam_idx.to(self.token_index.device))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row `repeats` times."""
+        if self.token_index is not None:
+            super().batch_repeat_interleave(repeats)
+            self.token_index = self.token_index.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """The rows `indices` alone."""
+        if self.token_index is not None:
+            super().batch_select_indices(indices)
+            self.token_index = self.token_index[indices, ...]
+            self._trim()
+
+
+class StaticStreamLayer(StaticLayer):
+    """
+    Keys and values of streams in memory of a fixed size, for compiled generation: `max_cache_len` tokens of as many
+    streams as forks can make. `StaticCache(config=...)` holds it where `config.layer_types` says `"stream_attention"`.
+    """
+
+    _layer_type = LAYER_TYPE
+    supports_early_init = False  # its size follows from the forks before the layer, which come with the first streams
+
+    def __init__(self, max_cache_len: int, **kwargs):
+        super().__init__(max_cache_len=max_cache_len, **kwargs)
+        self.lengths: torch.LongTensor | None = None  # (B,) streams of each row
+
+    def place(self, token_index: torch.Tensor, num_tokens: int, streams_per_token: int) -> StreamSlots:
+        """As [`StreamLayer.place`]; every slot is in use, and the mask hides those not filled."""
+        batch_size, num_streams = token_index.shape
+        lengths = token_index.new_zeros(batch_size) if self.lengths is None else self.lengths
+        slots = lengths[:, None] + torch.arange(num_streams, device=token_index.device)
+        lengths = lengths + (token_index < num_tokens).sum(-1)
+        num_slots = self.max_cache_len * streams_per_token
+        return StreamSlots(slots, None, num_slots, num_tokens, streams_per_token, None, lengths)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new keys and values `(B, N, S, H)` where `slots` says; gives those of all C slots."""
+        if not self.is_initialized:
+            num_tokens, self.max_cache_len = self.max_cache_len, slots.num_slots
+            self.lazy_initialization(key_states, value_states)
+            self.max_cache_len = num_tokens
+            self.lengths = torch.zeros_like(slots.lengths)
+            if not torch.compiler.is_compiling():
+                torch._dynamo.mark_static_address(self.lengths)
+        slots.write(self.keys, key_states)
+        slots.write(self.values, value_states)
+        self.lengths.copy_(slots.lengths)
+        self.cumulative_length.add_(slots.num_tokens)
+        return self.keys, self.values
+
+    def reset(self) -> None:
+        """Forget everything; the memory stays."""
+        super().reset()
+        if self.lengths is not None:
+            self.lengths.zero_()
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Rows in the order of `beam_idx` `(B,)`."""
+        if self.is_initialized:
+            super().reorder_cache(beam_idx)
+            self.lengths = self.lengths.index_select(0, beam_idx.to(self.lengths.device))
+
+
+class StreamCache(DynamicCache):
+    """
+    The cache of a forking model with `fork_policy="threshold"`: keys and values of tokens up to the first fork, of
+    their streams after it. `get_seq_length`, `crop` and generation count tokens; rows may have different numbers of
+    streams. The model makes one by itself with `use_cache=True`.
+
+    Args:
+        config ([`ThoughtbubblesConfig`]): the model's.
+        offloading (`bool`, defaults to `False`): keep all but the current layer in the CPU's memory.
+
+    Raises:
+        `ValueError`: when the model forks by a rule that no cache can follow.
+
+    Example:
+
+    >>> import torch
+    >>> from hf_thoughtbubbles import StreamCache, ThoughtbubblesConfig, ThoughtbubblesForCausalLM
+    >>> config = ThoughtbubblesConfig(
+    ...     vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, fork_layers=[1],
+    ...     fork_policy="threshold",
+    ... )
+    >>> cache = StreamCache(config)
+    >>> _ = ThoughtbubblesForCausalLM(config).eval()(torch.tensor([[1, 2, 3]]), past_key_values=cache)
+    >>> cache.get_seq_length(), cache.count_streams().tolist()
+    (3, [[[2, 2, 2]]])
+    """
+
+    def __init__(self, config: PreTrainedConfig, offloading: bool = False):
+        if not config.is_cacheable:
+            raise ValueError(
+                f'`config` has `fork_policy="{config.fork_policy}"`, which chooses streams over the whole sequence, so '
+                'no cache can be exact. Use a model with `fork_policy="threshold"`; `calibrate_forks` makes one of any.'
+            )
+        super().__init__(config=config, offloading=offloading)
+        self.fork_layers = list(config.fork_layers)
+
+    def count_streams(self) -> torch.LongTensor:
+        """Streams of each cached token after each of F forks, `(F, B, T)`; padding has none."""
+        counts = []
+        for layer_idx in self.fork_layers:
+            layer = self.layers[layer_idx]
+            if layer.token_index is None:
+                raise ValueError("The cache is empty; read some tokens with the model first.")
+            index = layer.token_index.clamp(max=layer.num_tokens)
+            count = index.new_zeros(index.shape[0], layer.num_tokens + 1)
+            counts.append(count.scatter_add(1, index, torch.ones_like(index))[:, :-1])
+        if not counts:
+            raise ValueError("The model has no fork layers, so every token has one stream.")
+        return torch.stack(counts)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all keys and values, spare slots included."""
+        return sum(part.nbytes for layer in self.layers if layer.is_initialized for part in (layer.keys, layer.values))
+
+
+__all__ = ["StaticStreamLayer", "StreamCache", "StreamLayer", "StreamSlots"]
