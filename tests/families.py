@@ -56,6 +56,13 @@ def make_config(**changes) -> ThoughtbubblesConfig:
 FAMILIES = [
     Family("thoughtbubbles", make_config(tie_word_embeddings=False), is_causal=False, has_cache=False),
     Family("thoughtbubbles-probability", make_config(fold="probability"), is_causal=False, has_cache=False),
+    Family("gpt-rope", make_config(fork_layers=[], tie_word_embeddings=False), is_causal=True, has_cache=True),
+    Family(
+        "gpt-learned",
+        make_config(fork_layers=[], position_embedding="learned", tie_word_embeddings=False),
+        is_causal=True,
+        has_cache=True,
+    ),
     Family("threshold", make_config(fork_policy="threshold"), is_causal=True, has_cache=True),
     Family(
         "threshold-probability",
@@ -66,13 +73,6 @@ FAMILIES = [
     Family(
         "threshold-learned",
         make_config(fork_policy="threshold", position_embedding="learned", fork_layers=[2], fork_score_channel=False),
-        is_causal=True,
-        has_cache=True,
-    ),
-    Family("gpt-rope", make_config(fork_layers=[], tie_word_embeddings=False), is_causal=True, has_cache=True),
-    Family(
-        "gpt-learned",
-        make_config(fork_layers=[], position_embedding="learned", tie_word_embeddings=False),
         is_causal=True,
         has_cache=True,
     ),

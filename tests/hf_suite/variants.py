@@ -85,6 +85,11 @@ VARIANTS = {
         config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_policy": "topk"},
         cannot_hold=CANNOT_HOLD,
     ),
+    "ThoughtbubblesCausalForking": Variant(
+        config_class=ThoughtbubblesConfig,
+        config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_policy": "threshold"},
+        cannot_hold=CANNOT_HOLD,
+    ),
     "ThoughtbubblesPlain": Variant(
         config_class=ThoughtbubblesConfig,
         config_kwargs={**SMALL, "fork_layers": []},

@@ -16,13 +16,14 @@ from transformers import (
     AutoModelForCausalLM,
     DataCollatorForLanguageModeling,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     default_data_collator,
     pipeline,
 )
 
 from hf_thoughtbubbles import ThoughtbubblesForCausalLM, build_byte_tokenizer
-from hf_thoughtbubbles.training.callbacks import ForkPlotCallback, draw_forks
+from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback, draw_forks
 from tests.families import FAMILIES, make_config
 
 
@@ -74,14 +75,15 @@ def test_it_trains_evaluates_and_predicts(family, tmp_path):
     assert prediction.metrics["test_loss"] > 0
 
 
-def test_resuming_ends_with_identical_weights(tmp_path):
-    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
-    whole = make_trainer(tmp_path / "whole", **options)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_resuming_ends_with_identical_weights(family, tmp_path):
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2}
+    whole = make_trainer(tmp_path / "whole", family.build(), **options)
     whole.train()
-    resumed = make_trainer(tmp_path / "resumed", FAMILIES[0].build(seed=5), **options)
+    resumed = make_trainer(tmp_path / "resumed", family.build(seed=5), **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    expected = dict(whole.model.named_parameters())
-    for name, parameter in resumed.model.named_parameters():
+    expected = whole.model.state_dict()  # with the thresholds that forks track
+    for name, parameter in resumed.model.state_dict().items():
         assert torch.equal(parameter, expected[name]), name
 
 
@@ -101,18 +103,19 @@ def test_promise_6_accumulated_steps_equal_one_big_batch(family, tmp_path):
         labels = [[-100] * (i % 7) + row["labels"][i % 7 :] for i, row in enumerate(trainer.train_dataset)]
         trainer.train_dataset = trainer.train_dataset.remove_columns("labels").add_column("labels", labels)
         trainer.train()
-        models.append(dict(trainer.model.named_parameters()))
+        models.append(trainer.model.state_dict())  # with the thresholds that forks track
     for name, parameter in models[0].items():
         torch.testing.assert_close(models[1][name], parameter, atol=1e-6, rtol=1e-4)
 
 
-def test_promise_6_two_processes_equal_one_with_twice_the_batch(tmp_path):
+@pytest.mark.parametrize("family", ["thoughtbubbles", "threshold"])
+def test_promise_6_two_processes_equal_one_with_twice_the_batch(family, tmp_path):
     script = REPOSITORY / "tests" / "training" / "train_once.py"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     runs = {"one": ([], 8), "two": (torchrun, 4)}
     for name, (launcher, batch) in runs.items():
-        command = [sys.executable, *launcher, str(script), str(tmp_path / name), str(batch)]
+        command = [sys.executable, *launcher, str(script), str(tmp_path / name), str(batch), family]
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-3000:]
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in runs)
@@ -194,6 +197,31 @@ def test_lora_trains_saves_loads_and_merges(tmp_path):
     reloaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     assert torch.equal(reloaded.eval()(input_ids=input_ids).logits, expected)
     torch.testing.assert_close(reloaded.merge_and_unload()(input_ids).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_streams_and_thresholds_go_to_the_log(is_first, tmp_path):
+    callback, heard = ForkLogCallback(), []
+
+    class Listener(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            heard.append(dict(logs))
+
+    model = ThoughtbubblesForCausalLM(make_config(fork_policy="threshold", fork_budget=1.5))
+    trainer = make_trainer(tmp_path, model, [Listener()] if is_first else [callback, Listener()], max_steps=5)
+    if is_first:
+        trainer.callback_handler.callbacks.insert(0, callback)
+    trainer.train()
+    trainer.evaluate()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == 5
+    for layer_idx, fork in model.model.forks.items():
+        assert logged[-1][f"fork_threshold_layer_{layer_idx}"] == pytest.approx(float(fork.threshold))
+        assert all(1 <= entry[f"streams_layer_{layer_idx}"] <= 1.5 for entry in logged)
+    assert [entry for entry in heard if "streams_layer_1" in entry] == [
+        {key: value for key, value in entry.items() if key != "step"} for entry in logged
+    ]
+    assert not any("streams_layer_1" in entry for entry in trainer.state.log_history if "eval_loss" in entry)
 
 
 def test_a_picture_is_written_at_every_evaluation_and_at_the_end(tmp_path):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Train three steps and save, alone or under torchrun. Arguments: folder, batch per process. For test_trainer.py."""
+"""Train three steps and save, alone or under torchrun. Arguments: folder, batch per process, family. For test_trainer.py."""
 
 import sys
 
@@ -10,7 +10,7 @@ from tests.training.test_trainer import make_trainer
 if __name__ == "__main__":
     trainer = make_trainer(
         sys.argv[1],
-        FAMILIES[0].build(),
+        next(family for family in FAMILIES if family.name == sys.argv[3]).build(),
         max_steps=3,
         per_device_train_batch_size=int(sys.argv[2]),
         optim="sgd",

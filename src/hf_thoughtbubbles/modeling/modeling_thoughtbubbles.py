@@ -44,6 +44,8 @@ from transformers.utils.output_capturing import capture_outputs
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .cache_streams import StreamCache, StreamSlots
 from .streams import (
+    NUM_SCORE_BINS,
+    count_scores,
     count_streams,
     find_threshold,
     fold_streams,
@@ -335,16 +337,17 @@ class ThoughtbubblesFork(nn.Module):
         self.score = nn.Linear(config.hidden_size, 2, bias=config.fork_score_init is not None)
         self.embedding = nn.Parameter(torch.empty(config.hidden_size))  # tells a copy from its original
 
-        zeros, like = torch.zeros, {"dtype": torch.float32}
-        self.threshold = nn.Buffer(zeros((), **like))
-        self.threshold_budget = nn.Buffer(zeros((), **like))  # streams per token that the threshold is for
-        # Since the last optimizer step: the threshold in use, the sum of the observed ones, and their number.
-        self.window = nn.Buffer(zeros(3, **like), persistent=False)
-        self.window_weight = nn.Buffer(zeros(2, config.hidden_size), persistent=False)  # tells that a step was made
-        self.streams_per_token = nn.Buffer(zeros((), **like), persistent=False)  # in the last training batch
+        # The threshold, and the streams per token that it is for.
+        self.threshold = nn.Buffer(torch.tensor(KEEP_ALL, dtype=torch.float32))
+        self.threshold_budget = nn.Buffer(torch.tensor(float(config.fork_budget), dtype=torch.float32))
+        # Since the last optimizer step: the threshold in use; how many offers scored what, then streams and tokens.
+        self.window_threshold = nn.Buffer(torch.tensor(KEEP_ALL, dtype=torch.float32), persistent=False)
+        self.window_counts = nn.Buffer(torch.zeros(NUM_SCORE_BINS + 2, dtype=torch.long), persistent=False)
+        # The scores' weights then; infinite, and so different from any, at first.
+        self.window_weight = nn.Buffer(torch.full((2, config.hidden_size), torch.inf), persistent=False)
 
     def _apply(self, fn, recurse=True):
-        tracked = {name: getattr(self, name) for name in ("threshold", "threshold_budget", "window")}
+        tracked = {name: getattr(self, name) for name in ("threshold", "threshold_budget", "window_threshold")}
         super()._apply(fn, recurse)
         for name, before in tracked.items():  # a threshold in half precision would drift away from its budget
             after = getattr(self, name)
@@ -414,31 +417,36 @@ class ThoughtbubblesFork(nn.Module):
         is_stepped = (weight != self.window_weight).any()
         if not weight.requires_grad:  # no step ever shows in frozen scores
             is_stepped = torch.ones_like(is_stepped)
-        opened = F.pad(self.threshold[None], (0, 2))
-        self.window.copy_(torch.where(is_stepped, opened, self.window))
+        self.window_threshold.copy_(torch.where(is_stepped, self.threshold, self.window_threshold))
+        self.window_counts.mul_(~is_stepped)
         self.window_weight.copy_(weight)
-        return self.window[0]
+        return self.window_threshold
 
     @torch.no_grad()
     def observe(self, candidates, token_index, num_tokens: int, log_scores, token_mask):
-        """Count the streams of a training batch and move the threshold to where it would have met the budget."""
-        budget, num_kept = self.config.fork_budget, (log_scores > -torch.inf).sum()
+        """Count the offers of a training batch, and move the threshold towards where they would meet the budget."""
         num_real = token_index.new_tensor(len(token_index) * num_tokens) if token_mask is None else token_mask.sum()
-        is_bound = 1 < budget < 2**self.num_forks  # otherwise no or every stream stays
-        found = find_threshold(candidates, token_index, num_tokens, budget) if is_bound else self.threshold
-        seen = torch.stack((found.nan_to_num(0.0), (~found.isnan()).float(), num_kept.float(), num_real.float()))
+        num_kept = (log_scores > -torch.inf).sum()
+        counts = torch.cat((count_scores(candidates, token_index, num_tokens), torch.stack((num_kept, num_real))))
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(seen)
-        self.streams_per_token.copy_(seen[2] / seen[3].clamp(min=1))
+            dist.all_reduce(counts)
+        self.window_counts.add_(counts)
+
+        budget, start = self.config.fork_budget, self.window_threshold
         self.threshold_budget.fill_(budget)
-        if not is_bound:
-            self.threshold.fill_(KEEP_ALL if budget > 1 else KEEP_NONE)
+        if not 1 < budget < 2**self.num_forks:  # no or every stream stays
+            self.threshold.fill_(KEEP_NONE if budget == 1 else KEEP_ALL)
             return
-        self.window[1:] += seen[:2]
-        start, mean = self.window[0], self.window[1] / self.window[2].clamp(min=1)
+        num_wanted = ((budget - 1) * self.window_counts[-1]).round().long()
+        found = find_threshold(self.window_counts[:-2], num_wanted)
         is_first = (start <= KEEP_ALL) | (start >= KEEP_NONE)
-        moved = torch.where(is_first, mean, torch.lerp(mean, start, THRESHOLD_DECAY))
-        self.threshold.copy_(torch.where(self.window[2] > 0, moved, start))
+        moved = torch.where(is_first, found, torch.lerp(found, start, THRESHOLD_DECAY))
+        self.threshold.copy_(torch.where(self.window_counts[:-2].sum() > 0, moved, start))
+
+    @property
+    def streams_per_token(self) -> torch.Tensor:
+        """Streams per token that the training batches since the last optimizer step were left with."""
+        return self.window_counts[-2] / self.window_counts[-1].clamp(min=1)
 
 
 def interpolate_thresholds(calibration: dict | None, fork_budget: float) -> list[float] | None:
@@ -488,9 +496,9 @@ class ThoughtbubblesPreTrainedModel(PreTrainedModel):
                 init.copy_(module.score.bias, torch.tensor(self.config.fork_score_init, dtype=torch.float32))
             init.constant_(module.threshold, KEEP_ALL)
             init.constant_(module.threshold_budget, self.config.fork_budget)
-            init.zeros_(module.window)
-            init.constant_(module.window_weight, torch.nan)
-            init.zeros_(module.streams_per_token)
+            init.constant_(module.window_threshold, KEEP_ALL)
+            init.zeros_(module.window_counts)
+            init.constant_(module.window_weight, torch.inf)
 
 
 class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):

@@ -13,6 +13,11 @@ import torch
 import torch.nn.functional as F
 
 
+# Bins in which scores are counted while training.
+NUM_SCORE_BINS, LOWEST_SCORE, SCORE_UNIT = 2048, -320.0, 0.01  # nats
+SCORE_STEP = math.asinh(-LOWEST_SCORE / SCORE_UNIT) / NUM_SCORE_BINS
+
+
 def select_top_streams(
     candidates: torch.Tensor, token_index: torch.Tensor, num_tokens: int, fork_budget: float, token_mask=None
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -117,29 +122,44 @@ def select_streams_above(
     return kept, token_index.gather(1, kept).masked_fill(is_filler, num_tokens)
 
 
-def find_threshold(
-    candidates: torch.Tensor, token_index: torch.Tensor, num_tokens: int, fork_budget: float
-) -> torch.Tensor:
+def count_scores(candidates: torch.Tensor, token_index: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """
-    The threshold at which a batch would have kept `fork_budget` streams per token on average.
-
-    Halfway between the last offer that stays and the next, so that rounding changes no decision.
+    Histogram of the scores of all offers beyond the tokens' own, best first; histograms of parts of a batch add up.
 
     Args:
         candidates (`torch.Tensor` of shape `(B, 2S)`), token_index (`(B, 2S)`), num_tokens (`int`): as above.
-        fork_budget (`float`): streams per token, above 1.
 
     Returns:
-        0-dimensional `torch.FloatTensor`; NaN when no token has an offer beyond its own.
+        `torch.LongTensor` of shape `(NUM_SCORE_BINS,)`. Bin j reaches from `-SCORE_UNIT * sinh(j * SCORE_STEP)` down to
+        where bin j + 1 begins: fine near 0, half a percent of the score far below.
     """
-    is_own = find_own_offers(token_index, num_tokens)
-    is_open = ~is_own & (token_index < num_tokens) & (candidates > -torch.inf)
-    scores = candidates.detach().masked_fill(~is_open, -torch.inf).flatten().sort(descending=True).values
-    num_open, num_wanted = is_open.sum(), (is_own.sum() * (fork_budget - 1)).round().long()
-    last = torch.minimum(num_wanted.clamp(min=1), num_open) - 1
-    following = torch.minimum(last + 1, num_open - 1)
-    pair = scores[torch.stack((last, following)).clamp(min=0)]
-    return torch.where(num_open > 0, pair.mean(), torch.nan)
+    is_open = ~find_own_offers(token_index, num_tokens) & (token_index < num_tokens) & (candidates > -torch.inf)
+    depths = candidates.detach().float().clamp(min=LOWEST_SCORE) / -SCORE_UNIT
+    bins = (depths.asinh() / SCORE_STEP).long().clamp(0, NUM_SCORE_BINS - 1)
+    return token_index.new_zeros(NUM_SCORE_BINS).scatter_add(0, bins.flatten(), is_open.flatten().long())
+
+
+def find_threshold(counts: torch.Tensor, num_wanted: torch.Tensor) -> torch.Tensor:
+    """
+    The threshold that the best `num_wanted` of the counted offers reach.
+
+    Args:
+        counts (`torch.LongTensor` of shape `(NUM_SCORE_BINS,)`): from [`count_scores`].
+        num_wanted (0-dimensional `torch.LongTensor`): offers to keep; all of them when there are fewer.
+
+    Returns:
+        0-dimensional `torch.FloatTensor`; within a bin scores count as evenly spread.
+
+    >>> scores, token_index = torch.tensor([[-1.0, -9.0, -2.0, -9.0]]), torch.tensor([[0, 0, 1, 1]])
+    >>> bool(-2 < find_threshold(count_scores(scores, token_index, 2), torch.tensor(1)) < -1)
+    True
+    """
+    reached = counts.cumsum(0)
+    num_wanted = torch.minimum(num_wanted, reached[-1])
+    bin_idx = (reached < num_wanted).sum(0, keepdim=True)
+    count, reached = counts.gather(0, bin_idx), reached.gather(0, bin_idx)  # an index of one tensor would be looked at
+    share = (num_wanted - reached + count) / count.clamp(min=1)
+    return (-SCORE_UNIT * torch.sinh((bin_idx + share) * SCORE_STEP)).squeeze(0)
 
 
 def count_streams(token_index: torch.Tensor, num_tokens: int, is_counted: torch.Tensor | None = None) -> torch.Tensor:
@@ -215,6 +235,7 @@ def mix_stream_distributions(
 
 
 __all__ = [
+    "count_scores",
     "count_streams",
     "find_own_offers",
     "find_threshold",

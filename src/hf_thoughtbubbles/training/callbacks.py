@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from ..modeling.modeling_thoughtbubbles import ThoughtbubblesModel
 from ..plots.forks import average_scores, plot_forks
 
 
@@ -92,4 +93,27 @@ class ForkPlotCallback(TrainerCallback):
         self._write(state, model)
 
 
-__all__ = ["ForkPlotCallback", "draw_forks"]
+class ForkLogCallback(TrainerCallback):
+    """
+    Adds to every training log entry, for each fork layer i, `streams_layer_<i>`, the streams per token after it, and
+    `fork_threshold_layer_<i>`, the log score that a stream needs to stay.
+
+    The entries appear in `trainer.state.log_history`, in `trainer_state.json` and in what the Trainer prints. What
+    `report_to` names is told before the callbacks given to a Trainer; to have it told too, give the callback with
+    `trainer.callback_handler.callbacks.insert(0, ForkLogCallback())`.
+    """
+
+    def on_log(self, args, state, control, model=None, logs=None, **kwargs):
+        """Add the entries to a log of training, which has a loss."""
+        if logs is None or "loss" not in logs:
+            return
+        entries = {}
+        for base in (module for module in model.modules() if isinstance(module, ThoughtbubblesModel)):
+            for layer_idx, fork in base.forks.items():
+                entries[f"streams_layer_{layer_idx}"] = float(fork.streams_per_token)
+                entries[f"fork_threshold_layer_{layer_idx}"] = float(fork.threshold)
+        logs.update(entries)
+        state.log_history[-1].update(entries)
+
+
+__all__ = ["ForkLogCallback", "ForkPlotCallback", "draw_forks"]
