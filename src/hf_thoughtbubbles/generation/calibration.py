@@ -26,6 +26,9 @@ def _read_batches(batches: Iterable[Mapping[str, torch.Tensor]], device) -> list
             )
         input_ids, mask = torch.as_tensor(batch["input_ids"]).to(device), batch.get("attention_mask")
         mask = None if mask is None else torch.as_tensor(mask).to(device)
+        if input_ids.ndim != 2 or (mask is not None and mask.shape != input_ids.shape):
+            came = f"{tuple(input_ids.shape)}" + ("" if mask is None else f" and `attention_mask` {tuple(mask.shape)}")
+            raise ValueError(f"`batches` holds `input_ids` of shape {came}; both must be (B, T).")
         if input_ids.numel() > 0 and (mask is None or bool(mask.any())):
             read.append({"input_ids": input_ids, "attention_mask": mask})
     if not read:

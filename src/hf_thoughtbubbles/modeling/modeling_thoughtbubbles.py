@@ -948,6 +948,8 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = ThoughtbubblesModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        # transformers drops fields that it does not know, as `fork_budget`, from what it derived from a configuration.
+        self.generation_config._from_model_config = False
         self.post_init()
 
     def unembed(self, outputs: ThoughtbubblesModelOutput, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor:
@@ -1144,9 +1146,13 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
         record = model_kwargs.pop("fork_record", None)
         if record is not None:
             self.start_record(record, generation_config, model_kwargs, batch_size)
+        is_given = model_kwargs.get("past_key_values") is not None
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
+        cache = model_kwargs.get("past_key_values")
+        if self.config.fork_layers and type(cache) is DynamicCache and not is_given:
+            model_kwargs["past_key_values"] = StreamCache(self.config, cache.offloading)
 
     def _get_candidate_generator(self, *args, model_kwargs, **kwargs):
         own = {key: value for key, value in model_kwargs.items() if key != "fork_budget"}  # not the assistant's
