@@ -30,6 +30,7 @@ quality: .venv/installed  ## what CI asks of the code
 
 bench: .venv/installed  ## every claim about speed or memory, measured side by side
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/generation.py
 
 clean:
 	rm -rf .venv runs .cache build dist

@@ -6,7 +6,10 @@ On the source of the standard library, byte by byte, on a laptop (about 3 minute
     python examples/train_thoughtbubbles_text.py --output_dir runs/demo --baseline gpt2
 
 GPT-2's positions are learned and ours rotary; `--baseline gpt2 plain` also trains our model without forks, so that the
-gain of forking alone can be seen.
+gain of forking alone can be seen. With forks that depend on the past alone, so that generation is cached and whole blocks
+score honestly:
+
+    python examples/train_thoughtbubbles_text.py --output_dir runs/causal --fork_policy threshold --fork_score_init -2 4
 
 On a Hub dataset with an existing tokenizer, any flag of TrainingArguments included:
 
@@ -40,7 +43,7 @@ from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, b
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
-from hf_thoughtbubbles.training.callbacks import ForkPlotCallback
+from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback
 
 
 PLOTTED_TEXT = "def fold(streams, scores):\n    return sum(score * stream for score, stream in zip(scores, streams))\n"
@@ -55,6 +58,12 @@ class ModelArguments:
     num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads."})
     fork_layers: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Layers that fork."})
     fork_budget: float = field(default=2.0, metadata={"help": "Streams kept, in multiples of the tokens."})
+    fork_policy: Literal["topk", "threshold"] = field(
+        default="topk", metadata={"help": "topk: as published, over the whole block; threshold: causal."}
+    )
+    fork_score_init: list[float] | None = field(
+        default=None, metadata={"help": "Two logits at which the scores of copies and of streams themselves start."}
+    )
     fold: Literal["residual", "probability"] = field(
         default="residual", metadata={"help": "How the streams of a token become one output."}
     )
@@ -144,10 +153,12 @@ def check_reload(model: PreTrainedModel, folder: Path):
 
 
 def report(model: PreTrainedModel, name: str, validation, tokenizer: PreTrainedTokenizerBase, data: DataArguments):
-    """Print bits per byte: read in one go, and for forking models also from prefixes alone."""
+    """Print bits per byte: read in one go, and where forks look ahead also from prefixes alone."""
     score = score_dataset(model, validation, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
     print(f"{name:16} {score['bits_per_byte']:.4f} bits per byte, whole blocks ({score['num_bytes']} bytes)")
-    if getattr(model.config, "fork_layers", None) and data.prefix_blocks > 0:
+    if getattr(model.config, "fork_policy", None) == "threshold":
+        print(f"{name:16} forks look at the past alone, so that is what generation gets")
+    elif getattr(model.config, "fork_layers", None) and data.prefix_blocks > 0:
         prefix = {"batch_size": data.prefix_blocks, "max_blocks": data.prefix_blocks}
         honest = score_dataset(model, validation, tokenizer, reading="prefix", **prefix)
         same = score_dataset(model, validation, tokenizer, **prefix)
@@ -198,6 +209,8 @@ def main():
                 max_position_embeddings=data_args.block_size,
                 fork_layers=model_args.fork_layers,
                 fork_budget=model_args.fork_budget,
+                fork_policy=model_args.fork_policy,
+                fork_score_init=model_args.fork_score_init,
                 fold=model_args.fold,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
@@ -212,7 +225,8 @@ def main():
     folder = Path(args.output_dir)
     callbacks = []
     if getattr(model.config, "fork_layers", None):
-        callbacks = [ForkPlotCallback(tokenizer, PLOTTED_TEXT[: data_args.block_size], folder / "forks")]
+        plotted = ForkPlotCallback(tokenizer, PLOTTED_TEXT[: data_args.block_size], folder / "forks")
+        callbacks = [ForkLogCallback(), plotted]
     trained = {"thoughtbubbles": (model, train(model, "thoughtbubbles", splits, tokenizer, args, callbacks))}
     for name in model_args.baseline:
         set_seed(args.seed)

@@ -51,6 +51,18 @@ def test_training_streams_continues_and_takes_any_flag(trained, tmp_path):
     assert "logits identical" in printed
 
 
+def test_a_causal_model_trains_and_draws_what_it_generates(trained, tmp_path):
+    flags = ["--fork_policy", "threshold", "--fork_score_init", "-2", "4", "--fork_budget", "1.5", *TINY]
+    flags += ["--logging_steps", "2"]
+    printed = run("train_thoughtbubbles_text.py", "--source", trained[0], "--output_dir", tmp_path, *flags)
+    assert "forks look at the past alone" in printed and "logits identical" in printed and "prefix only" not in printed
+    assert "streams_layer_1" in printed and "fork_threshold_layer_2" in printed
+    picture, model = tmp_path / "new" / "forks.png", tmp_path / "thoughtbubbles"
+    options = ["--prompt", "line ", "--max_new_tokens", 8, "--fork_budget", 1.0, "--forks", picture]
+    assert "picture in" in run("generate_text.py", model, *options)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_each_model_resumes_from_its_own_checkpoint(trained, tmp_path):
     flags = ["--source", trained[0], "--output_dir", tmp_path, "--baseline", "gpt2", *TINY, "--prefix_blocks", "0"]
     flags += ["--save_strategy", "steps", "--save_steps", "2"]

@@ -16,7 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 
 LAYER_TYPE = "stream_attention"
-NUM_SPARE_SLOTS = 64  # a dynamic layer grows by this many slots beyond what it needs
+NUM_SPARE_SLOTS, SPARE_SHARE = 16, 1 / 32  # by how much a dynamic layer grows beyond what it needs
 NO_TOKEN = torch.iinfo(torch.long).max  # in slots that a row has not filled
 
 
@@ -147,7 +147,8 @@ class StreamLayer(DynamicLayer):
         if has_room and not (torch.is_grad_enabled() and states.requires_grad):
             return storage
         # Zeros, not empty memory: what is masked is still multiplied, and NaN times zero is NaN.
-        grown = states.new_zeros(*states.shape[:2], num_needed + NUM_SPARE_SLOTS, states.shape[3])
+        capacity = num_needed + NUM_SPARE_SLOTS + int(num_needed * SPARE_SHARE)
+        grown = states.new_zeros(*states.shape[:2], capacity, states.shape[3])
         if num_filled > 0:
             grown[:, :, :num_filled] = storage[:, :, :num_filled]
         return grown

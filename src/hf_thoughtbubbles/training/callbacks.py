@@ -1,19 +1,52 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """What can be watched while a model trains?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from ..modeling.modeling_thoughtbubbles import ThoughtbubblesModel
+from ..modeling.modeling_thoughtbubbles import ThoughtbubblesForkOutput, ThoughtbubblesModel
 from ..plots.forks import average_scores, plot_forks
+
+
+def draw_read_forks(
+    pieces: Sequence[str],
+    forks: Sequence[ThoughtbubblesForkOutput],
+    fork_layers: Sequence[int],
+    row: int = 0,
+    title: str | None = None,
+) -> Figure:
+    """
+    Draw the forks that a model or `generate` returned with `output_forks=True`.
+
+    Args:
+        pieces (`Sequence[str]` of length T): the text of each token.
+        forks (`Sequence[ThoughtbubblesForkOutput]`): one for each fork layer.
+        fork_layers (`Sequence[int]`): the layers that fork.
+        row (`int`): which row of the batch.
+        title (`str`, *optional*): drawn on top.
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
+    scores = [
+        average_scores(fork.token_index[row].cpu().numpy(), fork.log_scores[row].float().cpu().numpy(), len(pieces))
+        for fork in forks
+    ]
+    num_streams = torch.stack([fork.num_streams[row] for fork in forks]).cpu().numpy()
+    return plot_forks(pieces, num_streams, scores, fork_layers, title)
 
 
 @torch.no_grad()
 def draw_forks(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, title: str | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    title: str | None = None,
+    fork_budget: float | None = None,
 ) -> Figure:
     """
     Read a text with a forking model and draw where it forked.
@@ -23,6 +56,7 @@ def draw_forks(
         tokenizer (`PreTrainedTokenizerBase`): the model's tokenizer.
         text (`str`): at most `max_position_embeddings` tokens.
         title (`str`, *optional*): drawn on top.
+        fork_budget (`float`, *optional*): streams per token; the configuration's by default.
 
     Returns:
         `matplotlib.figure.Figure`
@@ -38,7 +72,7 @@ def draw_forks(
     was_training = model.training
     input_ids = torch.tensor([encoding["input_ids"]], device=model.device)
     try:
-        forks = model.eval()(input_ids=input_ids, output_forks=True).forks
+        forks = model.eval()(input_ids=input_ids, output_forks=True, fork_budget=fork_budget).forks
     finally:
         model.train(was_training)
     starts = [start for start, _ in encoding["offset_mapping"]]
@@ -47,13 +81,7 @@ def draw_forks(
         text[start:end] if i == 0 or start != starts[i - 1] else ""
         for i, (start, end) in enumerate(encoding["offset_mapping"])
     ]
-    num_tokens = len(pieces)
-    scores = [
-        average_scores(fork.token_index[0].cpu().numpy(), fork.log_scores[0].float().cpu().numpy(), num_tokens)
-        for fork in forks
-    ]
-    num_streams = torch.stack([fork.num_streams[0] for fork in forks]).cpu().numpy()
-    return plot_forks(pieces, num_streams, scores, model.config.fork_layers, title)
+    return draw_read_forks(pieces, forks, model.config.fork_layers, title=title)
 
 
 class ForkPlotCallback(TrainerCallback):
@@ -116,4 +144,4 @@ class ForkLogCallback(TrainerCallback):
         state.log_history[-1].update(entries)
 
 
-__all__ = ["ForkLogCallback", "ForkPlotCallback", "draw_forks"]
+__all__ = ["ForkLogCallback", "ForkPlotCallback", "draw_forks", "draw_read_forks"]
