@@ -8,9 +8,10 @@ Small byte models on the source of the standard library, the same blocks in the 
 Each finished run is one line of the output file, so the script can be stopped, started again, and run twice side by
 side with different `--arms` or `--seeds`.
 
-Columns are validation bits per byte: `block` whole blocks in one call (for top-k not a likelihood), `prefix` every byte
-from a call on the bytes before it (`prefix_block` the same few blocks read whole), `causal` whole blocks read by the
-threshold rule, for top-k models with the thresholds that training tracked.
+Columns are validation bits per byte: `block` whole blocks in one call (for top-k not a likelihood), `prefix` every
+byte from a call on the bytes before it (`prefix_block` the same few blocks read whole), `causal` whole blocks read by
+the threshold rule, for top-k models with the thresholds that training tracked. `streams` is streams per token after
+the last fork, read causally.
 """
 
 import argparse
@@ -167,7 +168,9 @@ def main():
     if not args.table:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         tokenizer, documents = build_byte_tokenizer(), load_text(STANDARD_LIBRARY)
-        splits = {name: pack_blocks(documents[name], tokenizer, SIZES["max_position_embeddings"]) for name in documents}
+        splits = {
+            name: pack_blocks(documents[name], tokenizer, SIZES["max_position_embeddings"]) for name in documents
+        }
         splits["validation"] = splits["validation"].shuffle(seed=0)
         for seed in args.seeds:
             for name in args.arms:

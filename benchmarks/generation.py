@@ -101,11 +101,43 @@ def make_prompt(length: int, batch: int, vocab_size: int, device: str) -> tuple[
 
 def count_cache_bytes(cache) -> int:
     """Memory of all keys and values that a cache holds on to."""
-    return sum(layer.keys.untyped_storage().nbytes() + layer.values.untyped_storage().nbytes() for layer in cache.layers)
+    return sum(
+        layer.keys.untyped_storage().nbytes() + layer.values.untyped_storage().nbytes() for layer in cache.layers
+    )
+
+
+def make_arms(ours: PreTrainedModel, gpt2: PreTrainedModel, device: str, num_new_tokens: int) -> dict[str, Arm]:
+    """What takes turns."""
+    arms = {
+        "ours, cached": Arm(ours, num_new_tokens, {}),
+        "GPT-2, cached": Arm(gpt2, num_new_tokens, {}),
+        "ours, re-reading": Arm(ours, 5, {"use_cache": False}),  # few tokens: a long prefix takes long
+    }
+    if device == "cuda":
+        static = {"cache_implementation": "static"}
+        arms["ours, static, compiled"] = Arm(ours, num_new_tokens, static)
+        arms["GPT-2, static, compiled"] = Arm(gpt2, num_new_tokens, static)
+    return arms
+
+
+def report(arms: dict[str, Arm], prompt: torch.Tensor, mask: torch.Tensor):
+    """Print the times at one prompt length, the memory of the caches, and the streams in ours."""
+    print(f"\nprompt of {prompt.shape[1]} tokens")
+    for label, arm in arms.items():
+        low, _, high = (1e3 * quartile for quartile in statistics.quantiles(arm.seconds))
+        rate = len(prompt) / arm.median
+        print(f"  {label:24} {rate:9.1f} new tokens/s, {1e3 * arm.median:8.2f} ms a step ({low:.2f} to {high:.2f})")
+    ours, native = (
+        arms[label].generate(prompt, mask, 9).past_key_values for label in ("ours, cached", "GPT-2, cached")
+    )
+    size, native_size = count_cache_bytes(ours), count_cache_bytes(native)
+    streams = [round(float(count[count > 0].float().mean()), 2) for count in ours.count_streams()]
+    print(f"  cache {size / 2**20:.2f} MiB, GPT-2's {native_size / 2**20:.2f} MiB: {size / native_size:.3f} times")
+    print(f"  streams per token after each fork: {streams}")
 
 
 def main():
-    """Time by prompt length, then memory."""
+    """Time and memory by prompt length, then ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--batch", type=int, default=1)
@@ -114,47 +146,33 @@ def main():
     args = parser.parse_args()
     ours, gpt2 = build("ours", args.device), build("gpt2", args.device)
     name = f"{torch.get_num_threads()} threads" if args.device == "cpu" else torch.cuda.get_device_name()
-    print(f"torch {torch.__version__}, {name}, batch {args.batch}, {SIZES[args.device]}, forks {FORK_LAYERS[args.device]}")
+    print(f"torch {torch.__version__}, {name}, batch {args.batch}")
+    print(f"{SIZES[args.device]}, forks before layers {FORK_LAYERS[args.device]}, budget {BUDGET}")
 
     medians: dict[str, dict[int, float]] = {}
     for length in PROMPTS:
         prompt, mask = make_prompt(length, args.batch, SIZES[args.device]["vocab_size"], args.device)
-        few = 5 if length == max(PROMPTS) else 9  # re-reading a long prefix takes long
-        arms = {
-            "ours, cached": Arm(ours, args.new_tokens, {}),
-            "GPT-2, cached": Arm(gpt2, args.new_tokens, {}),
-            "ours, re-reading": Arm(ours, few, {"use_cache": False}),
-        }
-        if args.device == "cuda":
-            arms["ours, static cache, compiled"] = Arm(ours, args.new_tokens, {"cache_implementation": "static"})
-            arms["GPT-2, static cache, compiled"] = Arm(gpt2, args.new_tokens, {"cache_implementation": "static"})
+        arms = make_arms(ours, gpt2, args.device, args.new_tokens)
         for arm in arms.values():  # warm up, and compile
             arm.generate(prompt, mask, 3)
         for _ in range(args.repeats):
             for arm in arms.values():
                 arm.measure(prompt, mask, args.device)
-        print(f"\nprompt of {length} tokens")
+        report(arms, prompt, mask)
         for label, arm in arms.items():
             medians.setdefault(label, {})[length] = arm.median
-            low, _, high = statistics.quantiles(arm.seconds)
-            rate = args.batch / arm.median
-            print(f"  {label:30} {rate:9.1f} new tokens/s, {1e3 * arm.median:8.2f} ms a step (quartiles {1e3 * low:.2f} to {1e3 * high:.2f})")
-        caches = [arms[label].generate(prompt, mask, 9).past_key_values for label in ("ours, cached", "GPT-2, cached")]
-        sizes = [count_cache_bytes(cache) for cache in caches]
-        streams = caches[0].count_streams().float()
-        print(f"  cache {sizes[0] / 2**20:.2f} MiB against GPT-2's {sizes[1] / 2**20:.2f} MiB: {sizes[0] / sizes[1]:.3f} times")
-        print(f"  streams per token after each fork: {[round(float(count[count > 0].mean()), 2) for count in streams]}")
 
     print("\nratios of medians")
     longest, shortest = max(PROMPTS), min(PROMPTS)
-    for label, by_length in medians.items():
-        print(f"  {label:30} a token at {longest} against one at {shortest}: {by_length[longest] / by_length[shortest]:.2f}")
+    for label, steps in medians.items():
+        print(f"  {label:24} a step at {longest} against one at {shortest}: {steps[longest] / steps[shortest]:.2f}")
     for length in PROMPTS:
-        cached, native, rereading = (medians[name][length] for name in ("ours, cached", "GPT-2, cached", "ours, re-reading"))
-        print(f"  at {length}: ours / GPT-2 {cached / native:.2f}, re-reading / cached {rereading / cached:.1f}")
+        ours, native = medians["ours, cached"][length], medians["GPT-2, cached"][length]
+        print(f"  at {length}: ours / GPT-2 {ours / native:.2f}, ", end="")
+        print(f"re-reading / cached {medians['ours, re-reading'][length] / ours:.1f}")
         if args.device == "cuda":
-            static, native = (medians[f"{name}, static cache, compiled"][length] for name in ("ours", "GPT-2"))
-            print(f"  at {length}, static and compiled: ours / GPT-2 {static / native:.2f}")
+            ours, native = (medians[f"{model}, static, compiled"][length] for model in ("ours", "GPT-2"))
+            print(f"  at {length}, static and compiled: ours / GPT-2 {ours / native:.2f}")
 
 
 if __name__ == "__main__":

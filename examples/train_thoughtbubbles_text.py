@@ -5,11 +5,11 @@ On the source of the standard library, byte by byte, on a laptop (about 3 minute
 
     python examples/train_thoughtbubbles_text.py --output_dir runs/demo --baseline gpt2
 
-GPT-2's positions are learned and ours rotary; `--baseline gpt2 plain` also trains our model without forks, so that the
-gain of forking alone can be seen. With forks that depend on the past alone, so that generation is cached and whole blocks
-score honestly:
+GPT-2's positions are learned and ours rotary; `--baseline gpt2 plain` also trains our model without forks, so that
+the gain of forking alone can be seen. With forks that depend on the past alone, so that generation is cached and whole
+blocks score honestly:
 
-    python examples/train_thoughtbubbles_text.py --output_dir runs/causal --fork_policy threshold --fork_score_init -2 4
+    python examples/train_thoughtbubbles_text.py --output_dir runs/causal --fork_policy threshold
 
 On a Hub dataset with an existing tokenizer, any flag of TrainingArguments included:
 

@@ -143,7 +143,9 @@ def test_assisted_text_is_the_uncached_text(fork_layers):
     near = copy.deepcopy(model)
     with torch.no_grad():
         near.lm_head.weight.add_(0.05 * torch.randn_like(near.lm_head.weight))  # sometimes right, sometimes wrong
-    foreign = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=24, n_layer=1, n_head=2, n_positions=40, bos_token_id=1))
+    foreign = GPT2LMHeadModel(
+        GPT2Config(vocab_size=61, n_embd=24, n_layer=1, n_head=2, n_positions=40, bos_token_id=1)
+    )
     for assistant in (near, foreign, build([1], seed=3)):
         assert torch.equal(model.generate(prompt, assistant_model=assistant, **options), expected)
     assert torch.equal(model.generate(prompt, prompt_lookup_num_tokens=3, **options), expected)
@@ -327,7 +329,9 @@ def test_generation_obeys_the_budget_of_the_call_and_of_its_configuration(tmp_pa
     for budget, text in texts.items():
         assert torch.equal(model.generate(prompt, fork_budget=budget, use_cache=False, **options), text)
         config = GenerationConfig(fork_budget=budget, max_new_tokens=20, do_sample=False, eos_token_id=-1)
-        assert torch.equal(model.generate(prompt, generation_config=config, attention_mask=options["attention_mask"]), text)
+        assert torch.equal(
+            model.generate(prompt, generation_config=config, attention_mask=options["attention_mask"]), text
+        )
     model.generation_config.fork_budget = 3.0
     model.save_pretrained(tmp_path)
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -380,7 +384,11 @@ def test_calibration_reads_masks_loaders_and_iterators():
     torch.manual_seed(0)
     text, mask = make_ragged((37, 20, 11, 30), 37)
     rows = [{"input_ids": text[i : i + 1, 37 - int(mask[i].sum()) :]} for i in range(4)]
-    batches = ([{"input_ids": text, "attention_mask": mask}], iter(rows), torch.utils.data.DataLoader(rows, batch_size=None))
+    batches = (
+        [{"input_ids": text, "attention_mask": mask}],
+        iter(rows),
+        torch.utils.data.DataLoader(rows, batch_size=None),
+    )
     tables = []
     for given in batches:
         model = build(seed=7)
@@ -427,7 +435,7 @@ def test_budgets_that_were_never_measured_are_refused():
             model(text, fork_budget=budget)
     model.config.fork_calibration = None
     model.config.fork_budget = 2.5
-    with pytest.raises(ValueError, match="tracked for a budget of 1.6 and calibrated for none"):
+    with pytest.raises(ValueError, match=r"tracked for a budget of 1\.6 and calibrated for none"):
         model(text)
     with pytest.raises(ValueError, match="came to a model in training"):
         model.train()(text, fork_budget=1.0)
@@ -456,6 +464,6 @@ def test_foreign_caches_are_refused():
         model.train()(text, past_key_values=StreamCache(model.config))
     with pytest.raises(ValueError, match="The cache is empty"):
         StreamCache(model.config).count_streams()
-    with pytest.raises(ValueError, match="needs 38|38 tokens long"):
+    with pytest.raises(ValueError, match="38 tokens long"):
         model.eval()(draw_ids(2, 29), past_key_values=cache)
     assert isinstance(cache.layers[1], StreamLayer) and cache.get_seq_length() == 9, "nothing was written"

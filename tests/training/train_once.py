@@ -1,5 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Train three steps and save, alone or under torchrun. Arguments: folder, batch per process, family. For test_trainer.py."""
+"""Train three steps and save, alone or under torchrun. For test_trainer.py.
+
+Arguments: folder, batch per process, family.
+"""
 
 import sys
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Which numbers describe a Thoughtbubbles model?"""
 
+import itertools
 import math
 from typing import Literal
 
@@ -211,8 +212,8 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             len(self.fork_score_init) == 2 and all(math.isfinite(logit) for logit in self.fork_score_init)
         ):
             raise ValueError(
-                f"`fork_score_init` is {self.fork_score_init}; it must be two finite logits, `(fork_logit, keep_logit)`, "
-                "or None for scores without a bias."
+                f"`fork_score_init` is {self.fork_score_init}; it must be two finite logits, `(fork_logit, "
+                "keep_logit)`, or None for scores without a bias."
             )
         self.check_calibration()
 
@@ -221,7 +222,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         if self.fork_calibration is None:
             return
         budgets, thresholds = (self.fork_calibration.get(name, []) for name in ("budgets", "thresholds"))
-        is_ascending = all(low < high for low, high in zip(budgets, budgets[1:]))
+        is_ascending = all(low < high for low, high in itertools.pairwise(budgets))
         sizes = sorted({len(row) for row in thresholds})
         if not budgets or len(budgets) != len(thresholds) or not is_ascending or budgets[0] < 1:
             raise ValueError(

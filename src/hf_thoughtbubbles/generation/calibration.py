@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Which thresholds give a forking model how many streams per token?"""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -21,8 +22,8 @@ def _read_batches(batches: Iterable[Mapping[str, torch.Tensor]], device) -> list
     for batch in batches:
         if not isinstance(batch, Mapping) or "input_ids" not in batch:
             raise ValueError(
-                f"`batches` holds a {type(batch).__name__} without `input_ids`; give dicts with `input_ids` (B, T) and "
-                "optionally `attention_mask`, as a DataLoader over a tokenized dataset does."
+                f"`batches` holds a {type(batch).__name__} without `input_ids`; give dicts with `input_ids` (B, T) "
+                "and optionally `attention_mask`, as a DataLoader over a tokenized dataset does."
             )
         input_ids, mask = torch.as_tensor(batch["input_ids"]).to(device), batch.get("attention_mask")
         mask = None if mask is None else torch.as_tensor(mask).to(device)
@@ -36,7 +37,9 @@ def _read_batches(batches: Iterable[Mapping[str, torch.Tensor]], device) -> list
     return read
 
 
-def _pool_offers(model: ThoughtbubblesModel, batches: list[dict], thresholds: Sequence[float]) -> tuple[torch.Tensor, int]:
+def _pool_offers(
+    model: ThoughtbubblesModel, batches: list[dict], thresholds: Sequence[float]
+) -> tuple[torch.Tensor, int]:
     """
     Scores of all offers beyond the tokens' own at the fork layer after those that have `thresholds`, best first, and
     the number of tokens.
@@ -63,7 +66,7 @@ def _fill_gaps(budgets: Sequence[float]) -> list[float]:
     [1.0, 1.25, 1.5, 1.75, 2.0]
     """
     budgets, filled = sorted(set(budgets)), []
-    for low, high in zip(budgets, budgets[1:]):
+    for low, high in itertools.pairwise(budgets):
         num_steps = math.ceil((high - low) / TABLE_STEP)
         filled += [low + (high - low) * step / num_steps for step in range(num_steps)]
     return [*filled, budgets[-1]]

@@ -1,9 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Where are the keys and values of streams kept while text is generated?
 
-A token has one stream or many, so the rows of a batch fill a layer at different speeds. Streams stand in a row without
-gaps, in token order: row b's next stream goes to slot `lengths[b]`, and a stream sees its own slot and those before it.
-That one comparison also hides what other rows have more of. Lengths that transformers asks for are in tokens.
+A token has one stream or many, so the rows of a batch fill a layer at different speeds. Streams stand in a row
+without gaps, in token order: row b's next stream goes to slot `lengths[b]`, and a stream sees its own slot and those
+before it. That one comparison also hides what other rows have more of. Where transformers asks for a length, it gets
+tokens.
 
 Shapes: B batch, S new streams, C slots, N heads, H head size.
 """
@@ -61,12 +62,12 @@ class StreamSlots:
 
 
 def check_crop(tokens_to_remove: int, num_tokens: int) -> int:
-    """Tokens that stay. Negative numbers are tokens to remove; a positive one, in older transformers, those to keep."""
+    """Tokens that stay. Negative: how many to remove; positive, in older transformers: how many to keep."""
     num_kept = num_tokens + tokens_to_remove if tokens_to_remove <= 0 else min(tokens_to_remove, num_tokens)
     if num_kept < 0:
         raise ValueError(
-            f"`crop({tokens_to_remove})` would remove more tokens than the {num_tokens} that the cache holds. Remove at "
-            "most as many, or `reset()` it."
+            f"`crop({tokens_to_remove})` would remove more tokens than the {num_tokens} that the cache holds. Remove "
+            "at most as many, or `reset()` it."
         )
     return num_kept
 
@@ -76,8 +77,8 @@ class StreamLayer(DynamicLayer):
     Keys and values of streams, growing as needed. transformers builds it wherever `config.layer_types` says
     `"stream_attention"`, so `DynamicCache(config=...)` holds it too.
 
-    `keys` and `values` of shape `(B, N, at least C, H)` have spare slots at the end; `token_index` `(B, C)` tells which
-    are filled. `get_seq_length` counts tokens.
+    `keys` and `values` of shape `(B, N, at least C, H)` have spare slots at the end; `token_index` `(B, C)` tells
+    which are filled. `get_seq_length` counts tokens.
     """
 
     _layer_type = LAYER_TYPE
@@ -278,8 +279,8 @@ class StreamCache(DynamicCache):
     def __init__(self, config: PreTrainedConfig, offloading: bool = False):
         if not config.is_cacheable:
             raise ValueError(
-                f'`config` has `fork_policy="{config.fork_policy}"`, which chooses streams over the whole sequence, so '
-                'no cache can be exact. Use a model with `fork_policy="threshold"`; `calibrate_forks` makes one of any.'
+                f'`config` has `fork_policy="{config.fork_policy}"`, which chooses streams over the whole sequence, '
+                'so no cache can be exact. Use a model with `fork_policy="threshold"`; `calibrate_forks` makes one.'
             )
         super().__init__(config=config, offloading=offloading)
         self.fork_layers = list(config.fork_layers)

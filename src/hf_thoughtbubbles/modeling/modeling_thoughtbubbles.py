@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin, GenerationMode
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
     create_causal_mask,
@@ -43,6 +43,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .cache_streams import StreamCache, StreamSlots
+from .checks_thoughtbubbles import check_inputs
+from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
 from .streams import (
     NUM_SCORE_BINS,
     count_scores,
@@ -735,116 +737,6 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             "slots": slots,
         }
 
-    def check_inputs(
-        self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, fork_budget
-    ):
-        """Refuse what the model cannot read. Looks at shapes; at values only where no device has to be waited for."""
-        if (input_ids is None) == (inputs_embeds is None):
-            came = "neither" if input_ids is None else "both"
-            raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`; {came} came.")
-        given, shape = (input_ids, "(B, T)") if inputs_embeds is None else (inputs_embeds, "(B, T, hidden_size)")
-        is_wide = inputs_embeds is None or given.shape[-1] == self.config.hidden_size
-        if given.ndim != shape.count(",") + 1 or 0 in given.shape or not is_wide:
-            raise ValueError(f"The input has shape {tuple(given.shape)}; it must be {shape}, with no size 0.")
-        batch_size, num_tokens = given.shape[:2]
-        num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
-        num_seen_tokens = num_past_tokens + num_tokens
-        is_counted = isinstance(num_seen_tokens, int)  # a static cache counts on its device
-        if is_counted and num_seen_tokens > self.config.max_position_embeddings:
-            raise ValueError(
-                f"The input is {num_seen_tokens} tokens long, but `max_position_embeddings` is "
-                f"{self.config.max_position_embeddings}. Shorten the input or split it into blocks."
-            )
-        if (
-            attention_mask is not None
-            and attention_mask.ndim != 2
-            and (self.config.fork_layers or attention_mask.ndim != 4)
-        ):
-            raise ValueError(
-                f"`attention_mask` has {attention_mask.ndim} dimensions; give one of shape {(batch_size, num_tokens)} "
-                "with 1 for real tokens. A mask over query and key pairs cannot follow tokens that fork."
-            )
-        is_flat = attention_mask is not None and attention_mask.ndim == 2
-        if is_flat and is_counted and tuple(attention_mask.shape) != (batch_size, num_seen_tokens):
-            raise ValueError(
-                f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input needs "
-                f"{(batch_size, num_seen_tokens)}: one entry per row and token."
-            )
-        if position_ids is not None and tuple(position_ids.shape) not in {(1, num_tokens), (batch_size, num_tokens)}:
-            raise ValueError(
-                f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
-                f"{(batch_size, num_tokens)}: one entry per row and token."
-            )
-        if input_ids is not None and input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            lowest, highest = input_ids.min(), input_ids.max()
-            if lowest < 0 or highest >= self.config.vocab_size:
-                raise ValueError(
-                    f"`input_ids` holds {int(lowest if lowest < 0 else highest)}, but ids are 0 to "
-                    f"{self.config.vocab_size - 1} (`vocab_size` {self.config.vocab_size}). Was the text tokenized "
-                    "with this model's tokenizer?"
-                )
-        if fork_budget is not None:
-            self.check_budget(fork_budget)
-        if not self.config.is_cacheable:
-            self.check_uncached(attention_mask, position_ids, past_key_values, use_cache)
-        elif past_key_values is not None and self.config.fork_layers:
-            self.check_cache(past_key_values, batch_size)
-
-    def check_budget(self, fork_budget: float):
-        """Refuse budgets that name no number of streams, and any where they would change nothing."""
-        if not self.config.fork_layers:
-            raise ValueError(f"`fork_budget={fork_budget}` came, but the model has no fork layers. Leave it out.")
-        if self.training:
-            raise ValueError(
-                f"`fork_budget={fork_budget}` came to a model in training, which follows its configuration. Set "
-                "`model.config.fork_budget`, or call `model.eval()` first."
-            )
-        if isinstance(fork_budget, bool) or not isinstance(fork_budget, (int, float)) or not 1 <= fork_budget < math.inf:
-            raise ValueError(
-                f"`fork_budget` is {fork_budget!r}; it must be a finite number of at least 1, in streams per token."
-            )
-
-    def check_cache(self, past_key_values, batch_size: int):
-        """Refuse a cache of another model, of other rows, or of a training pass."""
-        if self.training:
-            raise ValueError(
-                "`past_key_values` or `use_cache=True` came to a forking model in training, where rows have a fixed "
-                "number of streams. Call `model.eval()` first, or leave it out."
-            )
-        kinds = [getattr(layer, "_layer_type", None) or "full_attention" for layer in past_key_values.layers]
-        if kinds != self.config.layer_types:
-            raise ValueError(
-                f"`past_key_values` has layers of the kinds {kinds}, but this model needs {self.config.layer_types}. "
-                "Make it with `StreamCache(model.config)`, or leave it out and use the one that the model returns."
-            )
-        for layer in past_key_values.layers:
-            shape, head_dim = (layer.keys.shape if layer.is_initialized else None), self.config.head_dim
-            needed = (batch_size, self.config.num_attention_heads, head_dim)
-            if shape is not None and (shape[0], shape[1], shape[-1]) != needed and layer.keys.numel() > 0:
-                raise ValueError(
-                    f"`past_key_values` holds {shape[0]} rows, {shape[1]} heads of size {shape[-1]}, but the input has "
-                    f"{batch_size} rows and the model {needed[1]} heads of size {head_dim}. Use the cache of the same "
-                    "model and batch; `batch_repeat_interleave` and `batch_select_indices` change its rows."
-                )
-
-    def check_uncached(self, attention_mask, position_ids, past_key_values, use_cache):
-        """Refuse what the published fork rule cannot do: caches and packed documents."""
-        if use_cache or past_key_values is not None:
-            raise ValueError(
-                '`use_cache=True` or `past_key_values` came, but `fork_policy="topk"` chooses streams over the whole '
-                "sequence, so no cache can be exact. Call the model on the whole prefix with `use_cache=False`; "
-                "`generate` does so by itself."
-            )
-        # A compiled model cannot look at positions: generation places every prompt in order, training must not guess.
-        is_placed = position_ids is not None and attention_mask is None
-        is_readable = self.training or not torch.compiler.is_compiling()
-        if is_placed and is_readable and find_packed_sequence_indices(position_ids) is not None:
-            raise ValueError(
-                '`position_ids` pack several documents into a row, but `fork_policy="topk"` lets all tokens of a row '
-                "compete for streams. Give one document per row, or an `attention_mask` if the positions only skip "
-                "padding."
-            )
-
     @capture_outputs
     def forward(
         self,
@@ -889,8 +781,16 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             )
         if use_cache and past_key_values is None and self.config.is_cacheable:
             past_key_values = StreamCache(self.config)
-        self.check_inputs(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, fork_budget
+        check_inputs(
+            self.config,
+            self.training,
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            fork_budget,
         )
 
         num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -931,7 +831,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         return fold_streams(streams.hidden_states, streams.log_scores, streams.token_index, num_tokens)
 
 
-class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
+class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPreTrainedModel, GenerationMixin):
     """
     Thoughtbubbles with a language-modelling head, usually tied to the embeddings.
 
@@ -971,7 +871,9 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
         num_live = (streams.token_index < num_tokens).sum(-1, keepdim=True)
         tail = torch.arange(num_tail, device=num_live.device) + (num_live - num_tail).clamp(min=0)  # (B, tail)
         hidden_states = streams.hidden_states.take_along_dim(tail[..., None], dim=1)
-        return ThoughtbubblesStreams(hidden_states, streams.token_index.gather(1, tail), streams.log_scores.gather(1, tail))
+        return ThoughtbubblesStreams(
+            hidden_states, streams.token_index.gather(1, tail), streams.log_scores.gather(1, tail)
+        )
 
     @can_return_tuple
     def forward(
@@ -1039,151 +941,6 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             forks=outputs.forks,
         )
-
-    def generate(self, inputs: torch.Tensor | None = None, *args, output_forks: bool = False, **kwargs):
-        """
-        As [`~transformers.GenerationMixin.generate`], with two options of its own.
-
-        Args:
-            fork_budget (`float`, *optional*): streams per token, also a field of `GenerationConfig`. Under the causal
-                rule a budget that was calibrated (or trained), or between two such; 1 means no forks.
-            output_forks (`bool`): with `return_dict_in_generate=True` the result gets `forks`, one
-                [`ThoughtbubblesForkOutput`] per fork layer, for every token that was read: the last new one was not.
-                They are read off the finished text in one more pass, which under the causal rule decides as every
-                step did.
-        """
-        if not output_forks:
-            return super().generate(inputs, *args, **kwargs)
-        prompt, record = kwargs.get("input_ids") if inputs is None else inputs, {}
-        generated = super().generate(inputs, *args, fork_record=record, **kwargs)
-        num_prompt_tokens = 0 if prompt is None else prompt.shape[1]
-        generated["forks"] = self.read_forks(generated.sequences, num_prompt_tokens, **record)
-        return generated
-
-    @torch.no_grad()
-    def read_forks(self, sequences, num_prompt_tokens, attention_mask, inputs_embeds, fork_budget):
-        """What each fork layer left of generated `sequences` `(B, T)`, their last token excepted."""
-        input_ids, num_rows, position_ids = sequences[:, :-1], len(sequences), None
-        num_tokens = input_ids.shape[1]
-        if inputs_embeds is not None:  # of a prompt of vectors, no or other tokens stand in the sequences
-            inputs_embeds = inputs_embeds.repeat_interleave(num_rows // len(inputs_embeds), dim=0)
-            generated = self.get_input_embeddings()(input_ids[:, num_prompt_tokens:])
-            input_ids, inputs_embeds = None, torch.cat((inputs_embeds, generated), dim=1)
-            num_tokens = inputs_embeds.shape[1]
-        if attention_mask is not None:
-            attention_mask = attention_mask.repeat_interleave(num_rows // len(attention_mask), dim=0)
-            attention_mask = F.pad(attention_mask, (0, num_tokens - attention_mask.shape[1]), value=1)
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        return self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            use_cache=False,
-            output_forks=True,
-            fork_budget=fork_budget,
-        ).forks
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        inputs_embeds=None,
-        attention_mask=None,
-        is_first_iteration=False,
-        fork_record=None,
-        **kwargs,
-    ):
-        """Inputs of the next step; a prompt given as vectors is read again with what was generated after it."""
-        if not self.config.is_cacheable and inputs_embeds is not None:
-            seen = kwargs["position_ids"] if attention_mask is None else attention_mask  # (B, prompt and generated)
-            num_generated = seen.shape[1] - inputs_embeds.shape[1]
-            generated = self.get_input_embeddings()(input_ids[:, input_ids.shape[1] - num_generated :])
-            inputs_embeds, is_first_iteration = torch.cat((inputs_embeds, generated), dim=1), True
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
-
-    @staticmethod
-    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
-        """With a static cache: one mask for all layers of a plain model; a forking one makes its own for each fork."""
-        if config.fork_layers:
-            return attention_mask
-        return create_causal_mask(
-            config=config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
-
-    def _prepare_cache_for_generation(
-        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-    ):
-        if max_cache_length > self.config.max_position_embeddings:  # the last new token is never read
-            raise ValueError(
-                f"Generation may read {max_cache_length} tokens (prompt and `max_new_tokens` but the last), and "
-                f"`max_position_embeddings` is {self.config.max_position_embeddings}. Ask for fewer new tokens or "
-                "shorten the prompt."
-            )
-        # An assistant is given the configuration of the model that it assists; it keeps to its own budget.
-        is_assistant = getattr(generation_config, "is_assistant", False)
-        fork_budget = getattr(self.generation_config if is_assistant else generation_config, "fork_budget", None)
-        if fork_budget is not None and model_kwargs.get("fork_budget") is None:
-            model_kwargs["fork_budget"] = fork_budget
-        if model_kwargs.get("fork_budget") is not None:
-            self.model.check_budget(model_kwargs["fork_budget"])
-        self.model.read_thresholds(model_kwargs.get("fork_budget"))  # refuses an unknown budget before any work
-        if not self.config.is_cacheable:
-            self.check_uncached_generation(generation_config, model_kwargs, generation_mode)
-            generation_config.use_cache = False  # every step reads the whole prefix
-            mask = model_kwargs.get("attention_mask")
-            if mask is not None and bool((mask == 1).all()):  # nothing is padding, and a mask rounds the budget down
-                model_kwargs["attention_mask"] = None
-        record = model_kwargs.pop("fork_record", None)
-        if record is not None:
-            self.start_record(record, generation_config, model_kwargs, batch_size)
-        is_given = model_kwargs.get("past_key_values") is not None
-        super()._prepare_cache_for_generation(
-            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-        )
-        cache = model_kwargs.get("past_key_values")
-        if self.config.fork_layers and type(cache) is DynamicCache and not is_given:
-            model_kwargs["past_key_values"] = StreamCache(self.config, cache.offloading)
-
-    def _get_candidate_generator(self, *args, model_kwargs, **kwargs):
-        own = {key: value for key, value in model_kwargs.items() if key != "fork_budget"}  # not the assistant's
-        return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
-
-    def start_record(self, record: dict, generation_config, model_kwargs, batch_size: int):
-        """Keep, of each prompt once, what reading the forks off the finished text will need."""
-        if not generation_config.return_dict_in_generate:
-            raise ValueError(
-                "`output_forks=True` needs `return_dict_in_generate=True`, because forks are returned beside the text."
-            )
-        if not self.config.fork_layers:
-            raise ValueError("`output_forks=True` came, but the model has no fork layers. Leave it out.")
-        for name in ("attention_mask", "inputs_embeds"):
-            given = model_kwargs.get(name)
-            record[name] = None if given is None else given[:: len(given) // batch_size]
-        record["fork_budget"] = model_kwargs.get("fork_budget")
-
-    def check_uncached_generation(self, generation_config, model_kwargs, generation_mode):
-        """Refuse what asks for a cache by name; `use_cache` is a default, so it only has no effect."""
-        asked = [name for name in ("prefill_chunk_size", "cache_implementation") if getattr(generation_config, name)]
-        if model_kwargs.get("past_key_values") is not None:
-            asked.append("past_key_values")
-        if asked:
-            raise ValueError(f'`{asked[0]}` came, but `fork_policy="topk"` cannot use a cache. Leave it out.')
-        is_assistant = getattr(generation_config, "is_assistant", False)
-        if is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
-            raise ValueError(
-                'Assisted and prompt-lookup generation need a cache, which `fork_policy="topk"` cannot use, neither '
-                "as the model nor as its assistant. Generate without."
-            )
 
 
 class ThoughtbubblesForSequenceClassification(GenericForSequenceClassification, ThoughtbubblesPreTrainedModel):

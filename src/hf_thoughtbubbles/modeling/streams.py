@@ -130,8 +130,8 @@ def count_scores(candidates: torch.Tensor, token_index: torch.Tensor, num_tokens
         candidates (`torch.Tensor` of shape `(B, 2S)`), token_index (`(B, 2S)`), num_tokens (`int`): as above.
 
     Returns:
-        `torch.LongTensor` of shape `(NUM_SCORE_BINS,)`. Bin j reaches from `-SCORE_UNIT * sinh(j * SCORE_STEP)` down to
-        where bin j + 1 begins: fine near 0, half a percent of the score far below.
+        `torch.LongTensor` of shape `(NUM_SCORE_BINS,)`. Bin j reaches from `-SCORE_UNIT * sinh(j * SCORE_STEP)` down
+        to where bin j + 1 begins: fine near 0, half a percent of the score far below.
     """
     is_open = ~find_own_offers(token_index, num_tokens) & (token_index < num_tokens) & (candidates > -torch.inf)
     depths = candidates.detach().float().clamp(min=LOWEST_SCORE) / -SCORE_UNIT

@@ -1,0 +1,131 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What can Thoughtbubbles not read? Each refusal names the argument, what came, what is allowed and what to do."""
+
+import math
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.masking_utils import find_packed_sequence_indices
+
+from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
+
+
+def check_inputs(
+    config: ThoughtbubblesConfig,
+    is_training: bool,
+    input_ids: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    past_key_values: Cache | None = None,
+    inputs_embeds: torch.Tensor | None = None,
+    use_cache: bool | None = None,
+    fork_budget: float | None = None,
+):
+    """Refuse what the model cannot read. Looks at shapes; at values only where no device has to be waited for."""
+    if (input_ids is None) == (inputs_embeds is None):
+        came = "neither" if input_ids is None else "both"
+        raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`; {came} came.")
+    given, shape = (input_ids, "(B, T)") if inputs_embeds is None else (inputs_embeds, "(B, T, hidden_size)")
+    is_wide = inputs_embeds is None or given.shape[-1] == config.hidden_size
+    if given.ndim != shape.count(",") + 1 or 0 in given.shape or not is_wide:
+        raise ValueError(f"The input has shape {tuple(given.shape)}; it must be {shape}, with no size 0.")
+    batch_size, num_tokens = given.shape[:2]
+    num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
+    num_seen_tokens = num_past_tokens + num_tokens
+    is_counted = isinstance(num_seen_tokens, int)  # a static cache counts on its device
+    if is_counted and num_seen_tokens > config.max_position_embeddings:
+        raise ValueError(
+            f"The input is {num_seen_tokens} tokens long, but `max_position_embeddings` is "
+            f"{config.max_position_embeddings}. Shorten the input or split it into blocks."
+        )
+    if attention_mask is not None and attention_mask.ndim != 2 and (config.fork_layers or attention_mask.ndim != 4):
+        raise ValueError(
+            f"`attention_mask` has {attention_mask.ndim} dimensions; give one of shape {(batch_size, num_tokens)} "
+            "with 1 for real tokens. A mask over query and key pairs cannot follow tokens that fork."
+        )
+    is_flat = attention_mask is not None and attention_mask.ndim == 2
+    if is_flat and is_counted and tuple(attention_mask.shape) != (batch_size, num_seen_tokens):
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input needs "
+            f"{(batch_size, num_seen_tokens)}: one entry per row and token."
+        )
+    if position_ids is not None and tuple(position_ids.shape) not in {(1, num_tokens), (batch_size, num_tokens)}:
+        raise ValueError(
+            f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
+            f"{(batch_size, num_tokens)}: one entry per row and token."
+        )
+    if input_ids is not None and input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        lowest, highest = input_ids.min(), input_ids.max()
+        if lowest < 0 or highest >= config.vocab_size:
+            raise ValueError(
+                f"`input_ids` holds {int(lowest if lowest < 0 else highest)}, but ids are 0 to "
+                f"{config.vocab_size - 1} (`vocab_size` {config.vocab_size}). Was the text tokenized "
+                "with this model's tokenizer?"
+            )
+    if fork_budget is not None:
+        check_budget(config, is_training, fork_budget)
+    if not config.is_cacheable:
+        check_uncached(is_training, attention_mask, position_ids, past_key_values, use_cache)
+    elif past_key_values is not None and config.fork_layers:
+        check_cache(config, is_training, past_key_values, batch_size)
+
+
+def check_budget(config: ThoughtbubblesConfig, is_training: bool, fork_budget: float):
+    """Refuse budgets that name no number of streams, and any where they would change nothing."""
+    if not config.fork_layers:
+        raise ValueError(f"`fork_budget={fork_budget}` came, but the model has no fork layers. Leave it out.")
+    if is_training:
+        raise ValueError(
+            f"`fork_budget={fork_budget}` came to a model in training, which follows its configuration. Set "
+            "`model.config.fork_budget`, or call `model.eval()` first."
+        )
+    if isinstance(fork_budget, bool) or not isinstance(fork_budget, (int, float)) or not 1 <= fork_budget < math.inf:
+        raise ValueError(
+            f"`fork_budget` is {fork_budget!r}; it must be a finite number of at least 1, in streams per token."
+        )
+
+
+def check_cache(config: ThoughtbubblesConfig, is_training: bool, past_key_values: Cache, batch_size: int):
+    """Refuse a cache of another model, of other rows, or of a training pass."""
+    if is_training:
+        raise ValueError(
+            "`past_key_values` or `use_cache=True` came to a forking model in training, where rows have a fixed "
+            "number of streams. Call `model.eval()` first, or leave it out."
+        )
+    kinds = [getattr(layer, "_layer_type", None) or "full_attention" for layer in past_key_values.layers]
+    if kinds != config.layer_types:
+        raise ValueError(
+            f"`past_key_values` has layers of the kinds {kinds}, but this model needs {config.layer_types}. "
+            "Make it with `StreamCache(model.config)`, or leave it out and use the one that the model returns."
+        )
+    for layer in past_key_values.layers:
+        shape, head_dim = (layer.keys.shape if layer.is_initialized else None), config.head_dim
+        needed = (batch_size, config.num_attention_heads, head_dim)
+        if shape is not None and (shape[0], shape[1], shape[-1]) != needed and layer.keys.numel() > 0:
+            raise ValueError(
+                f"`past_key_values` holds {shape[0]} rows, {shape[1]} heads of size {shape[-1]}, but the input has "
+                f"{batch_size} rows and the model {needed[1]} heads of size {head_dim}. Use the cache of the same "
+                "model and batch; `batch_repeat_interleave` and `batch_select_indices` change its rows."
+            )
+
+
+def check_uncached(is_training: bool, attention_mask, position_ids, past_key_values, use_cache):
+    """Refuse what the published fork rule cannot do: caches and packed documents."""
+    if use_cache or past_key_values is not None:
+        raise ValueError(
+            '`use_cache=True` or `past_key_values` came, but `fork_policy="topk"` chooses streams over the whole '
+            "sequence, so no cache can be exact. Call the model on the whole prefix with `use_cache=False`; "
+            "`generate` does so by itself."
+        )
+    # A compiled model cannot look at positions: generation places every prompt in order, training must not guess.
+    is_placed = position_ids is not None and attention_mask is None
+    is_readable = is_training or not torch.compiler.is_compiling()
+    if is_placed and is_readable and find_packed_sequence_indices(position_ids) is not None:
+        raise ValueError(
+            '`position_ids` pack several documents into a row, but `fork_policy="topk"` lets all tokens of a row '
+            "compete for streams. Give one document per row, or an `attention_mask` if the positions only skip "
+            "padding."
+        )
+
+
+__all__ = ["check_budget", "check_inputs"]
