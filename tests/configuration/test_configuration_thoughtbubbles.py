@@ -22,6 +22,12 @@ from tests.families import make_config
         ({"fork_budget": 0.5}, "`fork_budget` is 0.5; it must be finite and at least 1"),
         ({"fork_budget": float("inf")}, "`fork_budget` is inf"),
         ({"fork_budget": float("nan")}, "`fork_budget` is nan"),
+        ({"fork_score_init": (1.0,)}, r"`fork_score_init` is \(1.0,\); it must be two finite logits"),
+        ({"fork_score_init": (0, float("nan"))}, "two finite logits"),
+        ({"fork_calibration": {"budgets": [2.0, 1.0], "thresholds": [[0, 0], [0, 0]]}}, "must have ascending budgets"),
+        ({"fork_calibration": {"budgets": [1.0, 2.0], "thresholds": [[0, 0]]}}, "a row for each"),
+        ({"fork_calibration": {}}, "`calibrate_forks"),
+        ({"fork_calibration": {"budgets": [1.0], "thresholds": [[0.0]]}}, r"for \[1\] fork layers, but .* names 2"),
         ({"vocab_size": 0}, "`vocab_size` is 0; it must be at least 1"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "it must be one of"),
         (
@@ -71,3 +77,11 @@ def test_derived_numbers_follow_the_fields():
     assert make_config().head_dim == 8
     assert make_config(intermediate_size=None).intermediate_size == 96
     assert "head_dim" not in json.loads(make_config().to_json_string(use_diff=False))
+
+
+def test_what_a_cache_keeps_follows_the_forks():
+    kinds = ["full_attention"] + ["stream_attention"] * 4
+    assert make_config(fork_policy="threshold").layer_types == kinds
+    assert make_config().layer_types == make_config(fork_layers=[]).layer_types == ["full_attention"] * 5
+    assert make_config(fork_policy="threshold", fork_layers=[4, 0]).layer_types == ["stream_attention"] * 5
+    assert "layer_types" not in json.loads(make_config().to_json_string(use_diff=False))

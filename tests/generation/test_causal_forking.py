@@ -156,6 +156,25 @@ def test_assisted_text_is_the_uncached_text(fork_layers):
 
 
 @torch.no_grad()
+def test_generation_returns_scores_states_and_attentions_of_every_step():
+    model, prompt = build([1, 3], 2.0), draw_ids(2, 9)
+    model.set_attn_implementation("eager")
+    out = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False, eos_token_id=-1,
+        output_logits=True, output_hidden_states=True, output_attentions=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    counts = out.past_key_values.count_streams()
+    expected = model(out.sequences, use_cache=False).logits
+    assert len(out.logits) == len(out.hidden_states) == len(out.attentions) == 6
+    for step, (states, attentions) in enumerate(zip(out.hidden_states, out.attentions, strict=True)):
+        torch.testing.assert_close(out.logits[step], expected[:, 8 + step], atol=1e-4, rtol=1e-4)
+        read = slice(0, 9) if step == 0 else slice(8 + step, 9 + step)
+        width = int(counts[-1, :, read].sum(-1).max())
+        assert states[-1].shape == (2, read.stop - read.start, 24) and states[3].shape[1] >= read.stop - read.start
+        assert attentions[-1].shape == (2, 3, width, int(counts[-1, :, : read.stop].sum(-1).max()))
+
+
+@torch.no_grad()
 def test_generation_continues_from_a_returned_cache():
     model, text = build(), draw_ids(2, 9)
     options = {"do_sample": False, "eos_token_id": -1, "return_dict_in_generate": True}

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from hf_thoughtbubbles.modeling.streams import (
+    count_scores,
     count_streams,
+    find_own_offers,
+    find_threshold,
     fold_streams,
     mix_stream_distributions,
     place_streams,
+    select_streams_above,
     select_top_streams,
 )
 
@@ -107,3 +111,82 @@ def test_mixing_keeps_shares_of_scores_too_small_for_float32():
     log_scores = torch.tensor([[-200.0, -200.0 + math.log(3)]])
     probs = mix_stream_distributions(logits, log_scores, torch.tensor([[0, 0]]), num_tokens=1).exp()
     torch.testing.assert_close(probs, torch.tensor([[[0.25, 0.75]]]))
+
+
+# Two tokens of one and two streams, and a filler: offers 0 1 | 2 3 4 5 | 6 7. Own streams are offers 1 and 5.
+CAUSAL_INDEX = torch.tensor([[0, 0, 1, 1, 1, 1, 2, 2]])
+CAUSAL_SCORES = torch.tensor([[-1.0, -9.0, -2.0, -3.0, -1.5, -9.0, 0.0, 0.0]])
+
+
+def test_own_offers_are_the_last_of_each_token_and_no_fillers():
+    assert find_own_offers(CAUSAL_INDEX, 2).nonzero()[:, 1].tolist() == [1, 5]
+    left_padded = torch.tensor([[2, 2, 0, 0, 1, 1]])
+    assert find_own_offers(left_padded, 2).nonzero()[:, 1].tolist() == [3, 5]
+
+
+@pytest.mark.parametrize(
+    "threshold, kept",
+    [(1.0, [1, 5]), (-1.0, [0, 1, 5]), (-1.6, [0, 1, 4, 5]), (-2.0, [0, 1, 2, 4, 5]), (-1e4, [0, 1, 2, 3, 4, 5])],
+)
+def test_above_the_threshold_offers_stay_and_own_streams_always(threshold, kept):
+    offers, token_index = select_streams_above(CAUSAL_SCORES, CAUSAL_INDEX, 2, threshold)
+    assert offers.tolist() == [kept], "the fillers are gone, whatever they score"
+    assert token_index.tolist() == [CAUSAL_INDEX[0, kept].tolist()]
+
+
+def test_what_exceeds_the_capacity_is_dropped_from_the_end_but_no_own_stream():
+    offers, token_index = select_streams_above(CAUSAL_SCORES, CAUSAL_INDEX, 2, -1e4, capacity=4)
+    assert offers.tolist() == [[0, 1, 2, 5]]
+    offers, _ = select_streams_above(CAUSAL_SCORES, CAUSAL_INDEX, 2, -1e4, capacity=2)
+    assert offers.tolist() == [[1, 5]]
+    offers, token_index = select_streams_above(CAUSAL_SCORES, CAUSAL_INDEX, 2, -1.0, capacity=6)
+    assert token_index.tolist() == [[0, 0, 1, 2, 2, 2]], "fillers complete the row"
+    assert offers[0, :3].tolist() == [0, 1, 5]
+
+
+def test_rows_of_different_lengths_are_filled_up_on_the_right():
+    scores = torch.tensor([[-1.0, -9.0, -1.0, -9.0], [-5.0, -9.0, -5.0, -9.0]])
+    token_index = torch.tensor([[0, 0, 1, 1], [2, 2, 1, 1]])  # the second row begins with padding
+    offers, kept_index = select_streams_above(scores, token_index, 2, -2.0)
+    assert kept_index.tolist() == [[0, 0, 1, 1], [1, 2, 2, 2]]
+    assert offers[1, 0] == 3
+
+
+@pytest.mark.parametrize("num_wanted, kept", [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (9, 4)])
+def test_the_found_threshold_keeps_as_many_offers_as_wanted(num_wanted, kept):
+    # Four offers beyond the tokens' own: -1, -1.5, -2, -3.
+    counts = count_scores(CAUSAL_SCORES, CAUSAL_INDEX, 2)
+    assert counts.sum() == 4
+    threshold = find_threshold(counts, torch.tensor(num_wanted))
+    offers, _ = select_streams_above(CAUSAL_SCORES, CAUSAL_INDEX, 2, threshold)
+    assert offers.shape[1] - 2 == kept
+
+
+def test_thresholds_of_parts_add_up_and_are_fine():
+    generator = torch.Generator().manual_seed(0)
+    scores = -torch.rand(6, 2000, generator=generator).mul(6).exp().sub(1)  # 0 to -402, most near 0
+    token_index = torch.arange(1000).repeat_interleave(2).expand(6, -1)
+    whole = count_scores(scores, token_index, 1000)
+    parts = sum(count_scores(scores[i : i + 2], token_index[i : i + 2], 1000) for i in (0, 2, 4))
+    assert torch.equal(parts, whole)
+    for num_wanted in (60, 600, 3000, 5400):
+        exact = scores[:, ::2].flatten().sort(descending=True).values[num_wanted - 1]
+        found = find_threshold(whole, torch.tensor(num_wanted))
+        assert found.item() == pytest.approx(max(exact.item(), -320), rel=0.01)
+
+
+def test_nothing_counted_keeps_nothing_from_working():
+    counts = count_scores(CAUSAL_SCORES, torch.full_like(CAUSAL_INDEX, 2), 2)
+    assert counts.sum() == 0 and find_threshold(counts, torch.tensor(3)).isfinite()
+
+
+def test_fillers_count_stand_and_add_nowhere():
+    token_index, log_scores = torch.tensor([[0, 1, 1, 2]]), torch.tensor([[0.0, 0.0, math.log(0.5), -math.inf]])
+    assert count_streams(token_index, 2, log_scores > -math.inf).tolist() == [[1, 2]]
+    states = torch.tensor([[[1.0], [2.0], [4.0], [99.0]]])
+    assert fold_streams(states, log_scores, token_index, 2).tolist() == [[[1.0], [4.0]]]
+    logits = torch.log(torch.tensor([[[0.5, 0.5], [0.2, 0.8], [0.8, 0.2], [1.0, 1e-9]]]))
+    probs = mix_stream_distributions(logits, log_scores, token_index, 2).exp()
+    torch.testing.assert_close(probs, torch.tensor([[[0.5, 0.5], [0.4, 0.6]]]))
+    places = place_streams(token_index, 3, torch.tensor([[7, 8, 0]]))
+    assert places[0, :3].tolist() == [8.0, 8.5, 9.0]
