@@ -270,19 +270,26 @@ def test_gradients_flow_through_a_cache():
 
 
 @torch.no_grad()
-def test_a_compiled_step_with_a_static_cache_has_no_graph_break():
+def test_a_compiled_step_with_a_static_cache_has_no_graph_break_and_one_graph():
     model = build([1, 3], 2.0)
     text, mask = make_ragged((9, 5), 14)
     expected = model(text, attention_mask=mask, use_cache=False).logits
+    position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = StaticCache(config=model.config, max_cache_len=20)
     model(text[:, :9], attention_mask=mask[:, :9], past_key_values=cache)
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     step = torch.compile(model, fullgraph=True, backend="aot_eager")
-    with torch._dynamo.config.patch(error_on_recompile=False):
-        for i in range(9, 14):
-            logits = step(text[:, i : i + 1], attention_mask=mask[:, : i + 1], past_key_values=cache).logits
-            real = mask[:, i].bool()
-            torch.testing.assert_close(logits[real, 0], expected[real, i], atol=1e-5, rtol=1e-5)
+    for i in range(9, 14):
+        inputs = model.prepare_inputs_for_generation(
+            text[:, : i + 1], next_sequence_length=1, past_key_values=cache, attention_mask=mask[:, : i + 1],
+            position_ids=position_ids[:, : i + 1], use_cache=True,
+        )  # fmt: skip
+        assert inputs["attention_mask"].shape == (2, 20), "one shape for all steps"
+        logits = step(**inputs).logits
+        real = mask[:, i].bool()
+        torch.testing.assert_close(logits[real, 0], expected[real, i], atol=1e-5, rtol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @torch.no_grad()

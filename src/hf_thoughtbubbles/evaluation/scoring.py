@@ -93,7 +93,8 @@ def score_dataset(
         tokenizer (`PreTrainedTokenizerBase`): tells how many bytes each token stands for.
         reading (`str`): `"blockwise"` reads each row in one call, as papers report. For the published top-k fork rule
             **that is not a likelihood**, because later tokens influence earlier forks; `"prefix"` predicts every token
-            from a call on the tokens before it alone, T - 1 calls per row, which is what generation does.
+            from a call on the tokens before it alone, T - 1 calls per row, which is what generation does. For causal
+            models, `fork_policy="threshold"` included, both give the same number.
         batch_size (`int`): rows per call.
         max_blocks (`int`, *optional*): score only the first so many rows.
 

@@ -44,7 +44,11 @@ def check_inputs(
             "with 1 for real tokens. A mask over query and key pairs cannot follow tokens that fork."
         )
     is_flat = attention_mask is not None and attention_mask.ndim == 2
-    if is_flat and is_counted and tuple(attention_mask.shape) != (batch_size, num_seen_tokens):
+    widths = {num_seen_tokens}
+    if past_key_values is not None and past_key_values.is_compileable:  # or as long as a static cache
+        widths.add(past_key_values.layers[0].max_cache_len)
+    is_fitting = is_flat and attention_mask.shape[0] == batch_size and attention_mask.shape[1] in widths
+    if is_flat and is_counted and not is_fitting:
         raise ValueError(
             f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input needs "
             f"{(batch_size, num_seen_tokens)}: one entry per row and token."

@@ -87,9 +87,15 @@ class ThoughtbubblesGenerationMixin:
 
     @staticmethod
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
-        """With a static cache: one mask for all layers of a plain model; a forking one makes its own for each fork."""
+        """
+        With a static cache: one mask for all layers of a plain model; a forking one makes its own at each fork, out of
+        a row that is as long from the first token to the last.
+        """
         if config.fork_layers:
-            return attention_mask
+            if attention_mask is None or attention_mask.ndim != 2:
+                return attention_mask
+            num_missing = past_key_values.layers[0].max_cache_len - attention_mask.shape[1]
+            return F.pad(attention_mask, (0, num_missing))
         return create_causal_mask(
             config=config,
             inputs_embeds=inputs_embeds,

@@ -451,6 +451,16 @@ class ThoughtbubblesFork(nn.Module):
         return self.window_counts[-2] / self.window_counts[-1].clamp(min=1)
 
 
+def take_last(mask: torch.Tensor, num_tokens: int, past_key_values: Cache | None) -> torch.Tensor:
+    """
+    Of a row `(B, seen tokens)` what belongs to the last `num_tokens`. With a static cache the row may be as long as the
+    cache, so that its shape stays the same while tokens come.
+    """
+    if past_key_values is None or not past_key_values.is_compileable:
+        return mask[:, -num_tokens:]
+    return mask.index_select(1, torch.arange(num_tokens, device=mask.device) + past_key_values.get_seq_length())
+
+
 def interpolate_thresholds(calibration: dict | None, fork_budget: float) -> list[float] | None:
     """
     Thresholds, one per fork layer, between those of the two nearest calibrated budgets; `None` beyond them.
@@ -561,7 +571,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         num_tokens = inputs_embeds.shape[1]
         token_mask = None
         if attention_mask is not None and attention_mask.ndim == 2:
-            token_mask = attention_mask[:, -num_tokens:].bool()
+            token_mask = take_last(attention_mask, num_tokens, past_key_values).bool()
         if thresholds is None:
             thresholds = self.read_thresholds(fork_budget)
         # A compiled graph and a static cache want one shape for all inputs; a growing cache wants the streams alone.
@@ -654,7 +664,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             return position_ids
         if attention_mask is not None and attention_mask.ndim == 2 and self.config.is_cacheable:
             places = (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)  # padding takes no place (SPEC section 2)
-            return places[:, -num_tokens:]
+            return take_last(places, num_tokens, past_key_values)
         num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
         return torch.arange(num_tokens, device=inputs_embeds.device)[None] + num_past_tokens
 
