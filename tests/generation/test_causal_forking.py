@@ -78,6 +78,25 @@ def test_cached_logits_are_the_uncached_ones_for_ragged_rows(fork_layers, budget
     assert torch.equal(cache.count_streams(), all_counts), "the cache knows what every token forked"
 
 
+@pytest.mark.parametrize("lengths", [(3,), (3, 1), (0, 3)])
+@pytest.mark.parametrize("fork_layers", FORK_LAYERS, ids=str)
+@torch.no_grad()
+def test_chunks_of_padding_alone_leave_nothing_in_the_cache(fork_layers, lengths):
+    model = build(fork_layers, 2.0)
+    input_ids, mask = make_ragged(lengths, 13)
+    expected = model(input_ids, attention_mask=mask, use_cache=False, output_forks=True)
+    for make in (lambda: None, lambda: StaticCache(config=model.config, max_cache_len=13)):
+        cache = make()
+        for start, end in ((0, 4), (4, 5), (5, 11), (11, 13)):
+            part = {"attention_mask": mask[:, :end], "past_key_values": cache, "use_cache": True}
+            outputs = model(input_ids[:, start:end], **part)
+            cache, real = outputs.past_key_values, mask[:, start:end].bool()
+            torch.testing.assert_close(outputs.logits[real], expected.logits[:, start:end][real], atol=1e-4, rtol=0)
+            if isinstance(cache, StreamCache):
+                counts = torch.stack([fork.num_streams[:, :end] for fork in expected.forks])
+                assert torch.equal(cache.count_streams(), counts)
+
+
 @MODELS
 @torch.no_grad()
 def test_editing_the_future_changes_no_earlier_logit_and_no_earlier_fork(fork_layers, budget, seed):
@@ -152,7 +171,11 @@ def test_assisted_text_is_the_uncached_text(fork_layers):
     cheap = copy.deepcopy(model)
     cheap.generation_config.fork_budget = 1.0  # the same model without forks proposes, the forking one decides
     with_budget = model.generate(prompt, assistant_model=cheap, fork_budget=2.0, **options)
-    assert torch.equal(with_budget, model.generate(prompt, fork_budget=2.0, use_cache=False, **options))
+    expected = model.generate(prompt, fork_budget=2.0, use_cache=False, **options)
+    assert torch.equal(with_budget, expected)
+    near.config.fork_calibration = None  # it knows its own budget alone, and keeps to it
+    model.generation_config.fork_budget = 2.0
+    assert torch.equal(model.generate(prompt, assistant_model=near, **options), expected)
 
 
 @torch.no_grad()
@@ -198,9 +221,10 @@ def test_a_cache_of_transformers_own_class_serves_as_well():
         torch.testing.assert_close(logits, expected[:, 6:], atol=1e-5, rtol=1e-5)
     assert isinstance(cache.layers[1], StaticStreamLayer) and cache.layers[1].keys.shape[2] == 34
     assert cache.layers[3].keys.shape[2] == 68, "at most 2 ** forks streams a token"
-    cache.reset()
-    assert cache.get_seq_length() == 0
-    torch.testing.assert_close(model(text, past_key_values=cache).logits, expected, atol=1e-5, rtol=1e-5)
+    for used in (cache, model(text).past_key_values):
+        used.reset()
+        assert used.get_seq_length() == 0
+        torch.testing.assert_close(model(text, past_key_values=used).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("is_padded", [False, True])
@@ -343,6 +367,10 @@ def test_budgets_between_calibrated_ones_come_in_between():
         for budget in (1.1, 1.4, 1.9, 2.6, 3.7)
     ]
     assert measured == pytest.approx([1.1, 1.4, 1.9, 2.6, 3.7], rel=0.1)
+    first, second, _ = model(text, fork_budget=4.0, output_forks=True).forks
+    assert (first.num_streams == 2).all() and (second.num_streams == 4).all(), (
+        "all stay, scores unseen before included"
+    )
 
 
 @torch.no_grad()

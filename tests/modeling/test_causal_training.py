@@ -110,6 +110,7 @@ def test_frozen_scores_are_tracked_with_every_pass():
     for _ in range(3):
         model(draw_ids(4, 29))
         seen.append(get_thresholds(model))
+        assert all(int(fork.window_counts[-1]) == 4 * 29 for fork in model.model.forks.values()), "of one pass each"
     assert len({tuple(thresholds) for thresholds in seen}) == 4
 
 

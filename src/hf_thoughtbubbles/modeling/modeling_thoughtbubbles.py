@@ -453,8 +453,8 @@ class ThoughtbubblesFork(nn.Module):
 
 def take_last(mask: torch.Tensor, num_tokens: int, past_key_values: Cache | None) -> torch.Tensor:
     """
-    Of a row `(B, seen tokens)` what belongs to the last `num_tokens`. With a static cache the row may be as long as the
-    cache, so that its shape stays the same while tokens come.
+    Of a row `(B, seen tokens)` what belongs to the last `num_tokens`. With a static cache the row may be as long as
+    the cache, so that its shape stays the same while tokens come.
     """
     if past_key_values is None or not past_key_values.is_compileable:
         return mask[:, -num_tokens:]
