@@ -4,11 +4,14 @@
 import copy
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, GPT2Config, GPT2LMHeadModel, StaticCache
+from transformers.utils import logging
 
 from hf_thoughtbubbles import StreamCache, ThoughtbubblesForCausalLM, calibrate_forks
+from hf_thoughtbubbles.modeling import modeling_thoughtbubbles
 from hf_thoughtbubbles.modeling.cache_streams import StaticStreamLayer, StreamLayer
 from tests.families import SHARPENING, VOCAB_SIZE, make_config
 
@@ -249,6 +252,7 @@ def test_cropping_forgets_tokens_with_all_their_streams(is_padded):
     torch.testing.assert_close(logits[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match=r"`crop\(-22\)` would remove more tokens than the 21"):
         cache.crop(-22)
+    assert [layer.get_seq_length() for layer in cache.layers] == [21] * 5, "nothing was half cropped"
 
 
 @torch.no_grad()
@@ -268,6 +272,36 @@ def test_rows_can_be_reordered_repeated_and_selected():
     cache.batch_select_indices(torch.tensor([3]))  # a short row alone, after longer ones
     logits = model(more[3:4, 3:], attention_mask=whole_mask[3:4], past_key_values=cache).logits
     torch.testing.assert_close(logits, expected[3:4, 3:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("row", [0, 1])
+@torch.no_grad()
+def test_one_row_alone_sees_no_slots_of_the_others(row):
+    model = build([1, 3], 2.0)
+    text, mask = make_ragged((20, 6), 20)
+    expected = model(text, attention_mask=mask, use_cache=False).logits[row : row + 1, 15:]
+    for choose in ("reorder_cache", "batch_select_indices"):
+        cache = model(text[:, :15], attention_mask=mask[:, :15]).past_key_values
+        getattr(cache, choose)(torch.tensor([row]))
+        part = {"attention_mask": mask[row : row + 1], "past_key_values": cache}
+        logits = model(text[row : row + 1, 15:], **part).logits
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_filled_without_gradients_can_be_continued_with_them_and_back():
+    model, text = build(), draw_ids(2, 13)
+    expected = model(text, use_cache=False).logits
+    with torch.inference_mode():
+        cache = model(text[:, :6]).past_key_values
+    with torch.no_grad():
+        logits = model(text[:, 6:8], past_key_values=cache).logits
+        torch.testing.assert_close(logits, expected[:, 6:8], atol=1e-5, rtol=1e-5)
+    model(text[:, 8:9], past_key_values=cache)
+    loss = model(text[:, 9:10], past_key_values=cache).logits.sum()
+    with torch.no_grad():
+        logits = model(text[:, 10:], past_key_values=cache).logits
+        torch.testing.assert_close(logits, expected[:, 10:], atol=1e-5, rtol=1e-5)
+    loss.backward()
 
 
 @torch.no_grad()
@@ -336,6 +370,8 @@ def test_packed_documents_stay_apart():
             start = end
     with pytest.raises(ValueError, match="pack several documents into a row, and a cache cannot"):
         model(packed, position_ids=position_ids, use_cache=True)
+    with pytest.raises(ValueError, match="pack several documents into a row, and a cache cannot"):
+        model(packed, position_ids=position_ids, past_key_values=StreamCache(model.config))
 
 
 def test_training_on_packed_documents_is_training_on_them_apart():
@@ -434,6 +470,47 @@ def test_a_model_trained_with_top_k_becomes_causal(tmp_path):
         assert torch.equal(reloaded(text, fork_budget=budget).logits, model(text, fork_budget=budget).logits)
 
 
+def test_high_budgets_cost_no_more_than_all_streams():
+    model = build([1, 3], 1000)
+    assert len(model.config.fork_calibration["budgets"]) == 14, "1 to 4 in quarters, and 1000"
+    forks = model(draw_ids(4, 37), fork_budget=np.float32(700.0), output_forks=True).forks
+    assert (forks[1].num_streams == 4).all()
+
+
+def test_a_model_without_thresholds_says_so(caplog):
+    torch.manual_seed(0)
+    model, text = ThoughtbubblesForCausalLM(make_config(fork_policy="threshold")).eval(), draw_ids(2, 9)
+    logging.set_verbosity_warning()
+    modeling_thoughtbubbles.logger.warning_once.cache_clear()
+    modeling_thoughtbubbles.logger.addHandler(caplog.handler)
+    forks = model(text, output_forks=True).forks
+    assert "has no fork thresholds yet, so every stream stays" in caplog.text
+    assert (forks[-1].num_streams == 4).all()
+    with pytest.raises(ValueError, match="tracked for none and calibrated for none"):
+        model(text, fork_budget=1.5)
+    compiled = torch.compile(model, backend="eager")
+    with pytest.raises(Exception, match="tracked for none and calibrated for none"):
+        with torch.no_grad():
+            compiled(text, fork_budget=1.7, use_cache=False)
+
+
+def test_generation_while_training_is_generation():
+    model, prompt = build(), draw_ids(2, 9)
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 9, "do_sample": False, "eos_token_id": -1}
+    expected, before = model.generate(prompt, **options), copy.deepcopy(model.state_dict())
+    assert torch.equal(model.train().generate(prompt, **options), expected)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "and tracks nothing"
+
+
+def test_a_model_proposes_for_itself_by_leaving_early():
+    model, prompt = build([1, 3]), draw_ids(1, 9)
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 9, "do_sample": False, "eos_token_id": -1}
+    expected = model.generate(prompt, **options)
+    for num_layers in (1, 2):
+        assert torch.equal(model.generate(prompt, assistant_early_exit=num_layers, **options), expected)
+    assert torch.equal(model.generate(prompt, **options), expected)
+
+
 def test_calibration_reads_masks_loaders_and_iterators():
     torch.manual_seed(0)
     text, mask = make_ragged((37, 20, 11, 30), 37)
@@ -464,6 +541,9 @@ def test_calibration_refuses_what_it_cannot_measure():
         ([batch], (float("nan"),), "`budgets` holds nan"),
         ([batch], ("2",), "`budgets` holds '2'"),
         ([batch], (), "`budgets` is empty"),
+        ([batch], 2.0, "`budgets` is 2.0; give a list"),
+        ([{"input_ids": draw_ids(2, 38)}], (1.0,), "38 tokens long, but `max_position_embeddings` is 37"),
+        ([{"input_ids": text + 61}], (1.0,), "`input_ids` holds"),
         ([{"input_ids": text[:, :, None]}], (1.0,), r"\(B, T\)"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -478,8 +558,8 @@ def test_budgets_that_were_never_measured_are_refused():
     options = {"attention_mask": torch.ones_like(text), "max_new_tokens": 3}
     for budget, message in (
         (5.0, "calibrated for .* Measure others .*`hf_thoughtbubbles.calibrate_forks"),
-        (0.5, "`fork_budget` is 0.5; it must be a finite number of at least 1"),
-        (float("inf"), "must be a finite number"),
+        (0.5, "`fork_budget` is 0.5; it must be a finite Python or numpy number of at least 1"),
+        (float("inf"), "must be a finite Python or numpy number"),
         ("2", "`fork_budget` is '2'"),
         (True, "`fork_budget` is True"),
     ):
@@ -521,3 +601,11 @@ def test_foreign_caches_are_refused():
     with pytest.raises(ValueError, match="38 tokens long"):
         model.eval()(draw_ids(2, 29), past_key_values=cache)
     assert isinstance(cache.layers[1], StreamLayer) and cache.get_seq_length() == 9, "nothing was written"
+    static = StaticCache(config=model.config, max_cache_len=12)
+    model(text, past_key_values=static)
+    with pytest.raises(ValueError, match="static cache has room for 12"):
+        model(text[:, :4], past_key_values=static)
+    with pytest.raises(ValueError, match=r"`attention_mask` has shape \(2, 7\)"):
+        model(text[:, :2], past_key_values=static, attention_mask=torch.ones(2, 7))
+    with pytest.raises(ValueError, match="cannot be quantized"):
+        model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=2, cache_implementation="quantized")

@@ -102,16 +102,40 @@ def test_gradient_checkpointing_tracks_the_same_thresholds(use_reentrant):
         assert get_thresholds(checkpointed) == pytest.approx(get_thresholds(plain), rel=1e-5)
 
 
-def test_frozen_scores_are_tracked_with_every_pass():
+def test_frozen_scores_keep_their_threshold():
+    """An adapter saves no thresholds, so base and adapter must together be the model that was trained."""
     model = build()
+    model(draw_ids(4, 29)).logits.square().sum().backward()
+    take_step(model)
+    before = get_thresholds(model)
     for fork in model.model.forks.values():
         fork.score.weight.requires_grad_(False)
-    seen = [get_thresholds(model)]
+    forks = model(draw_ids(4, 29), output_forks=True).forks
+    assert get_thresholds(model) == before
+    assert forks[-1].num_streams.float().mean() <= 1.5
+
+
+def test_scores_that_cannot_be_seen_count_every_pass_as_a_step():
+    """As where another process holds the weights while a fork decides."""
+    model = build()
+    for fork in model.model.forks.values():
+        fork.window_weight = torch.nn.Buffer(torch.zeros(0), persistent=False)
     for _ in range(3):
         model(draw_ids(4, 29))
-        seen.append(get_thresholds(model))
         assert all(int(fork.window_counts[-1]) == 4 * 29 for fork in model.model.forks.values()), "of one pass each"
-    assert len({tuple(thresholds) for thresholds in seen}) == 4
+
+
+def test_a_new_budget_starts_anew():
+    model = build(fork_budget=1.1)
+    for _ in range(2):
+        model(draw_ids(16, 37)).logits.square().mean().backward()
+        take_step(model)
+    model.config.fork_budget = 1.9
+    for _ in range(2):
+        model(draw_ids(16, 37)).logits.square().mean().backward()
+        take_step(model)
+    num_streams = model.eval()(draw_ids(16, 37), output_forks=True).forks[-1].num_streams.float()
+    assert num_streams.mean().item() == pytest.approx(1.9, rel=0.1)
 
 
 def test_evaluation_moves_nothing():

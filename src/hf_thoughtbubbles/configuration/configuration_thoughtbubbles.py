@@ -148,7 +148,8 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     @property
     def layer_types(self) -> list[str]:
         """What each layer keeps in a cache: keys and values of tokens, or of the streams that forks made of them."""
-        first = min(self.fork_layers, default=self.num_hidden_layers) if self.is_cacheable else self.num_hidden_layers
+        first = min(*self.fork_layers, self.num_hidden_layers) if self.fork_layers else self.num_hidden_layers
+        first = first if self.is_cacheable else self.num_hidden_layers
         return ["full_attention"] * first + ["stream_attention"] * (self.num_hidden_layers - first)
 
     def validate_layer_type(self):

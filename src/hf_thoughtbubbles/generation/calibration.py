@@ -3,11 +3,13 @@
 
 import itertools
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from ..modeling.checks_thoughtbubbles import check_inputs
 from ..modeling.modeling_thoughtbubbles import KEEP_ALL, KEEP_NONE, ThoughtbubblesModel
 from ..modeling.streams import find_own_offers
 
@@ -16,9 +18,9 @@ TABLE_STEP = 0.25  # streams per token between neighbours in the table, so that 
 MARGIN = 1e-4  # nats above the best or below the worst offer seen, where there is no next one to stand halfway to
 
 
-def _read_batches(batches: Iterable[Mapping[str, torch.Tensor]], device) -> list[dict[str, torch.Tensor | None]]:
+def _read_batches(batches: Iterable[Mapping[str, torch.Tensor]], model: ThoughtbubblesModel) -> list[dict]:
     """The batches that hold tokens, kept because they are read several times."""
-    read = []
+    read, device = [], model.embed_tokens.weight.device
     for batch in batches:
         if not isinstance(batch, Mapping) or "input_ids" not in batch:
             raise ValueError(
@@ -31,6 +33,7 @@ def _read_batches(batches: Iterable[Mapping[str, torch.Tensor]], device) -> list
             came = f"{tuple(input_ids.shape)}" + ("" if mask is None else f" and `attention_mask` {tuple(mask.shape)}")
             raise ValueError(f"`batches` holds `input_ids` of shape {came}; both must be (B, T).")
         if input_ids.numel() > 0 and (mask is None or bool(mask.any())):
+            check_inputs(model.config, False, input_ids, mask)
             read.append({"input_ids": input_ids, "attention_mask": mask})
     if not read:
         raise ValueError("`batches` holds no tokens to calibrate on; a few thousand of the text to come are enough.")
@@ -58,16 +61,16 @@ def _pool_offers(
     return torch.cat(scores).sort(descending=True).values, num_tokens
 
 
-def _fill_gaps(budgets: Sequence[float]) -> list[float]:
+def _fill_gaps(budgets: Iterable[float], highest: float) -> list[float]:
     """
-    Ascending budgets with more in between, evenly, where two are far apart.
+    Ascending budgets with more in between, evenly, where two are far apart; above `highest` nothing changes any more.
 
-    >>> _fill_gaps([1.5, 1.0, 2.0])
-    [1.0, 1.25, 1.5, 1.75, 2.0]
+    >>> _fill_gaps([1.5, 1.0, 2.0, 9.0], highest=2.0)
+    [1.0, 1.25, 1.5, 1.75, 2.0, 9.0]
     """
     budgets, filled = sorted(set(budgets)), []
     for low, high in itertools.pairwise(budgets):
-        num_steps = math.ceil((high - low) / TABLE_STEP)
+        num_steps = math.ceil((high - low) / TABLE_STEP) if low < highest else 1
         filled += [low + (high - low) * step / num_steps for step in range(num_steps)]
     return [*filled, budgets[-1]]
 
@@ -83,7 +86,7 @@ def _cut(scores: torch.Tensor, num_kept: int) -> float:
 def calibrate_forks(
     model: nn.Module,
     batches: Iterable[Mapping[str, torch.Tensor]],
-    budgets: Sequence[float] = (1.0, 1.5, 2.0, 3.0, 4.0),
+    budgets: Iterable[float] = (1.0, 1.5, 2.0, 3.0, 4.0),
 ) -> dict[float, list[float]]:
     """
     Set the thresholds of the causal fork rule from data, for several budgets, on any forking model.
@@ -99,7 +102,7 @@ def calibrate_forks(
         batches (`Iterable[Mapping]`): dicts with `input_ids` `(B, T)` and optionally `attention_mask`, of text like
             that to come; kept in memory and read about `4 * (fork layers - 1)` times per unit between
             the lowest and the highest budget.
-        budgets (`Sequence[float]`): streams per token, each at least 1.
+        budgets (`Iterable[float]`): streams per token, each at least 1.
 
     Returns:
         `dict[float, list[float]]`: for each budget, the streams per token that the text got after each fork layer. The
@@ -114,14 +117,19 @@ def calibrate_forks(
         raise ValueError("`model` has no fork layers, so there is nothing to calibrate.")
     base = bases[0]
     config = base.config
+    if not isinstance(budgets, Iterable):
+        raise ValueError(f"`budgets` is {budgets!r}; give a list of numbers of streams per token.")
+    budgets = list(budgets)
     for budget in budgets:
-        if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 1 <= budget < math.inf:
-            raise ValueError(f"`budgets` holds {budget!r}; each must be a finite number of at least 1.")
-    if not len(budgets):
+        if isinstance(budget, bool) or not isinstance(budget, numbers.Real) or not 1 <= budget < math.inf:
+            raise ValueError(
+                f"`budgets` holds {budget!r}; each must be a finite Python or numpy number of at least 1."
+            )
+    if not budgets:
         raise ValueError("`budgets` is empty; give at least one number of streams per token.")
-    asked = {float(budget) for budget in (*budgets, config.fork_budget)}
-    budgets = _fill_gaps(asked)
-    batches = _read_batches(batches, base.embed_tokens.weight.device)
+    asked, num_forks = {float(budget) for budget in (*budgets, config.fork_budget)}, len(config.fork_layers)
+    budgets = _fill_gaps({*asked, float(2**num_forks)} if max(asked) > 2**num_forks else asked, 2**num_forks)
+    batches = _read_batches(batches, base)
 
     policy, was_training, table, streams = config.fork_policy, model.training, [], {}
     config.fork_policy = "threshold"

@@ -141,11 +141,13 @@ class StreamLayer(DynamicLayer):
         return self.keys[:, :, : slots.num_slots], self.values[:, :, : slots.num_slots]
 
     def _fit(self, storage: torch.Tensor, states: torch.Tensor, slots: StreamSlots) -> torch.Tensor:
-        """The storage if it has room, or a larger copy; always a copy when gradients must not see later writes."""
+        """The storage if it has room, or a larger copy; always a copy where writing in place is not allowed."""
         num_filled = 0 if self.token_index is None else self.token_index.shape[1]
         num_needed = num_filled + states.shape[2]
         has_room = storage.ndim == 4 and storage.shape[2] >= num_needed
-        if has_room and not (torch.is_grad_enabled() and states.requires_grad):
+        has_gradient = storage.requires_grad or (torch.is_grad_enabled() and states.requires_grad)
+        is_locked = storage.is_inference() and not torch.is_inference_mode_enabled()
+        if has_room and not has_gradient and not is_locked:
             return storage
         # Zeros, not empty memory: what is masked is still multiplied, and NaN times zero is NaN.
         capacity = num_needed + NUM_SPARE_SLOTS + int(num_needed * SPARE_SHARE)
@@ -182,6 +184,8 @@ class StreamLayer(DynamicLayer):
         if self.token_index is not None:
             super().reorder_cache(beam_idx)
             self.token_index = self.token_index.index_select(0, beam_idx.to(self.token_index.device))
+            if self.batch_size == 1:
+                self._trim()
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row `repeats` times."""
@@ -284,6 +288,11 @@ class StreamCache(DynamicCache):
             )
         super().__init__(config=config, offloading=offloading)
         self.fork_layers = list(config.fork_layers)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last `-tokens_to_remove` tokens with all their streams."""
+        check_crop(tokens_to_remove, self.get_seq_length())  # before any layer changes
+        super().crop(tokens_to_remove)
 
     def count_streams(self) -> torch.LongTensor:
         """Streams of each cached token after each of F forks, `(F, B, T)`; padding has none."""

@@ -2,6 +2,7 @@
 """What can Thoughtbubbles not read? Each refusal names the argument, what came, what is allowed and what to do."""
 
 import math
+import numbers
 
 import torch
 from transformers.cache_utils import Cache
@@ -31,8 +32,11 @@ def check_inputs(
         raise ValueError(f"The input has shape {tuple(given.shape)}; it must be {shape}, with no size 0.")
     batch_size, num_tokens = given.shape[:2]
     num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
+    is_readable = not torch.compiler.is_compiling()
+    if isinstance(num_past_tokens, torch.Tensor) and num_past_tokens.device.type == "cpu" and is_readable:
+        num_past_tokens = int(num_past_tokens)  # a static cache counts on its device
     num_seen_tokens = num_past_tokens + num_tokens
-    is_counted = isinstance(num_seen_tokens, int)  # a static cache counts on its device
+    is_counted = isinstance(num_seen_tokens, int)
     if is_counted and num_seen_tokens > config.max_position_embeddings:
         raise ValueError(
             f"The input is {num_seen_tokens} tokens long, but `max_position_embeddings` is "
@@ -46,7 +50,13 @@ def check_inputs(
     is_flat = attention_mask is not None and attention_mask.ndim == 2
     widths = {num_seen_tokens}
     if past_key_values is not None and past_key_values.is_compileable:  # or as long as a static cache
-        widths.add(past_key_values.layers[0].max_cache_len)
+        room = past_key_values.layers[0].max_cache_len
+        widths.add(room)
+        if is_counted and num_seen_tokens > room:
+            raise ValueError(
+                f"The input is {num_seen_tokens} tokens long with what `past_key_values` holds, but this static cache "
+                f"has room for {room}. Make it with a larger `max_cache_len`."
+            )
     is_fitting = is_flat and attention_mask.shape[0] == batch_size and attention_mask.shape[1] in widths
     if is_flat and is_counted and not is_fitting:
         raise ValueError(
@@ -83,9 +93,10 @@ def check_budget(config: ThoughtbubblesConfig, is_training: bool, fork_budget: f
             f"`fork_budget={fork_budget}` came to a model in training, which follows its configuration. Set "
             "`model.config.fork_budget`, or call `model.eval()` first."
         )
-    if isinstance(fork_budget, bool) or not isinstance(fork_budget, (int, float)) or not 1 <= fork_budget < math.inf:
+    if isinstance(fork_budget, bool) or not isinstance(fork_budget, numbers.Real) or not 1 <= fork_budget < math.inf:
         raise ValueError(
-            f"`fork_budget` is {fork_budget!r}; it must be a finite number of at least 1, in streams per token."
+            f"`fork_budget` is {fork_budget!r}; it must be a finite Python or numpy number of at least 1, in streams "
+            "per token."
         )
 
 

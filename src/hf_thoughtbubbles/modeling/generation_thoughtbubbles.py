@@ -119,7 +119,7 @@ class ThoughtbubblesGenerationMixin:
         if fork_budget is not None and model_kwargs.get("fork_budget") is None:
             model_kwargs["fork_budget"] = fork_budget
         if model_kwargs.get("fork_budget") is not None:
-            check_budget(self.config, self.training, model_kwargs["fork_budget"])
+            check_budget(self.config, False, model_kwargs["fork_budget"])
         self.model.read_thresholds(model_kwargs.get("fork_budget"))  # refuses an unknown budget before any work
         if not self.config.is_cacheable:
             self.check_uncached_generation(generation_config, model_kwargs, generation_mode)
@@ -127,6 +127,11 @@ class ThoughtbubblesGenerationMixin:
             mask = model_kwargs.get("attention_mask")
             if mask is not None and bool((mask == 1).all()):  # nothing is padding, and a mask rounds the budget down
                 model_kwargs["attention_mask"] = None
+        elif self.config.fork_layers and generation_config.cache_implementation == "quantized":
+            raise ValueError(
+                '`cache_implementation="quantized"` came, but the streams of a forking model cannot be quantized. '
+                'Leave it out, or use "offloaded" or "static".'
+            )
         record = model_kwargs.pop("fork_record", None)
         if record is not None:
             self.start_record(record, generation_config, model_kwargs, batch_size)

@@ -38,7 +38,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
@@ -57,6 +57,8 @@ from .streams import (
     select_top_streams,
 )
 
+
+logger = logging.get_logger(__name__)
 
 MIN_LOG_SCORE = -20.0  # floor of one fork's log score; below it the score gets no gradient (SPEC section 1, FORK 2)
 KEEP_ALL, KEEP_NONE = -1e4, 1.0  # thresholds below and above every score, finite so that they fit into JSON
@@ -327,7 +329,8 @@ class ThoughtbubblesFork(nn.Module):
 
     In training it tracks the threshold that leaves `fork_budget` streams per token. Forward passes between two
     optimizer steps share one threshold and count as one update, so accumulating gradients decides as one large batch
-    does, and reading a batch twice, as gradient checkpointing may, changes nothing.
+    does, and reading a batch twice, as gradient checkpointing may, changes nothing. That a step was made shows in the
+    weights of the scores; frozen scores keep their threshold, as an adapter does not save it.
     """
 
     def __init__(self, config: ThoughtbubblesConfig, layer_idx: int):
@@ -339,9 +342,9 @@ class ThoughtbubblesFork(nn.Module):
         self.score = nn.Linear(config.hidden_size, 2, bias=config.fork_score_init is not None)
         self.embedding = nn.Parameter(torch.empty(config.hidden_size))  # tells a copy from its original
 
-        # The threshold, and the streams per token that it is for.
+        # The threshold, and the streams per token that it is for; 0 while there is none.
         self.threshold = nn.Buffer(torch.tensor(KEEP_ALL, dtype=torch.float32))
-        self.threshold_budget = nn.Buffer(torch.tensor(float(config.fork_budget), dtype=torch.float32))
+        self.threshold_budget = nn.Buffer(torch.zeros((), dtype=torch.float32))
         # Since the last optimizer step: the threshold in use; how many offers scored what, then streams and tokens.
         self.window_threshold = nn.Buffer(torch.tensor(KEEP_ALL, dtype=torch.float32), persistent=False)
         self.window_counts = nn.Buffer(torch.zeros(NUM_SCORE_BINS + 2, dtype=torch.long), persistent=False)
@@ -372,6 +375,8 @@ class ThoughtbubblesFork(nn.Module):
         Evaluation under the causal rule reads `threshold`, and with `is_static` fills rows up to the most streams that
         there can be; training reads what it tracked, and the published rule `fork_budget`.
         """
+        is_training = self.training and torch.is_grad_enabled()  # generation while training reads as evaluation does
+        is_tracking = is_training and self.score.weight.requires_grad
         hidden_states, token_index, log_scores = streams.hidden_states, streams.token_index, streams.log_scores
         batch_size, num_streams, hidden_size = hidden_states.shape
         if token_index is None:
@@ -389,17 +394,17 @@ class ThoughtbubblesFork(nn.Module):
                 candidates, token_index, num_tokens, fork_budget or self.config.fork_budget, token_mask
             )
             kept_index = token_index if kept is None else token_index.gather(1, kept)
-            if self.training:
+            if is_tracking:
                 self.open_window()
         else:
             capacity = num_streams * 2 if is_static else None
-            if self.training:
-                threshold, capacity = self.open_window(), math.ceil(num_tokens * self.config.fork_budget)
+            if is_training:
+                threshold, capacity = self.open_window(is_tracking), math.ceil(num_tokens * self.config.fork_budget)
             kept, kept_index = select_streams_above(candidates, real_index, num_tokens, threshold, capacity)
         log_scores = candidates if kept is None else candidates.gather(1, kept)
         if self.config.fork_policy == "threshold":
             log_scores = log_scores.masked_fill(kept_index == num_tokens, -torch.inf)
-        if self.training:
+        if is_tracking:
             self.observe(candidates, real_index, num_tokens, log_scores, token_mask)
 
         embedding = self.embedding.to(hidden_states.dtype)
@@ -413,15 +418,19 @@ class ThoughtbubblesFork(nn.Module):
         return ThoughtbubblesStreams(hidden_states + is_copy * embedding, kept_index, log_scores)
 
     @torch.no_grad()
-    def open_window(self) -> torch.Tensor:
+    def open_window(self, is_tracking: bool = True) -> torch.Tensor:
         """The threshold that all forward passes until the next optimizer step use."""
-        weight = self.score.weight
-        is_stepped = (weight != self.window_weight).any()
-        if not weight.requires_grad:  # no step ever shows in frozen scores
-            is_stepped = torch.ones_like(is_stepped)
-        self.window_threshold.copy_(torch.where(is_stepped, self.threshold, self.window_threshold))
+        weight, budget = self.score.weight, self.config.fork_budget
+        if not is_tracking:
+            return self.threshold
+        if weight.shape == self.window_weight.shape:
+            is_stepped = (weight != self.window_weight).any()
+            self.window_weight.copy_(weight)
+        else:  # sharded away: every pass counts as a step
+            is_stepped = torch.ones((), dtype=torch.bool, device=self.threshold.device)
+        opened = torch.where(self.threshold_budget == budget, self.threshold, KEEP_ALL)  # none yet for a new budget
+        self.window_threshold.copy_(torch.where(is_stepped, opened, self.window_threshold))
         self.window_counts.mul_(~is_stepped)
-        self.window_weight.copy_(weight)
         return self.window_threshold
 
     @torch.no_grad()
@@ -507,7 +516,7 @@ class ThoughtbubblesPreTrainedModel(PreTrainedModel):
             if module.score.bias is not None:
                 init.copy_(module.score.bias, torch.tensor(self.config.fork_score_init, dtype=torch.float32))
             init.constant_(module.threshold, KEEP_ALL)
-            init.constant_(module.threshold_budget, self.config.fork_budget)
+            init.zeros_(module.threshold_budget)
             init.constant_(module.window_threshold, KEEP_ALL)
             init.zeros_(module.window_counts)
             init.constant_(module.window_weight, torch.inf)
@@ -591,7 +600,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             ),
             "query_mask": None if token_mask is None else token_mask[..., None],
         }
-        for layer_idx, layer in enumerate(self.layers):
+        for layer_idx, layer in enumerate(self.layers[: self.config.num_hidden_layers]):
             if layer_idx in self.config.fork_layers:
                 fork, threshold = self.forks[str(layer_idx)], thresholds[len(forks)]
                 streams = fork(streams, num_tokens, token_mask, fork_budget, threshold, is_static)
@@ -624,7 +633,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         """
         forks = list(self.forks.values())
         budget = self.config.fork_budget if fork_budget is None else fork_budget
-        if self.config.fork_policy == "topk" or self.training or not forks:
+        is_training = self.training and torch.is_grad_enabled()  # forks then read what they track
+        if self.config.fork_policy == "topk" or is_training or not forks:
             return [None] * len(forks)
         if budget == 1:
             return [KEEP_NONE] * len(forks)
@@ -634,22 +644,31 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 KEEP_ALL if budget >= 2**fork.num_forks else threshold
                 for fork, threshold in zip(forks, calibrated, strict=True)
             ]
-        if torch.compiler.is_compiling():  # no value can be looked at
-            calibrated = calibrated or [torch.nan] * len(forks)
-            return [
-                torch.where(fork.threshold_budget == budget, fork.threshold, threshold)
-                for fork, threshold in zip(forks, calibrated, strict=True)
-            ]
-        if bool(forks[0].threshold_budget == budget):
-            return [fork.threshold for fork in forks]
-        if calibrated is None:
-            known = "none" if self.config.fork_calibration is None else self.config.fork_calibration["budgets"]
-            raise ValueError(
-                f"`fork_budget` is {budget}, but the thresholds were tracked for a budget of "
-                f"{float(forks[0].threshold_budget):g} and calibrated for {known}. Measure others on some text with "
-                f"`hf_thoughtbubbles.calibrate_forks(model, batches, budgets=(1.0, {float(budget)}))`."
-            )
-        return calibrated
+        is_own_budget = budget == self.config.fork_budget
+        tracked = [fork.threshold for fork in forks]
+        if torch.compiler.is_compiling() and is_own_budget and calibrated is None:
+            return tracked  # no value can be looked at
+        if torch.compiler.is_compiling() and calibrated is not None:
+            pairs = zip(forks, calibrated, strict=True)
+            return [torch.where(fork.threshold_budget == budget, fork.threshold, other) for fork, other in pairs]
+        if not torch.compiler.is_compiling() and bool(forks[0].threshold_budget == budget):
+            return tracked
+        if calibrated is not None:
+            return calibrated
+        found = 0.0 if torch.compiler.is_compiling() else float(forks[0].threshold_budget)
+        if found == 0 and fork_budget is None:
+            if budget < 2 ** len(forks):
+                logger.warning_once(
+                    "This model has no fork thresholds yet, so every stream stays, whatever `fork_budget` says. Train "
+                    "it, or measure thresholds on some text with `hf_thoughtbubbles.calibrate_forks(model, batches)`."
+                )
+            return tracked
+        known = "none" if self.config.fork_calibration is None else self.config.fork_calibration["budgets"]
+        tracked_for = f"a budget of {found:g}" if found else "none"
+        raise ValueError(
+            f"`fork_budget` is {budget}, but thresholds were tracked for {tracked_for} and calibrated for {known}. Measure others on some text with "
+            f"`hf_thoughtbubbles.calibrate_forks(model, batches, budgets=(1.0, {float(budget)}))`."
+        )
 
     def place_tokens(
         self,
@@ -764,8 +783,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`): token ids; or give `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for real tokens, 0 for padding on either side.
-            position_ids (`torch.LongTensor` of shape `(B, T)`): places of the tokens. Rotary positions are relative
-                and follow the mask by themselves; learned ones count from the left of the row unless given.
+            position_ids (`torch.LongTensor` of shape `(B, T)`): places of the tokens, from 0. Rotary positions follow
+                the mask by themselves; learned ones count from the left of the row unless given.
             past_key_values (`Cache`): keys and values of earlier tokens; not with `fork_policy="topk"`.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
             use_cache (`bool`): return keys and values; not with `fork_policy="topk"`.
@@ -781,19 +800,21 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         """
         is_packed = self.find_packing(position_ids, attention_mask, past_key_values)
         if use_cache is None and past_key_values is None:
-            is_forked_training = bool(self.config.fork_layers) or self.gradient_checkpointing
-            use_cache = self.config.use_cache and not (self.training and is_forked_training) and not is_packed
+            is_forked_training = bool(self.config.fork_layers) and torch.is_grad_enabled()
+            is_uncached = self.training and (is_forked_training or self.gradient_checkpointing)
+            use_cache = self.config.use_cache and not is_uncached and not is_packed
             use_cache = use_cache and self.config.is_cacheable
-        if use_cache and is_packed and self.config.is_cacheable and not torch.compiler.is_compiling():
+        is_cached = use_cache or past_key_values is not None
+        if is_cached and is_packed and self.config.is_cacheable and not torch.compiler.is_compiling():
             raise ValueError(
-                "`use_cache=True` came with `position_ids` that pack several documents into a row, and a cache cannot "
-                "keep documents apart. Leave it out, or give one document per row."
+                "`use_cache=True` or `past_key_values` came with `position_ids` that pack several documents "
+                "into a row, and a cache cannot keep documents apart. Leave it out, or give one document per row."
             )
         if use_cache and past_key_values is None and self.config.is_cacheable:
             past_key_values = StreamCache(self.config)
         check_inputs(
             self.config,
-            self.training,
+            self.training and torch.is_grad_enabled(),
             input_ids,
             attention_mask,
             position_ids,
@@ -824,7 +845,11 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         Whether positions restart within a row: several documents, which only an uncached pass can keep apart. A
         compiled model cannot look, and reads without a cache whenever positions come without one.
         """
-        if position_ids is None or attention_mask is not None or past_key_values is not None or position_ids.ndim != 2:
+        if position_ids is None or attention_mask is not None or position_ids.ndim != 2:
+            return False
+        if past_key_values is not None and (
+            torch.compiler.is_compiling() or position_ids.shape[1] == 1 or not self.config.fork_layers
+        ):
             return False
         return torch.compiler.is_compiling() or find_packed_sequence_indices(position_ids) is not None
 
