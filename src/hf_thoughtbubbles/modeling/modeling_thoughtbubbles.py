@@ -666,7 +666,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         known = "none" if self.config.fork_calibration is None else self.config.fork_calibration["budgets"]
         tracked_for = f"a budget of {found:g}" if found else "none"
         raise ValueError(
-            f"`fork_budget` is {budget}, but thresholds were tracked for {tracked_for} and calibrated for {known}. Measure others on some text with "
+            f"`fork_budget` is {budget}, but thresholds were tracked for {tracked_for} and calibrated for {known}. "
+            "Measure others on some text with "
             f"`hf_thoughtbubbles.calibrate_forks(model, batches, budgets=(1.0, {float(budget)}))`."
         )
 
