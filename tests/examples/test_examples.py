@@ -89,14 +89,16 @@ def test_forks_are_drawn(trained, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_python_of_the_readme_runs(trained):
+def test_the_python_of_the_readme_runs(trained, tmp_path):
     readme = (EXAMPLES.parent / "README.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
     assert code.count("import") >= 3
     code = code.replace("runs/demo/thoughtbubbles", str(trained[2] / "thoughtbubbles"))
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    code = code.replace("runs/demo/causal", str(tmp_path / "causal"))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=EXAMPLES.parent)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.startswith("def get_")
+    assert json.loads((tmp_path / "causal" / "config.json").read_text())["fork_policy"] == "threshold"
 
 
 def test_every_script_is_listed():
