@@ -12,6 +12,19 @@ VOCAB_SIZE = 61
 SHARPENING = 3.0  # fork scores start near one half each; scaled up, decisions are real and not ties of rounding
 
 
+def draw_ids(*shape: int) -> torch.Tensor:
+    """Random token ids without padding and end of sequence."""
+    return torch.randint(1, VOCAB_SIZE - 1, shape)
+
+
+@torch.no_grad()
+def sharpen_forks(model: ThoughtbubblesForCausalLM) -> ThoughtbubblesForCausalLM:
+    """Make random fork scores differ by more than rounding."""
+    for fork in model.model.forks.values():
+        fork.score.weight.mul_(SHARPENING)
+    return model
+
+
 @dataclass(frozen=True)
 class Family:
     """One entry of the contract: how to build it, and which promises its documentation excepts it from."""
@@ -25,10 +38,7 @@ class Family:
         """A model with reproducible weights whose forks decide by more than rounding, calibrated where it can be."""
         torch.manual_seed(seed)
         config = ThoughtbubblesConfig(**{**self.config.to_dict(), **changes})
-        model = ThoughtbubblesForCausalLM(config).eval()
-        with torch.no_grad():
-            for fork in model.model.forks.values():
-                fork.score.weight.mul_(SHARPENING)
+        model = sharpen_forks(ThoughtbubblesForCausalLM(config)).eval()
         if config.fork_layers and config.fork_policy == "threshold":
             input_ids = torch.randint(1, config.vocab_size - 1, (8, config.max_position_embeddings))
             calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))

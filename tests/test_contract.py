@@ -11,18 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from tests.families import FAMILIES, VOCAB_SIZE
+from tests.families import FAMILIES, VOCAB_SIZE, draw_ids
 
 
 ALL = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 CAUSAL = pytest.mark.parametrize("family", [f for f in FAMILIES if f.is_causal], ids=lambda family: family.name)
 FORKING = pytest.mark.parametrize("family", [f for f in FAMILIES if not f.is_causal], ids=lambda family: family.name)
 CACHED = pytest.mark.parametrize("family", [f for f in FAMILIES if f.has_cache], ids=lambda family: family.name)
-
-
-def draw_ids(*shape: int) -> torch.Tensor:
-    """Random token ids without padding and end of sequence."""
-    return torch.randint(1, VOCAB_SIZE - 1, shape)
 
 
 @ALL

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from hf_thoughtbubbles import StreamCache, ThoughtbubblesForCausalLM, calibrate_forks
 from hf_thoughtbubbles.modeling import modeling_thoughtbubbles
 from hf_thoughtbubbles.modeling.cache_streams import StaticStreamLayer, StreamLayer
-from tests.families import SHARPENING, VOCAB_SIZE, make_config
+from tests.families import draw_ids, make_config, sharpen_forks
 
 
 FORK_LAYERS, BUDGETS = ([2], [1, 3], [0, 1, 3]), (1.0, 1.3, 2.0, 4.0)
@@ -23,20 +23,12 @@ MODELS = pytest.mark.parametrize(
 )
 
 
-def draw_ids(*shape: int) -> torch.Tensor:
-    """Random token ids without padding and end of sequence."""
-    return torch.randint(1, VOCAB_SIZE - 1, shape)
-
-
 def build(fork_layers=(1, 3), budget: float = 1.6, seed: int = 0, **changes) -> ThoughtbubblesForCausalLM:
     """A random model with sharpened scores and thresholds that prune for real."""
     torch.manual_seed(seed)
     fields = {"fork_policy": "threshold", "fork_layers": fork_layers, "fork_budget": budget, **changes}
     # A random model with tied embeddings repeats its input; this one writes text that varies.
-    model = ThoughtbubblesForCausalLM(make_config(tie_word_embeddings=False, **fields)).eval()
-    with torch.no_grad():
-        for fork in model.model.forks.values():
-            fork.score.weight.mul_(SHARPENING)
+    model = sharpen_forks(ThoughtbubblesForCausalLM(make_config(tie_word_embeddings=False, **fields))).eval()
     calibrate_forks(model, [{"input_ids": draw_ids(16, 37)}], budgets=(1.0, 4.0))
     return model
 

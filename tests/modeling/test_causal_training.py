@@ -6,27 +6,21 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from hf_thoughtbubbles import ThoughtbubblesForCausalLM
-from hf_thoughtbubbles.modeling.modeling_thoughtbubbles import KEEP_ALL, KEEP_NONE, THRESHOLD_DECAY
-from hf_thoughtbubbles.modeling.streams import count_scores, find_threshold
-from tests.families import SHARPENING, make_config
+from hf_thoughtbubbles.modeling.modeling_thoughtbubbles import THRESHOLD_DECAY
+from hf_thoughtbubbles.modeling.streams import KEEP_ALL, KEEP_NONE, count_scores, find_threshold
+from tests.families import draw_ids, make_config, sharpen_forks
 from tests.modeling.test_modeling_thoughtbubbles import ShapeRecorder
 
 
 def build(**changes) -> ThoughtbubblesForCausalLM:
     """A model in training whose forks decide by more than rounding."""
     torch.manual_seed(0)
-    model = ThoughtbubblesForCausalLM(make_config(**{"fork_policy": "threshold", **changes})).train()
-    with torch.no_grad():
-        for fork in model.model.forks.values():
-            fork.score.weight.mul_(SHARPENING)
-    return model
-
-
-def draw_ids(*shape: int) -> torch.Tensor:
-    return torch.randint(1, 60, shape)
+    config = make_config(**{"fork_policy": "threshold", **changes})
+    return sharpen_forks(ThoughtbubblesForCausalLM(config)).train()
 
 
 def get_thresholds(model) -> list[float]:
@@ -187,18 +181,33 @@ def test_after_the_first_fork_nothing_needs_a_mask(padding, is_training):
         assert not [shape for shape in recorder.shapes if shape[-2:] in {(29, 29), (44, 44)}]
 
 
-def test_a_training_step_never_looks_at_a_value():
-    """What an accelerator would have to be waited for; integers on a CPU are looked at for ids out of range alone."""
-    model = build(fork_budget=1.5)
-    embeds = model.get_input_embeddings()(draw_ids(2, 29))
-    mask = torch.ones(2, 29, dtype=torch.long)
+class ValueReader(TorchDispatchMode):
+    """Counts the operations for which an accelerator would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += any(name in str(function) for name in ("local_scalar", "nonzero", "is_nonzero"))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize("fork_policy", ["threshold", "topk"])
+def test_a_training_step_looks_at_no_value_for_its_forks(fork_policy, is_padded):
+    """Beyond what transformers looks at for a plain model: whether a mask is all ones, once for each that it makes."""
+    mask, counts = torch.ones(2, 29, dtype=torch.long), []
     mask[1, 20:] = 0
-    for attention_mask in (None, mask):
-        with ShapeRecorder() as recorder:
-            model(inputs_embeds=embeds, attention_mask=attention_mask).logits.sum().backward(retain_graph=True)
-        looked = [name for name in recorder.operations if "local_scalar" in name or "nonzero" in name]
-        # transformers itself asks whether a mask is all ones before it makes a causal mask out of it.
-        assert looked == ([] if attention_mask is None else looked[:1])
+    for fork_layers in ([], [1, 3]):
+        model = build(fork_policy=fork_policy, fork_budget=1.5, fork_layers=fork_layers)
+        embeds = model.get_input_embeddings()(draw_ids(2, 29))  # ids are looked at on a CPU
+        with ValueReader() as reader:
+            model(inputs_embeds=embeds, attention_mask=mask if is_padded else None).logits.sum().backward()
+        counts.append(reader.count)
+    is_masked_again = is_padded and fork_policy == "topk"
+    assert counts[1] == counts[0] * (3 if is_masked_again else 1)
+    assert is_padded or counts[0] == 0
 
 
 def test_thresholds_stay_in_float32(tmp_path):

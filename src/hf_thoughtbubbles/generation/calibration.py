@@ -3,15 +3,14 @@
 
 import itertools
 import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from ..modeling.checks_thoughtbubbles import check_inputs
-from ..modeling.modeling_thoughtbubbles import KEEP_ALL, KEEP_NONE, ThoughtbubblesModel
-from ..modeling.streams import find_own_offers
+from ..modeling.checks_thoughtbubbles import check_inputs, is_budget
+from ..modeling.modeling_thoughtbubbles import ThoughtbubblesModel
+from ..modeling.streams import KEEP_ALL, KEEP_NONE, find_own_offers
 
 
 TABLE_STEP = 0.25  # streams per token between neighbours in the table, so that thresholds in between are good
@@ -61,14 +60,31 @@ def _pool_offers(
     return torch.cat(scores).sort(descending=True).values, num_tokens
 
 
-def _fill_gaps(budgets: Iterable[float], highest: float) -> list[float]:
+def _read_budgets(budgets: Iterable[float], fork_budget: float) -> list[float]:
+    """The budgets to calibrate, ascending, the model's own among them."""
+    if not isinstance(budgets, Iterable):
+        raise ValueError(f"`budgets` is {budgets!r}; give a list of numbers of streams per token.")
+    budgets = list(budgets)
+    for budget in budgets:
+        if not is_budget(budget):
+            raise ValueError(
+                f"`budgets` holds {budget!r}; each must be a finite Python or numpy number of at least 1."
+            )
+    if not budgets:
+        raise ValueError("`budgets` is empty; give at least one number of streams per token.")
+    return sorted({float(budget) for budget in (*budgets, fork_budget)})
+
+
+def _fill_gaps(budgets: list[float], highest: float) -> list[float]:
     """
     Ascending budgets with more in between, evenly, where two are far apart; above `highest` nothing changes any more.
 
-    >>> _fill_gaps([1.5, 1.0, 2.0, 9.0], highest=2.0)
+    >>> _fill_gaps([1.0, 1.5, 9.0], highest=2.0)
     [1.0, 1.25, 1.5, 1.75, 2.0, 9.0]
     """
-    budgets, filled = sorted(set(budgets)), []
+    if budgets[0] < highest < budgets[-1]:
+        budgets = sorted({*budgets, float(highest)})
+    filled = []
     for low, high in itertools.pairwise(budgets):
         num_steps = math.ceil((high - low) / TABLE_STEP) if low < highest else 1
         filled += [low + (high - low) * step / num_steps for step in range(num_steps)]
@@ -117,18 +133,8 @@ def calibrate_forks(
         raise ValueError("`model` has no fork layers, so there is nothing to calibrate.")
     base = bases[0]
     config = base.config
-    if not isinstance(budgets, Iterable):
-        raise ValueError(f"`budgets` is {budgets!r}; give a list of numbers of streams per token.")
-    budgets = list(budgets)
-    for budget in budgets:
-        if isinstance(budget, bool) or not isinstance(budget, numbers.Real) or not 1 <= budget < math.inf:
-            raise ValueError(
-                f"`budgets` holds {budget!r}; each must be a finite Python or numpy number of at least 1."
-            )
-    if not budgets:
-        raise ValueError("`budgets` is empty; give at least one number of streams per token.")
-    asked, num_forks = {float(budget) for budget in (*budgets, config.fork_budget)}, len(config.fork_layers)
-    budgets = _fill_gaps({*asked, float(2**num_forks)} if max(asked) > 2**num_forks else asked, 2**num_forks)
+    asked = _read_budgets(budgets, config.fork_budget)
+    budgets = _fill_gaps(asked, highest=2 ** len(config.fork_layers))
     batches = _read_batches(batches, base)
 
     policy, was_training, table, streams = config.fork_policy, model.training, [], {}
@@ -152,10 +158,10 @@ def calibrate_forks(
     config.fork_calibration = {"budgets": budgets, "thresholds": table}
     chosen = table[budgets.index(float(config.fork_budget))]
     for fork, threshold in zip(base.forks.values(), chosen, strict=True):
-        is_bound = 1 < config.fork_budget < 2**fork.num_forks
-        fork.threshold.fill_(threshold if is_bound else KEEP_ALL if config.fork_budget > 1 else KEEP_NONE)
+        fixed = fork.get_fixed_threshold(config.fork_budget)
+        fork.threshold.fill_(threshold if fixed is None else fixed)
         fork.threshold_budget.fill_(config.fork_budget)
-    return {budget: streams[budget] for budget in sorted(asked)}
+    return {budget: streams[budget] for budget in asked}
 
 
 __all__ = ["calibrate_forks"]

@@ -15,6 +15,8 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, StaticLayer
 from transformers.configuration_utils import PreTrainedConfig
 
+from .streams import count_streams
+
 
 LAYER_TYPE = "stream_attention"
 NUM_SPARE_SLOTS, SPARE_SHARE = 16, 1 / 32  # by how much a dynamic layer grows beyond what it needs
@@ -35,8 +37,9 @@ class StreamSlots:
         num_tokens (`int`): tokens of this call.
         streams_per_token (`int`): the most streams a token can have in these layers.
         token_index (`torch.LongTensor` of shape `(B, C)`, *optional*): the token of each slot afterwards, counted from
-            the first cached token; not in a static layout, which cannot be cropped.
-        lengths (`torch.LongTensor` of shape `(B,)`): streams of each row afterwards.
+            the first cached token, in a growing layout.
+        lengths (`torch.LongTensor` of shape `(B,)`, *optional*): streams of each row afterwards, in a static layout,
+            which cannot be cropped and so needs no more.
     """
 
     slots: torch.LongTensor
@@ -44,8 +47,8 @@ class StreamSlots:
     num_slots: int
     num_tokens: int
     streams_per_token: int
-    token_index: torch.LongTensor | None
-    lengths: torch.LongTensor
+    token_index: torch.LongTensor | None = None
+    lengths: torch.LongTensor | None = None
 
     @property
     def needs_mask(self) -> bool:
@@ -113,19 +116,17 @@ class StreamLayer(DynamicLayer):
         is_live = token_index < num_tokens
         added = torch.where(is_live, token_index + self.num_tokens, NO_TOKEN)
         if num_streams == 1 and not is_live.any():  # padding alone: nothing stays, but its filler needs a slot
-            lengths = (past != NO_TOKEN).sum(-1)
-            return StreamSlots(lengths[:, None], None, num_filled + 1, num_tokens, streams_per_token, past, lengths)
+            slots = (past != NO_TOKEN).sum(-1, keepdim=True)
+            return StreamSlots(slots, None, num_filled + 1, num_tokens, streams_per_token, token_index=past)
         if num_filled == 0 or batch_size == 1:  # one row, or the first call, leaves no row behind another
-            slots = (steps + num_filled).expand(batch_size, -1)
-            token_index, lengths = torch.cat((past, added), dim=1), num_filled + is_live.sum(-1)
-            num_slots = num_filled + num_streams
-            return StreamSlots(slots, num_filled, num_slots, num_tokens, streams_per_token, token_index, lengths)
-        past_lengths = (past != NO_TOKEN).sum(-1)
-        lengths, slots = past_lengths + is_live.sum(-1), past_lengths[:, None] + steps
+            slots, num_slots = (steps + num_filled).expand(batch_size, -1), num_filled + num_streams
+            token_index = torch.cat((past, added), dim=1)
+            return StreamSlots(slots, num_filled, num_slots, num_tokens, streams_per_token, token_index=token_index)
+        lengths = (past != NO_TOKEN).sum(-1)
+        slots, num_slots = lengths[:, None] + steps, int((lengths + is_live.sum(-1)).max())
         token_index = torch.cat((past, torch.full_like(added, NO_TOKEN)), dim=1).scatter_(1, slots, added)
-        num_slots = int(lengths.max())
         token_index = token_index[:, :num_slots]
-        return StreamSlots(slots, None, num_slots, num_tokens, streams_per_token, token_index, lengths)
+        return StreamSlots(slots, None, num_slots, num_tokens, streams_per_token, token_index=token_index)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
@@ -221,7 +222,7 @@ class StaticStreamLayer(StaticLayer):
         slots = lengths[:, None] + torch.arange(num_streams, device=token_index.device)
         lengths = lengths + (token_index < num_tokens).sum(-1)
         num_slots = self.max_cache_len * streams_per_token
-        return StreamSlots(slots, None, num_slots, num_tokens, streams_per_token, None, lengths)
+        return StreamSlots(slots, None, num_slots, num_tokens, streams_per_token, lengths=lengths)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
@@ -301,17 +302,10 @@ class StreamCache(DynamicCache):
             layer = self.layers[layer_idx]
             if layer.token_index is None:
                 raise ValueError("The cache is empty; read some tokens with the model first.")
-            index = layer.token_index.clamp(max=layer.num_tokens)
-            count = index.new_zeros(index.shape[0], layer.num_tokens + 1)
-            counts.append(count.scatter_add(1, index, torch.ones_like(index))[:, :-1])
+            counts.append(count_streams(layer.token_index, layer.num_tokens, layer.token_index != NO_TOKEN))
         if not counts:
             raise ValueError("The model has no fork layers, so every token has one stream.")
         return torch.stack(counts)
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory of all keys and values, spare slots included."""
-        return sum(part.nbytes for layer in self.layers if layer.is_initialized for part in (layer.keys, layer.values))
 
 
 __all__ = ["StaticStreamLayer", "StreamCache", "StreamLayer", "StreamSlots"]

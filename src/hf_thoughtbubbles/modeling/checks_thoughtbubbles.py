@@ -84,6 +84,11 @@ def check_inputs(
         check_cache(config, is_training, past_key_values, batch_size)
 
 
+def is_budget(number) -> bool:
+    """Whether `number` can be a mean number of streams per token."""
+    return isinstance(number, numbers.Real) and not isinstance(number, bool) and 1 <= number < math.inf
+
+
 def check_budget(config: ThoughtbubblesConfig, is_training: bool, fork_budget: float):
     """Refuse budgets that name no number of streams, and any where they would change nothing."""
     if not config.fork_layers:
@@ -93,7 +98,7 @@ def check_budget(config: ThoughtbubblesConfig, is_training: bool, fork_budget: f
             f"`fork_budget={fork_budget}` came to a model in training, which follows its configuration. Set "
             "`model.config.fork_budget`, or call `model.eval()` first."
         )
-    if isinstance(fork_budget, bool) or not isinstance(fork_budget, numbers.Real) or not 1 <= fork_budget < math.inf:
+    if not is_budget(fork_budget):
         raise ValueError(
             f"`fork_budget` is {fork_budget!r}; it must be a finite Python or numpy number of at least 1, in streams "
             "per token."
@@ -143,4 +148,4 @@ def check_uncached(is_training: bool, attention_mask, position_ids, past_key_val
         )
 
 
-__all__ = ["check_budget", "check_inputs"]
+__all__ = ["check_budget", "check_inputs", "is_budget"]

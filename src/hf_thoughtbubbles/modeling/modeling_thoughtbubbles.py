@@ -46,11 +46,14 @@ from .cache_streams import StreamCache, StreamSlots
 from .checks_thoughtbubbles import check_inputs
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
 from .streams import (
+    KEEP_ALL,
+    KEEP_NONE,
     NUM_SCORE_BINS,
     count_scores,
     count_streams,
     find_threshold,
     fold_streams,
+    interpolate_thresholds,
     mix_stream_distributions,
     place_streams,
     select_streams_above,
@@ -61,7 +64,6 @@ from .streams import (
 logger = logging.get_logger(__name__)
 
 MIN_LOG_SCORE = -20.0  # floor of one fork's log score; below it the score gets no gradient (SPEC section 1, FORK 2)
-KEEP_ALL, KEEP_NONE = -1e4, 1.0  # thresholds below and above every score, finite so that they fit into JSON
 THRESHOLD_DECAY = 0.95  # how much of a tracked threshold stays at each optimizer step
 
 
@@ -323,6 +325,11 @@ class ThoughtbubblesDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + (widened if gates is None else widened * gates)
 
 
+def is_learning(module: nn.Module) -> bool:
+    """Whether forks follow the rules of training; generating or scoring in between follows those of evaluation."""
+    return module.training and torch.is_grad_enabled()
+
+
 class ThoughtbubblesFork(nn.Module):
     """
     Every stream offers itself and a copy, both scored; the fork rule decides which offers stay (SPEC 1, FORK).
@@ -375,7 +382,7 @@ class ThoughtbubblesFork(nn.Module):
         Evaluation under the causal rule reads `threshold`, and with `is_static` fills rows up to the most streams that
         there can be; training reads what it tracked, and the published rule `fork_budget`.
         """
-        is_training = self.training and torch.is_grad_enabled()  # generation while training reads as evaluation does
+        is_training = is_learning(self)
         is_tracking = is_training and self.score.weight.requires_grad
         hidden_states, token_index, log_scores = streams.hidden_states, streams.token_index, streams.log_scores
         batch_size, num_streams, hidden_size = hidden_states.shape
@@ -417,6 +424,12 @@ class ThoughtbubblesFork(nn.Module):
         is_copy = (kept % 2 == 0)[..., None]
         return ThoughtbubblesStreams(hidden_states + is_copy * embedding, kept_index, log_scores)
 
+    def get_fixed_threshold(self, fork_budget: float) -> float | None:
+        """The threshold for a budget that leaves no choice: 1, or as many streams as the forks so far can make."""
+        if fork_budget == 1:
+            return KEEP_NONE
+        return KEEP_ALL if fork_budget >= 2**self.num_forks else None
+
     @torch.no_grad()
     def open_window(self, is_tracking: bool = True) -> torch.Tensor:
         """The threshold that all forward passes until the next optimizer step use."""
@@ -445,8 +458,9 @@ class ThoughtbubblesFork(nn.Module):
 
         budget, start = self.config.fork_budget, self.window_threshold
         self.threshold_budget.fill_(budget)
-        if not 1 < budget < 2**self.num_forks:  # no or every stream stays
-            self.threshold.fill_(KEEP_NONE if budget == 1 else KEEP_ALL)
+        fixed = self.get_fixed_threshold(budget)
+        if fixed is not None:
+            self.threshold.fill_(fixed)
             return
         num_wanted = ((budget - 1) * self.window_counts[-1]).round().long()
         found = find_threshold(self.window_counts[:-2], num_wanted)
@@ -468,24 +482,6 @@ def take_last(mask: torch.Tensor, num_tokens: int, past_key_values: Cache | None
     if past_key_values is None or not past_key_values.is_compileable:
         return mask[:, -num_tokens:]
     return mask.index_select(1, torch.arange(num_tokens, device=mask.device) + past_key_values.get_seq_length())
-
-
-def interpolate_thresholds(calibration: dict | None, fork_budget: float) -> list[float] | None:
-    """
-    Thresholds, one per fork layer, between those of the two nearest calibrated budgets; `None` beyond them.
-
-    >>> interpolate_thresholds({"budgets": [1.0, 2.0], "thresholds": [[0.0], [-3.0]]}, 1.5)
-    [-1.5]
-    """
-    budgets = [] if calibration is None else calibration["budgets"]
-    for i in range(len(budgets)):
-        if budgets[i] == fork_budget:
-            return list(calibration["thresholds"][i])
-        if i > 0 and budgets[i - 1] < fork_budget < budgets[i]:
-            share = (fork_budget - budgets[i - 1]) / (budgets[i] - budgets[i - 1])
-            low, high = calibration["thresholds"][i - 1 : i + 1]
-            return [(1 - share) * first + share * second for first, second in zip(low, high, strict=True)]
-    return None
 
 
 class ThoughtbubblesPreTrainedModel(PreTrainedModel):
@@ -577,8 +573,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
 
         Under the causal rule `thresholds`, one per fork layer, are read in evaluation in place of the budget's.
         """
-        num_tokens = inputs_embeds.shape[1]
-        token_mask = None
+        (batch_size, num_tokens), is_causal = inputs_embeds.shape[:2], self.config.fork_policy == "threshold"
+        token_mask = documents = None
         if attention_mask is not None and attention_mask.ndim == 2:
             token_mask = take_last(attention_mask, num_tokens, past_key_values).bool()
         if thresholds is None:
@@ -586,6 +582,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         # A compiled graph and a static cache want one shape for all inputs; a growing cache wants the streams alone.
         is_growing = past_key_values is not None and not past_key_values.is_compileable
         is_static = torch.compiler.is_compiling() and not is_growing
+        if is_causal and position_ids is not None and attention_mask is None and past_key_values is None:
+            documents = find_packed_sequence_indices(position_ids.expand(batch_size, -1))
 
         streams, forks, log_scores, gates = ThoughtbubblesStreams(inputs_embeds), [], None, None
         places = self.place_tokens(inputs_embeds, attention_mask, position_ids, past_key_values)
@@ -604,21 +602,20 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             if layer_idx in self.config.fork_layers:
                 fork, threshold = self.forks[str(layer_idx)], thresholds[len(forks)]
                 streams = fork(streams, num_tokens, token_mask, fork_budget, threshold, is_static)
+                forks.append(ThoughtbubblesForkOutput(streams.token_index, streams.log_scores))
                 log_scores, is_live = streams.log_scores, None
                 gates = log_scores.exp()[..., None].to(inputs_embeds.dtype)
-                if self.config.fork_policy == "threshold":
-                    log_scores = log_scores.masked_fill(streams.token_index == num_tokens, 0.0)
+                if is_causal or token_mask is not None:  # fillers and dead slots score -inf, which makes NaN in a key
+                    is_live = log_scores > -torch.inf
+                    log_scores = log_scores.masked_fill(~is_live, 0.0)
+                if is_causal:
                     slots = None
                     if past_key_values is not None:
                         cache_layer = past_key_values.layers[layer_idx]
                         slots = cache_layer.place(streams.token_index, num_tokens, 2**fork.num_forks)
-                    shared = self.prepare_causal_streams(streams, places, position_ids, attention_mask, slots)
+                    shared = self.prepare_causal_streams(streams, places, documents, slots)
                 else:
-                    if token_mask is not None:  # only a padded batch has dead slots, and -inf in a key would make NaN
-                        is_live = log_scores > -torch.inf
-                        log_scores = log_scores.masked_fill(~is_live, 0.0)
                     shared = self.prepare_streams(streams, num_tokens, token_mask, is_live, position_ids)
-                forks.append(ThoughtbubblesForkOutput(streams.token_index, streams.log_scores))
             streams.hidden_states = layer(
                 streams.hidden_states, log_scores, gates, past_key_values=past_key_values, **shared, **kwargs
             )
@@ -633,29 +630,23 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         """
         forks = list(self.forks.values())
         budget = self.config.fork_budget if fork_budget is None else fork_budget
-        is_training = self.training and torch.is_grad_enabled()  # forks then read what they track
-        if self.config.fork_policy == "topk" or is_training or not forks:
+        if self.config.fork_policy == "topk" or is_learning(self) or not forks:
             return [None] * len(forks)
         if budget == 1:
             return [KEEP_NONE] * len(forks)
         calibrated = interpolate_thresholds(self.config.fork_calibration, budget)
-        if calibrated is not None:  # where nothing can exceed the budget, every stream stays
-            calibrated = [
-                KEEP_ALL if budget >= 2**fork.num_forks else threshold
-                for fork, threshold in zip(forks, calibrated, strict=True)
-            ]
-        is_own_budget = budget == self.config.fork_budget
-        tracked = [fork.threshold for fork in forks]
-        if torch.compiler.is_compiling() and is_own_budget and calibrated is None:
-            return tracked  # no value can be looked at
-        if torch.compiler.is_compiling() and calibrated is not None:
+        if calibrated is not None:
+            pairs = [(fork.get_fixed_threshold(budget), other) for fork, other in zip(forks, calibrated, strict=True)]
+            calibrated = [other if fixed is None else fixed for fixed, other in pairs]
+        tracked, is_compiling = [fork.threshold for fork in forks], torch.compiler.is_compiling()
+        if is_compiling and calibrated is not None:  # no value can be looked at
             pairs = zip(forks, calibrated, strict=True)
             return [torch.where(fork.threshold_budget == budget, fork.threshold, other) for fork, other in pairs]
-        if not torch.compiler.is_compiling() and bool(forks[0].threshold_budget == budget):
+        if budget == self.config.fork_budget if is_compiling else bool(forks[0].threshold_budget == budget):
             return tracked
         if calibrated is not None:
             return calibrated
-        found = 0.0 if torch.compiler.is_compiling() else float(forks[0].threshold_budget)
+        found = 0.0 if is_compiling else float(forks[0].threshold_budget)
         if found == 0 and fork_budget is None:
             if budget < 2 ** len(forks):
                 logger.warning_once(
@@ -720,20 +711,16 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         self,
         streams: ThoughtbubblesStreams,
         places: torch.Tensor,
-        position_ids: torch.LongTensor | None,
-        attention_mask: torch.Tensor | None,
+        documents: torch.Tensor | None,
         slots: StreamSlots | None,
     ) -> dict:
         """
         The same under the causal rule, where rows have no gaps: fillers stand last, so causal attention never sees
-        them, and neither padding nor an uncached pass needs a mask.
+        them, and neither padding nor an uncached pass needs a mask. `places` and `documents` `(B, T)` are the tokens'.
         """
         hidden_states, token_index = streams.hidden_states, streams.token_index
         (batch_size, num_streams), num_tokens = token_index.shape, places.shape[1]
         stream_places = place_streams(token_index, num_tokens + 1, F.pad(places, (0, 1)))
-        documents = None
-        if position_ids is not None and attention_mask is None and slots is None:
-            documents = find_packed_sequence_indices(position_ids.expand(batch_size, -1))
         if documents is not None:
             documents = F.pad(documents, (0, 1), value=-1).gather(1, token_index)  # (B, S)
 
@@ -799,23 +786,10 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         Raises:
             `ValueError`: for input the model cannot read; names the argument, what came and what is allowed.
         """
-        is_packed = self.find_packing(position_ids, attention_mask, past_key_values)
-        if use_cache is None and past_key_values is None:
-            is_forked_training = bool(self.config.fork_layers) and torch.is_grad_enabled()
-            is_uncached = self.training and (is_forked_training or self.gradient_checkpointing)
-            use_cache = self.config.use_cache and not is_uncached and not is_packed
-            use_cache = use_cache and self.config.is_cacheable
-        is_cached = use_cache or past_key_values is not None
-        if is_cached and is_packed and self.config.is_cacheable and not torch.compiler.is_compiling():
-            raise ValueError(
-                "`use_cache=True` or `past_key_values` came with `position_ids` that pack several documents "
-                "into a row, and a cache cannot keep documents apart. Leave it out, or give one document per row."
-            )
-        if use_cache and past_key_values is None and self.config.is_cacheable:
-            past_key_values = StreamCache(self.config)
+        use_cache, past_key_values = self.choose_cache(position_ids, attention_mask, past_key_values, use_cache)
         check_inputs(
             self.config,
-            self.training and torch.is_grad_enabled(),
+            is_learning(self),
             input_ids,
             attention_mask,
             position_ids,
@@ -840,6 +814,26 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             forks=forks if output_forks else None,
             streams=streams if self.config.fold == "probability" and forks else None,
         )
+
+    def choose_cache(
+        self, position_ids, attention_mask, past_key_values, use_cache
+    ) -> tuple[bool | None, Cache | None]:
+        """`use_cache` and the cache of this call: by default none where forks learn or a row packs documents."""
+        is_packed = self.find_packing(position_ids, attention_mask, past_key_values)
+        if use_cache is None and past_key_values is None:
+            is_forked = len(self.config.fork_layers) > 0
+            is_uncached = is_packed or (is_learning(self) and is_forked)
+            is_uncached = is_uncached or (self.training and self.gradient_checkpointing)
+            use_cache = self.config.use_cache and self.config.is_cacheable and not is_uncached
+        is_cached = (use_cache or past_key_values is not None) and self.config.is_cacheable
+        if is_cached and is_packed and not torch.compiler.is_compiling():
+            raise ValueError(
+                "`use_cache=True` or `past_key_values` came with `position_ids` that pack several documents "
+                "into a row, and a cache cannot keep documents apart. Leave it out, or give one document per row."
+            )
+        if is_cached and past_key_values is None:
+            past_key_values = StreamCache(self.config)
+        return use_cache, past_key_values
 
     def find_packing(self, position_ids, attention_mask, past_key_values) -> bool:
         """

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 
 
+KEEP_ALL, KEEP_NONE = -1e4, 1.0  # thresholds below and above every score, finite so that they fit into JSON
+
 # Bins in which scores are counted while training.
 NUM_SCORE_BINS, LOWEST_SCORE, SCORE_UNIT = 2048, -320.0, 0.01  # nats
 SCORE_STEP = math.asinh(-LOWEST_SCORE / SCORE_UNIT) / NUM_SCORE_BINS
@@ -162,6 +164,24 @@ def find_threshold(counts: torch.Tensor, num_wanted: torch.Tensor) -> torch.Tens
     return (-SCORE_UNIT * torch.sinh((bin_idx + share) * SCORE_STEP)).squeeze(0)
 
 
+def interpolate_thresholds(calibration: dict | None, fork_budget: float) -> list[float] | None:
+    """
+    Thresholds, one per fork layer, between those of the two nearest calibrated budgets; `None` beyond them.
+
+    >>> interpolate_thresholds({"budgets": [1.0, 2.0], "thresholds": [[0.0], [-3.0]]}, 1.5)
+    [-1.5]
+    """
+    budgets = [] if calibration is None else calibration["budgets"]
+    for i in range(len(budgets)):
+        if budgets[i] == fork_budget:
+            return list(calibration["thresholds"][i])
+        if i > 0 and budgets[i - 1] < fork_budget < budgets[i]:
+            share = (fork_budget - budgets[i - 1]) / (budgets[i] - budgets[i - 1])
+            low, high = calibration["thresholds"][i - 1 : i + 1]
+            return [(1 - share) * first + share * second for first, second in zip(low, high, strict=True)]
+    return None
+
+
 def count_streams(token_index: torch.Tensor, num_tokens: int, is_counted: torch.Tensor | None = None) -> torch.Tensor:
     """Streams of each token, `(B, S)` to `(B, T)`; of those that `is_counted` `(B, S)` marks, when given."""
     counted = torch.ones_like(token_index) if is_counted is None else is_counted.to(token_index.dtype)
@@ -240,6 +260,7 @@ __all__ = [
     "find_own_offers",
     "find_threshold",
     "fold_streams",
+    "interpolate_thresholds",
     "mix_stream_distributions",
     "place_streams",
     "select_streams_above",
