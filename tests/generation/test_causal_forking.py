@@ -242,9 +242,16 @@ def test_cropping_forgets_tokens_with_all_their_streams(is_padded):
     assert cache.get_seq_length() == 0
     logits = model(text, attention_mask=mask, past_key_values=cache).logits
     torch.testing.assert_close(logits[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fork_layers", FORK_LAYERS, ids=str)
+@torch.no_grad()
+def test_cropping_below_zero_is_refused_before_any_layer_changes(fork_layers):
+    model, text = build(fork_layers), draw_ids(2, 21)
+    cache = model(text).past_key_values
     with pytest.raises(ValueError, match=r"`crop\(-22\)` would remove more tokens than the 21"):
         cache.crop(-22)
-    assert [layer.get_seq_length() for layer in cache.layers] == [21] * 5, "nothing was half cropped"
+    assert [layer.get_seq_length() for layer in cache.layers] == [21] * 5
 
 
 @torch.no_grad()
