@@ -11,9 +11,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
-
-
-ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+from .rope_settings import check_rope_parameters
 
 
 @strict
@@ -181,18 +179,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""
         super().validate_rope()
-        rope_parameters = self.rope_parameters or {}
-        rope_type = rope_parameters.get("rope_type", "default")
-        if rope_type not in ROPE_TYPES:
-            raise ValueError(
-                f'`rope_parameters` have the `rope_type` "{rope_type}"; it must be one of {ROPE_TYPES}. Types that '
-                "act only on inputs longer than `max_position_embeddings` are left out: such inputs are refused."
-            )
-        if rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
-            raise ValueError(
-                f"`rope_parameters` have a `partial_rotary_factor` of {rope_parameters['partial_rotary_factor']}; all "
-                "channels are rotated here. Leave it out."
-            )
+        check_rope_parameters(self.rope_parameters)
 
     def validate_forks(self):
         """Part of `@strict`-powered validation: fork layers exist once and the budget keeps every token."""

@@ -9,6 +9,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import find_packed_sequence_indices
 
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
+from .checks_tokens import check_tokens
 
 
 def check_inputs(
@@ -23,59 +24,16 @@ def check_inputs(
     fork_budget: float | None = None,
 ):
     """Refuse what the model cannot read. Looks at shapes; at values only where no device has to be waited for."""
-    if (input_ids is None) == (inputs_embeds is None):
-        came = "neither" if input_ids is None else "both"
-        raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`; {came} came.")
-    given, shape = (input_ids, "(B, T)") if inputs_embeds is None else (inputs_embeds, "(B, T, hidden_size)")
-    is_wide = inputs_embeds is None or given.shape[-1] == config.hidden_size
-    if given.ndim != shape.count(",") + 1 or 0 in given.shape or not is_wide:
-        raise ValueError(f"The input has shape {tuple(given.shape)}; it must be {shape}, with no size 0.")
-    batch_size, num_tokens = given.shape[:2]
-    num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
-    is_readable = not torch.compiler.is_compiling()
-    if isinstance(num_past_tokens, torch.Tensor) and num_past_tokens.device.type == "cpu" and is_readable:
-        num_past_tokens = int(num_past_tokens)  # a static cache counts on its device
-    num_seen_tokens = num_past_tokens + num_tokens
-    is_counted = isinstance(num_seen_tokens, int)
-    if is_counted and num_seen_tokens > config.max_position_embeddings:
-        raise ValueError(
-            f"The input is {num_seen_tokens} tokens long, but `max_position_embeddings` is "
-            f"{config.max_position_embeddings}. Shorten the input or split it into blocks."
-        )
-    if attention_mask is not None and attention_mask.ndim != 2 and (config.fork_layers or attention_mask.ndim != 4):
-        raise ValueError(
-            f"`attention_mask` has {attention_mask.ndim} dimensions; give one of shape {(batch_size, num_tokens)} "
-            "with 1 for real tokens. A mask over query and key pairs cannot follow tokens that fork."
-        )
-    is_flat = attention_mask is not None and attention_mask.ndim == 2
-    widths = {num_seen_tokens}
-    if past_key_values is not None and past_key_values.is_compileable:  # or as long as a static cache
-        room = past_key_values.layers[0].max_cache_len
-        widths.add(room)
-        if is_counted and num_seen_tokens > room:
-            raise ValueError(
-                f"The input is {num_seen_tokens} tokens long with what `past_key_values` holds, but this static cache "
-                f"has room for {room}. Make it with a larger `max_cache_len`."
-            )
-    is_fitting = is_flat and attention_mask.shape[0] == batch_size and attention_mask.shape[1] in widths
-    if is_flat and is_counted and not is_fitting:
-        raise ValueError(
-            f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input needs "
-            f"{(batch_size, num_seen_tokens)}: one entry per row and token."
-        )
-    if position_ids is not None and tuple(position_ids.shape) not in {(1, num_tokens), (batch_size, num_tokens)}:
-        raise ValueError(
-            f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
-            f"{(batch_size, num_tokens)}: one entry per row and token."
-        )
-    if input_ids is not None and input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-        lowest, highest = input_ids.min(), input_ids.max()
-        if lowest < 0 or highest >= config.vocab_size:
-            raise ValueError(
-                f"`input_ids` holds {int(lowest if lowest < 0 else highest)}, but ids are 0 to "
-                f"{config.vocab_size - 1} (`vocab_size` {config.vocab_size}). Was the text tokenized "
-                "with this model's tokenizer?"
-            )
+    check_tokens(
+        config,
+        input_ids,
+        attention_mask,
+        position_ids,
+        past_key_values,
+        inputs_embeds,
+        mask_refusal="A mask over query and key pairs cannot follow tokens that fork." if config.fork_layers else None,
+    )
+    batch_size = len(input_ids) if inputs_embeds is None else len(inputs_embeds)
     if fork_budget is not None:
         check_budget(config, is_training, fork_budget)
     if not config.is_cacheable:

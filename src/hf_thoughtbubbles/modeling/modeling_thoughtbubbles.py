@@ -12,7 +12,6 @@ Shapes: B batch, T tokens, S streams (T before the first fork), N heads, H head 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +34,6 @@ from transformers.modeling_layers import (
     GradientCheckpointingLayer,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
@@ -45,6 +43,7 @@ from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .cache_streams import StreamCache, StreamSlots
 from .checks_thoughtbubbles import check_inputs
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
+from .modeling_layers import RotaryEmbedding, rotate_channels
 from .streams import (
     KEEP_ALL,
     KEEP_NONE,
@@ -138,55 +137,6 @@ class ThoughtbubblesCausalLMOutput(CausalLMOutputWithPast):
     """
 
     forks: tuple[ThoughtbubblesForkOutput, ...] | None = None
-
-
-class ThoughtbubblesRotaryEmbedding(nn.Module):
-    """Rotation angles at real-valued positions: streams of one token sit at fractions of its place."""
-
-    def __init__(self, config: ThoughtbubblesConfig):
-        super().__init__()
-        self.config = config
-        self.rope_type = config.rope_parameters["rope_type"]
-        rope_init_fn: Callable = self.compute_default_rope_parameters
-        if self.rope_type != "default":
-            rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
-        inv_freq, self.attention_scaling = rope_init_fn(config)
-        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
-        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(config: ThoughtbubblesConfig, **kwargs) -> tuple[torch.Tensor, float]:
-        """Inverse frequencies `theta ** (-2m / H)` for channel pair m, and the (unused) scaling of cos and sin."""
-        channels = torch.arange(0, config.head_dim, 2, dtype=torch.float)
-        return config.rope_parameters["rope_theta"] ** (-channels / config.head_dim), 1.0
-
-    @torch.no_grad()
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines `(B, S, 1, H/2)` of the angles at `position_ids` `(B, S)`, in the dtype of `x`."""
-        angles = position_ids[..., None, None].float() * self.inv_freq.float()
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(x.dtype), sin.to(x.dtype)
-
-
-def rotate_channels(
-    states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, last_channel: torch.Tensor | None = None
-) -> torch.Tensor:
-    """
-    Rotary embedding in the half-split form, with the last channel replaced when one is given.
-
-    Args:
-        states (`torch.Tensor` of shape `(B, S, N, H)`): queries or keys.
-        cos, sin (`torch.Tensor` of shape `(B, S, 1, H/2)`): from [`ThoughtbubblesRotaryEmbedding`].
-        last_channel (`torch.Tensor` of shape `(B, S, N, 1)`, *optional*): what the last channel becomes.
-
-    Returns:
-        `torch.Tensor` of shape `(B, S, N, H)`.
-    """
-    first, second = states.chunk(2, dim=-1)
-    turned_first, kept = first * cos - second * sin, slice(None, None if last_channel is None else -1)
-    turned_second = second[..., kept] * cos[..., kept] + first[..., kept] * sin[..., kept]
-    parts = (turned_first, turned_second) if last_channel is None else (turned_first, turned_second, last_channel)
-    return torch.cat(parts, dim=-1)
 
 
 def eager_attention_forward(
@@ -534,7 +484,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         if config.position_embedding == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         else:
-            self.rotary_emb = ThoughtbubblesRotaryEmbedding(config)
+            self.rotary_emb = RotaryEmbedding(config)
         self.layers = nn.ModuleList([ThoughtbubblesDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         self.forks = nn.ModuleDict({str(i): ThoughtbubblesFork(config, i) for i in config.fork_layers})
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)

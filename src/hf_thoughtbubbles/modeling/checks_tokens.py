@@ -1,0 +1,85 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which tokens, masks, positions and caches can no model read?"""
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
+
+
+def check_tokens(
+    config: PreTrainedConfig,
+    input_ids: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    past_key_values: Cache | None = None,
+    inputs_embeds: torch.Tensor | None = None,
+    mask_refusal: str | None = None,
+):
+    """
+    Refuse tokens whose shapes, number or ids do not fit. Looks at shapes; at values only where no device has to be
+    waited for. `mask_refusal` says why a family cannot take masks of query and key pairs.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        came = "neither" if input_ids is None else "both"
+        raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`; {came} came.")
+    given, shape = (input_ids, "(B, T)") if inputs_embeds is None else (inputs_embeds, "(B, T, hidden_size)")
+    is_wide = inputs_embeds is None or given.shape[-1] == config.hidden_size
+    if given.ndim != shape.count(",") + 1 or 0 in given.shape or not is_wide:
+        raise ValueError(f"The input has shape {tuple(given.shape)}; it must be {shape}, with no size 0.")
+    batch_size, num_tokens = given.shape[:2]
+    num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
+    is_readable = not torch.compiler.is_compiling()
+    if isinstance(num_past_tokens, torch.Tensor) and num_past_tokens.device.type == "cpu" and is_readable:
+        num_past_tokens = int(num_past_tokens)  # a static cache counts on its device
+    num_seen_tokens = num_past_tokens + num_tokens
+    is_counted = isinstance(num_seen_tokens, int)
+    if is_counted and num_seen_tokens > config.max_position_embeddings:
+        raise ValueError(
+            f"The input is {num_seen_tokens} tokens long, but `max_position_embeddings` is "
+            f"{config.max_position_embeddings}. Shorten the input or split it into blocks."
+        )
+    is_paired = attention_mask is not None and attention_mask.ndim != 2  # over query and key pairs
+    if is_paired and (mask_refusal or attention_mask.ndim != 4):
+        raise ValueError(
+            f"`attention_mask` has {attention_mask.ndim} dimensions; give one of shape {(batch_size, num_tokens)} "
+            f"with 1 for real tokens. {mask_refusal or ''}".rstrip()
+        )
+    is_flat = attention_mask is not None and attention_mask.ndim == 2
+    widths = {num_seen_tokens}
+    if past_key_values is not None and past_key_values.is_compileable:  # or as long as a static cache
+        room = past_key_values.layers[0].max_cache_len
+        widths.add(room)
+        if is_counted and num_seen_tokens > room:
+            raise ValueError(
+                f"The input is {num_seen_tokens} tokens long with what `past_key_values` holds, but this static cache "
+                f"has room for {room}. Make it with a larger `max_cache_len`."
+            )
+    is_fitting = is_flat and attention_mask.shape[0] == batch_size and attention_mask.shape[1] in widths
+    if is_flat and is_counted and not is_fitting:
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input needs "
+            f"{(batch_size, num_seen_tokens)}: one entry per row and token."
+        )
+    if position_ids is not None and tuple(position_ids.shape) not in {(1, num_tokens), (batch_size, num_tokens)}:
+        raise ValueError(
+            f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
+            f"{(batch_size, num_tokens)}: one entry per row and token."
+        )
+    if input_ids is not None:
+        check_ids(input_ids, "input_ids", config.vocab_size)
+
+
+def check_ids(ids: torch.Tensor, name: str, size: int, size_name: str = "vocab_size"):
+    """Refuse ids outside a table of `size` rows by name, where they can be looked at without waiting for a device."""
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or ids.numel() == 0:
+        return
+    lowest, highest = ids.min(), ids.max()
+    if lowest < 0 or highest >= size:
+        hint = " Was the text tokenized with this model's tokenizer?" if size_name == "vocab_size" else ""
+        raise ValueError(
+            f"`{name}` holds {int(lowest if lowest < 0 else highest)}, but ids are 0 to {size - 1} (`{size_name}` "
+            f"{size}).{hint}"
+        )
+
+
+__all__ = ["check_ids", "check_tokens"]

@@ -1,0 +1,64 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which layers do several families use unchanged?
+
+Shapes: B batch, S positions, N heads, H head size.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotation angles at real-valued positions; every channel of a head is rotated."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.config = config
+        self.rope_type = config.rope_parameters["rope_type"]
+        rope_init_fn: Callable = self.compute_default_rope_parameters
+        if self.rope_type != "default":
+            rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
+        inv_freq, self.attention_scaling = rope_init_fn(config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs) -> tuple[torch.Tensor, float]:
+        """Inverse frequencies `theta ** (-2m / H)` for channel pair m, and the (unused) scaling of cos and sin."""
+        channels = torch.arange(0, config.head_dim, 2, dtype=torch.float)
+        return config.rope_parameters["rope_theta"] ** (-channels / config.head_dim), 1.0
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines `(B, S, 1, H/2)` of the angles at `position_ids` `(B, S)`, in the dtype of `x`."""
+        angles = position_ids[..., None, None].float() * self.inv_freq.float()
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(x.dtype), sin.to(x.dtype)
+
+
+def rotate_channels(
+    states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, last_channel: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Rotary embedding in the half-split form, with the last channel replaced when one is given.
+
+    Args:
+        states (`torch.Tensor` of shape `(B, S, N, H)`): queries or keys.
+        cos, sin (`torch.Tensor` of shape `(B, S, 1, H/2)`): from [`RotaryEmbedding`].
+        last_channel (`torch.Tensor` of shape `(B, S, N, 1)`, *optional*): what the last channel becomes.
+
+    Returns:
+        `torch.Tensor` of shape `(B, S, N, H)`.
+    """
+    first, second = states.chunk(2, dim=-1)
+    turned_first, kept = first * cos - second * sin, slice(None, None if last_channel is None else -1)
+    turned_second = second[..., kept] * cos[..., kept] + first[..., kept] * sin[..., kept]
+    parts = (turned_first, turned_second) if last_channel is None else (turned_first, turned_second, last_channel)
+    return torch.cat(parts, dim=-1)
+
+
+__all__ = ["RotaryEmbedding", "rotate_channels"]
