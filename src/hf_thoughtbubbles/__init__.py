@@ -10,14 +10,22 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 from transformers.models.auto import modeling_auto
 
+from .configuration.configuration_looped_thinker import LoopedThinkerConfig
 from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .generation.calibration import calibrate_forks
 from .modeling.cache_streams import StreamCache
+from .modeling.modeling_looped_thinker import (
+    LoopedThinkerForCausalLM,
+    LoopedThinkerForConditionalGeneration,
+    LoopedThinkerModel,
+    LoopedThinkerPreTrainedModel,
+)
 from .modeling.modeling_thoughtbubbles import (
     ThoughtbubblesForCausalLM,
     ThoughtbubblesForQuestionAnswering,
@@ -34,11 +42,17 @@ _NAME_TABLES = {
     AutoModel: modeling_auto.MODEL_MAPPING_NAMES,
     AutoModelForCausalLM: modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     AutoModelForQuestionAnswering: modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    AutoModelForSeq2SeqLM: modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     AutoModelForSequenceClassification: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     AutoModelForTokenClassification: modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 }
 
 _FAMILIES = {
+    LoopedThinkerConfig: {
+        AutoModel: LoopedThinkerModel,
+        AutoModelForCausalLM: LoopedThinkerForCausalLM,
+        AutoModelForSeq2SeqLM: LoopedThinkerForConditionalGeneration,
+    },
     ThoughtbubblesConfig: {
         AutoModel: ThoughtbubblesModel,
         AutoModelForCausalLM: ThoughtbubblesForCausalLM,
@@ -67,6 +81,11 @@ def _register_families():
 _register_families()
 
 __all__ = [
+    "LoopedThinkerConfig",
+    "LoopedThinkerForCausalLM",
+    "LoopedThinkerForConditionalGeneration",
+    "LoopedThinkerModel",
+    "LoopedThinkerPreTrainedModel",
     "StreamCache",
     "ThoughtbubblesConfig",
     "ThoughtbubblesForCausalLM",

@@ -1,0 +1,102 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What does generation with a looped Thinker do that generation with other models does not?
+
+It chooses how long to think, sizes caches by it, and reads an answer out in one pass where the model does so.
+"""
+
+import copy
+
+from transformers.cache_utils import DynamicCache, StaticCache
+from transformers.generation import GenerationMode
+
+from .checks_looped_thinker import check_count
+
+
+class LoopedThinkerGenerationMixin:
+    """To stand before transformers' `GenerationMixin`; `thinking_knobs` are also fields of `GenerationConfig`."""
+
+    thinking_knobs: tuple[str, ...] = ("num_steps",)
+
+    def _prepare_generation_config(self, generation_config=None, *args, **kwargs):
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, *args, **kwargs)
+        # An assistant is given the configuration of the model that it assists; it keeps to its own thinking.
+        is_assistant = getattr(generation_config, "is_assistant", False)
+        chosen = self.generation_config if is_assistant else generation_config
+        for name in self.thinking_knobs:
+            value = getattr(chosen, name, None)
+            if value is not None and model_kwargs.get(name) is None:
+                model_kwargs[name] = value
+        return generation_config, model_kwargs
+
+    def _get_candidate_generator(self, *args, model_kwargs, **kwargs):
+        own = {key: value for key, value in model_kwargs.items() if key not in self.thinking_knobs}
+        return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
+
+
+class TextThinkingMixin(LoopedThinkerGenerationMixin):
+    """Generation of a model that continues text: as many slots in the cache as the steps need."""
+
+    thinking_knobs = ("num_steps", "exit_threshold")
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        if max_cache_length > self.config.max_position_embeddings:  # the last new token is never read
+            raise ValueError(
+                f"Generation may read {max_cache_length} tokens (prompt and `max_new_tokens` but the last), and "
+                f"`max_position_embeddings` is {self.config.max_position_embeddings}. Ask for fewer new tokens or "
+                "shorten the prompt."
+            )
+        is_given = model_kwargs.get("past_key_values") is not None
+        super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+        num_steps, cache = model_kwargs.get("num_steps"), model_kwargs.get("past_key_values")
+        if num_steps is None or cache is None or is_given or num_steps == self.config.num_steps:
+            return
+        check_count("num_steps", num_steps)
+        config = copy.deepcopy(self.config)
+        config.num_steps = int(num_steps)
+        if type(cache) is StaticCache:
+            model_kwargs["past_key_values"] = StaticCache(config=config, max_cache_len=max_cache_length)
+        elif type(cache) is DynamicCache:
+            model_kwargs["past_key_values"] = DynamicCache(config=config, offloading=cache.offloading)
+            if generation_config.is_assistant:
+                model_kwargs["past_key_values"].activate_past_recording()
+
+
+class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
+    """Generation of a model that answers problems: a parallel answer is read out once, then decoded as any other."""
+
+    thinking_knobs = ("num_steps", "num_latents", "num_read_steps")
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        if max_cache_length > self.config.max_answer_length:
+            raise ValueError(
+                f"The answer may become {max_cache_length} tokens long, but `max_answer_length` is "
+                f"{self.config.max_answer_length}. Ask for fewer `max_new_tokens`."
+            )
+        if self.config.readout == "parallel":
+            is_assistant = getattr(generation_config, "is_assistant", False)
+            if is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
+                raise ValueError(
+                    'Assisted and prompt-lookup generation came, but `readout="parallel"` reads an answer out in one '
+                    "pass, so there is nothing to speed up. Generate without."
+                )
+            asked = [name for name in ("cache_implementation",) if getattr(generation_config, name)]
+            asked += ["past_key_values"] if model_kwargs.get("past_key_values") is not None else []
+            if asked:
+                raise ValueError(f'`{asked[0]}` came, but `readout="parallel"` needs no cache. Leave it out.')
+            generation_config.use_cache = False
+            encoder_outputs = model_kwargs["encoder_outputs"]
+            encoder_outputs["answer_logits"] = self(
+                encoder_outputs=encoder_outputs, answer_length=max_cache_length
+            ).logits
+        super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
+
+__all__ = ["AnswerThinkingMixin", "TextThinkingMixin"]
