@@ -1,11 +1,18 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """What is the smallest honest configuration of each family? Sizes are distinct, so a swapped axis cannot pass."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, calibrate_forks
+from hf_thoughtbubbles import (
+    LoopedThinkerConfig,
+    LoopedThinkerForCausalLM,
+    ThoughtbubblesConfig,
+    ThoughtbubblesForCausalLM,
+    calibrate_forks,
+)
 
 
 VOCAB_SIZE = 61
@@ -30,17 +37,34 @@ class Family:
     """One entry of the contract: how to build it, and which promises its documentation excepts it from."""
 
     name: str
-    config: ThoughtbubblesConfig
-    is_causal: bool  # the published top-k rule is not: promises 3, 4 and 5 do not hold for it
-    has_cache: bool
+    config: PreTrainedConfig
+    is_causal: bool = True  # the published top-k rule is not: promises 3, 4 and 5 do not hold for it
+    has_cache: bool = True
+    model_class: type[PreTrainedModel] = ThoughtbubblesForCausalLM
+    # What makes a smaller model of the same kind, to assist it.
+    assistant_changes: dict = field(default_factory=lambda: {"num_hidden_layers": 2, "fork_layers": [1]})
+    # What leaves no choice that rounding could turn.
+    undecided_changes: dict = field(default_factory=lambda: {"fork_budget": 8.0})
+    # Fields that no model takes, set while loading, each with the error.
+    bad_changes: tuple[tuple[dict, str], ...] = (
+        ({"fork_layers": [9]}, "names layer 9"),
+        ({"fork_budget": 0.5}, "`fork_budget` is 0.5"),
+    )
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether a padded batch needs the positions that `generate` passes: learned ones do not follow the mask."""
+        return self.config.to_dict().get("position_embedding") == "learned"
 
     def build(self, seed: int = 0, **changes):
         """A model with reproducible weights whose forks decide by more than rounding, calibrated where it can be."""
         torch.manual_seed(seed)
-        config = ThoughtbubblesConfig(**{**self.config.to_dict(), **changes})
-        model = sharpen_forks(ThoughtbubblesForCausalLM(config)).eval()
-        if config.fork_layers and config.fork_policy == "threshold":
-            input_ids = torch.randint(1, config.vocab_size - 1, (8, config.max_position_embeddings))
+        model = self.model_class(type(self.config)(**{**self.config.to_dict(), **changes})).eval()
+        if self.model_class is not ThoughtbubblesForCausalLM:
+            return model
+        sharpen_forks(model)
+        if model.config.fork_layers and model.config.fork_policy == "threshold":
+            input_ids = torch.randint(1, model.config.vocab_size - 1, (8, model.config.max_position_embeddings))
             calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))
         return model
 
@@ -63,27 +87,62 @@ def make_config(**changes) -> ThoughtbubblesConfig:
     return ThoughtbubblesConfig(**{**sizes, **changes})
 
 
+def make_thinker_config(**changes) -> LoopedThinkerConfig:
+    """A looped Thinker's configuration of tiny, distinct sizes."""
+    sizes = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 47,
+        "max_position_embeddings": 37,
+        "num_steps": 3,
+        "num_latents": 5,
+        "max_latents": 7,
+        "max_answer_length": 13,
+        "pad_token_id": 0,
+        "eos_token_id": 60,
+        "initializer_range": 0.2,
+    }
+    return LoopedThinkerConfig(**{**sizes, **changes})
+
+
+def make_thinker(name: str, **changes) -> Family:
+    """A looped Thinker that continues text."""
+    return Family(
+        name,
+        make_thinker_config(is_encoder_decoder=False, tie_word_embeddings=False, **changes),
+        model_class=LoopedThinkerForCausalLM,
+        assistant_changes={"num_steps": 1},
+        undecided_changes={"exit_threshold": None},
+        bad_changes=(({"num_steps": 0}, "`num_steps` is 0"), ({"low_rank": -1}, "`low_rank` is -1")),
+    )
+
+
 FAMILIES = [
     Family("thoughtbubbles", make_config(tie_word_embeddings=False), is_causal=False, has_cache=False),
     Family("thoughtbubbles-probability", make_config(fold="probability"), is_causal=False, has_cache=False),
-    Family("gpt-rope", make_config(fork_layers=[], tie_word_embeddings=False), is_causal=True, has_cache=True),
+    Family("gpt-rope", make_config(fork_layers=[], tie_word_embeddings=False), assistant_changes={"num_hidden_layers": 2}),
     Family(
         "gpt-learned",
         make_config(fork_layers=[], position_embedding="learned", tie_word_embeddings=False),
-        is_causal=True,
-        has_cache=True,
+        assistant_changes={"num_hidden_layers": 2},
     ),
-    Family("threshold", make_config(fork_policy="threshold"), is_causal=True, has_cache=True),
+    Family("threshold", make_config(fork_policy="threshold")),
     Family(
         "threshold-probability",
         make_config(fork_policy="threshold", fold="probability", fork_layers=[0, 2, 3], fork_score_init=(-1, 2)),
-        is_causal=True,
-        has_cache=True,
+        assistant_changes={"num_hidden_layers": 2, "fork_layers": [0]},
     ),
     Family(
         "threshold-learned",
         make_config(fork_policy="threshold", position_embedding="learned", fork_layers=[2], fork_score_channel=False),
-        is_causal=True,
-        has_cache=True,
+        assistant_changes={"num_hidden_layers": 2, "fork_layers": []},
     ),
+    make_thinker("thinker"),
+    make_thinker(
+        "thinker-window", num_hidden_layers=1, num_steps=4, num_memory_steps=2, num_read_steps=1, low_rank=5
+    ),
+    make_thinker("thinker-skip", skip_self_attention=True),
+    make_thinker("thinker-exit", num_steps=5, exit_threshold=0.25, self_attention_mlp=True),
 ]

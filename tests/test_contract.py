@@ -93,11 +93,11 @@ def test_promise_4_a_cache_over_left_padding_needs_no_positions(family):
     model, input_ids, mask = family.build(), draw_ids(2, 19), torch.ones(2, 19, dtype=torch.long)
     mask[1, :6] = 0
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
-    is_learned, cache = model.config.position_embedding == "learned", DynamicCache(config=model.config)
-    placed = {"position_ids": position_ids} if is_learned else {}
+    cache = DynamicCache(config=model.config)
+    placed = {"position_ids": position_ids} if family.needs_positions else {}
     expected = model(input_ids, attention_mask=mask, use_cache=False, **placed).logits
     for start, end in ((0, 11), (11, 12), (12, 19)):
-        placed = {"position_ids": position_ids[:, start:end]} if is_learned else {}
+        placed = {"position_ids": position_ids[:, start:end]} if family.needs_positions else {}
         part = {"attention_mask": mask[:, :end], "past_key_values": cache, "use_cache": True, **placed}
         logits, real = model(input_ids[:, start:end], **part).logits, mask[:, start:end].bool()
         torch.testing.assert_close(logits[real], expected[:, start:end][real], atol=1e-5, rtol=1e-4)
@@ -105,8 +105,7 @@ def test_promise_4_a_cache_over_left_padding_needs_no_positions(family):
 
 @CACHED
 def test_promise_4_assisted_generation_equals_greedy(family):
-    fork_layers = [layer for layer in family.config.fork_layers if layer < 2]
-    assistant = family.build(seed=1, num_hidden_layers=2, fork_layers=fork_layers)
+    assistant = family.build(seed=1, **family.assistant_changes)
     model, prompt = family.build(), draw_ids(1, 9)
     options = {"max_new_tokens": 11, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
     expected = model.generate(prompt, **options)
@@ -161,7 +160,7 @@ def test_promise_5_a_padded_row_equals_the_row_alone(family, side):
     for row, span in enumerate(spans):
         input_ids[row, span], mask[row, span] = draw_ids(lengths[row]), 1
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)  # what `generate` passes; only learned positions need it
-    placed = {"position_ids": position_ids} if model.config.position_embedding == "learned" else {}
+    placed = {"position_ids": position_ids} if family.needs_positions else {}
     logits = model(input_ids, attention_mask=mask, **placed).logits
     assert logits.isfinite().all()
     for row, span in enumerate(spans):
@@ -237,9 +236,9 @@ def test_promise_7_bf16_trains(family):
 
 
 @ALL
-def test_promise_7_bf16_is_near_float32_without_forks_deciding_otherwise(family):
-    """At a budget that keeps every offer; a pruning top-k may decide otherwise where scores nearly tie."""
-    model, input_ids = family.build(fork_budget=8.0), draw_ids(2, 17)
+def test_promise_7_bf16_is_near_float32_where_nothing_is_decided(family):
+    """Where every offer is kept and no token exits; rounding may decide otherwise where scores nearly tie."""
+    model, input_ids = family.build(**family.undecided_changes), draw_ids(2, 17)
     expected = model(input_ids).logits.softmax(-1)
     rounded = copy.deepcopy(model).to(torch.bfloat16)(input_ids).logits.float().softmax(-1)
     assert (rounded - expected).abs().max() < 0.02
@@ -343,7 +342,7 @@ def test_promise_9_bad_input_is_one_clear_error(family):
 @ALL
 def test_promise_9_fields_changed_while_loading_are_checked(family, tmp_path):
     family.build().save_pretrained(tmp_path)
-    for changes, message in (({"fork_layers": [9]}, "names layer 9"), ({"fork_budget": 0.5}, "`fork_budget` is 0.5")):
+    for changes, message in family.bad_changes:
         with pytest.raises(Exception, match=message):
             AutoModelForCausalLM.from_pretrained(tmp_path, **changes)
 

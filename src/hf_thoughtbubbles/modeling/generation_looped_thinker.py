@@ -8,6 +8,7 @@ import copy
 
 from transformers.cache_utils import DynamicCache, StaticCache
 from transformers.generation import GenerationMode
+from transformers.masking_utils import create_causal_mask
 
 from .checks_looped_thinker import check_count
 
@@ -37,6 +38,17 @@ class TextThinkingMixin(LoopedThinkerGenerationMixin):
     """Generation of a model that continues text: as many slots in the cache as the steps need."""
 
     thinking_knobs = ("num_steps", "exit_threshold")
+
+    @staticmethod
+    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
+        """With a static cache: one mask for all steps."""
+        return create_causal_mask(
+            config=config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
