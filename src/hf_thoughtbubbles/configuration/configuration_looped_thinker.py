@@ -90,8 +90,9 @@ class LoopedThinkerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             Rotary settings in transformers' form; the original uses `rope_theta` 10000.
         rms_norm_eps (`float`, defaults to 1e-6):
             Epsilon of the norms.
-        initializer_range (`float`, defaults to 0.06):
-            Standard deviation of the initial weights; about that of the original's uniform embeddings.
+        initializer_range (`float`, *optional*):
+            Standard deviation of the initial weights; `1 / sqrt(hidden_size)` when not given, so that embedded tokens
+            and what a projection makes of them start with variance 1.
         use_cache (`bool`, defaults to `True`):
             Whether to return keys and values.
         pad_token_id (`int`, *optional*), bos_token_id (`int`, *optional*), eos_token_id (`int`, *optional*):
@@ -153,7 +154,7 @@ class LoopedThinkerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     exit_threshold: float | int | None = None
     rope_parameters: RopeParameters | dict | None = None
     rms_norm_eps: float | int = 1e-6
-    initializer_range: float | int = 0.06
+    initializer_range: float | int | None = None
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -167,7 +168,9 @@ class LoopedThinkerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             self.intermediate_size = 4 * self.hidden_size
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.pad_token_id
-        self.validate_sizes()  # before rotary settings are derived from them
+        self.validate_sizes()  # before anything is derived from them
+        if self.initializer_range is None:
+            self.initializer_range = self.hidden_size**-0.5
         super().__post_init__(**kwargs)
 
     @property

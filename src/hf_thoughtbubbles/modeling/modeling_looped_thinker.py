@@ -460,19 +460,12 @@ class LoopedThinkerEncoder(nn.Module):
         return_dict: bool = True,
     ) -> LoopedThinkerEncoderOutput:
         """See [`LoopedThinkerModel.think`]; hidden states of steps are in `latents`."""
-        check_problem(
-            self.model.config,
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            num_steps,
-            num_latents,
-            num_read_steps,
-            memory_ids,
-        )
-        embedded = self.model.embed(input_ids, inputs_embeds, attention_mask, position_ids)
-        thoughts, _, _ = self.model.think(embedded, attention_mask, num_steps, num_latents, num_read_steps, memory_ids)
+        thinking = {"num_steps": num_steps, "num_latents": num_latents, "num_read_steps": num_read_steps}
+        thinking["memory_ids"] = memory_ids
+        tokens = {"attention_mask": attention_mask, "position_ids": position_ids}
+        check_problem(self.model.config, input_ids, inputs_embeds, **tokens, **thinking)
+        embedded = self.model.embed(input_ids, inputs_embeds, **tokens)
+        thoughts, _, _ = self.model.think(embedded, attention_mask, **thinking)
         return thoughts
 
 

@@ -1,0 +1,324 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What does a looped Thinker learn to compute, what does more thinking do, and what do other models of its size?
+
+    python benchmarks/number_tasks.py --output runs/number_tasks.jsonl               # train what is missing
+    python benchmarks/number_tasks.py --output runs/number_tasks.jsonl --table       # print the tables, draw
+
+Every arm of a task and a seed trains on the same stream of problems, for the same number of problems; none is ever one
+of the test problems. Weights are frozen for all tests. Each finished run is one line of the output file, so the
+script can be stopped, started again, and run twice side by side with different `--tasks`, `--arms` or `--seeds`.
+
+Arms: `looped`; `unlooped, parameters` (the same layers applied once); `unlooped, FLOPs` (one step of as many layers as
+make the operations equal); `GPT-2, parameters` and `GPT-2, FLOPs` (native, as deep as the looped model has steps, as
+wide as makes them equal). GPT-2 reads question and answer as one text and is scored on the answer. Operations are
+those of a forward pass over question and answer, counted by torch.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    DataCollatorForSeq2Seq,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGeneration
+from hf_thoughtbubbles.data.collation import ThinkingCollator
+from hf_thoughtbubbles.data.numbers import NumberTask, load_number_dataset, make_task, stream_number_dataset
+from hf_thoughtbubbles.evaluation.answers import score_answers
+from hf_thoughtbubbles.plots.steps import plot_accuracy_grid
+from hf_thoughtbubbles.tokenization.number_tokenizer import build_number_tokenizer
+from hf_thoughtbubbles.training.curriculum import Curriculum, CurriculumCallback, TimeBudgetCallback
+
+
+SMALL = {"hidden_size": 64, "intermediate_size": 128}
+MEDIUM = {"hidden_size": 128, "intermediate_size": 256}
+PLANS = {
+    "addition": {
+        "task": ("arithmetic", {"max_number": 1000, "input_bases": 16, "output_bases": 16}),
+        "model": {**MEDIUM, "num_latents": 4, "num_steps": 4, "num_kept_outputs": 2},
+        "steps": 6000,
+        "tests": {"steps": (1, 2, 3, 4, 6, 8, 16)},
+    },
+    "copy": {
+        "task": ("progressive_copy", {"length": 40}),
+        "model": {**SMALL, "num_latents": 4, "num_steps": 2},
+        "curriculum": {"start": 1, "limit": 40},
+        "steps": 9500,
+        "tests": {"steps": (1, 2, 4, 8)},
+    },
+    "cumulative_sum": {
+        "task": ("cumulative_sum", {"length": (1, 10)}),
+        "model": {**SMALL, "num_latents": 8, "num_steps": 8, "readout": "parallel", "num_kept_outputs": 2},
+        "thinking": {"num_steps": (4, 12), "num_latents": (4, 16)},
+        "curriculum": {"start": 2, "limit": 10, "window": 25},
+        "steps": 4500,
+        "tests": {
+            "steps": (1, 2, 4, 8, 12, 16, 24),
+            "latents": (1, 2, 4, 8, 16, 24),
+            "tasks": {"10 digits": {"length": 10}, "12 digits": {"length": 12}, "14 digits": {"length": 14}},
+        },
+        "max_answer_length": 15,
+        "num_tests": 500,
+    },
+    "multiplication": {
+        "task": ("arithmetic", {"operators": "*", "max_number": 100}),
+        "model": {**MEDIUM, "num_latents": 6, "num_steps": 6, "num_kept_outputs": 2},
+        "thinking": {"num_steps": (3, 8)},
+        "steps": 3500,
+        "num_tests": 500,  # about half of what there is
+        "tests": {"steps": (1, 2, 3, 4, 6, 8, 12, 16, 24)},
+    },
+    "factorisation": {
+        "task": ("factorisation", {"max_prime": 50, "num_factors": (2, 4)}),
+        "model": {**MEDIUM, "num_latents": 6, "num_steps": 6, "num_kept_outputs": 2},
+        "thinking": {"num_steps": (3, 8)},
+        "steps": 3500,
+        "num_tests": 300,  # nearly all there are
+        "tests": {"steps": (1, 2, 3, 4, 6, 8, 12, 16, 24)},
+    },
+}
+ARMS = ("looped", "unlooped, parameters", "unlooped, FLOPs", "GPT-2, parameters", "GPT-2, FLOPs")
+NUM_HEADS = 4
+NUM_TESTS = 1000  # unless a plan has its own number
+TEST_SEED = 1  # of the test problems, the same for all runs
+
+
+def build_thinker(plan: dict, task: NumberTask, **changes) -> LoopedThinkerForConditionalGeneration:
+    """The looped model of a plan, or a variant of it."""
+    sizes = {
+        "num_attention_heads": NUM_HEADS,
+        "max_latents": 32,
+        "max_answer_length": plan.get("max_answer_length", task.longest_answer),
+        "pad_token_id": 20,
+        "eos_token_id": 20,
+    }
+    return LoopedThinkerForConditionalGeneration(LoopedThinkerConfig(**{**sizes, **plan["model"], **changes}))
+
+
+def build_gpt2(plan: dict, task: NumberTask, width: int) -> GPT2LMHeadModel:
+    """A native GPT-2 with as many layers as the looped model has steps."""
+    longest_answer = plan.get("max_answer_length", task.longest_answer)
+    config = GPT2Config(
+        vocab_size=31,
+        n_embd=width,
+        n_layer=plan["model"]["num_steps"],
+        n_head=NUM_HEADS,
+        n_positions=2 * max(task.longest_question, longest_answer),
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=20,
+        pad_token_id=20,
+    )
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about this one
+    return model
+
+
+def join_answer(row: dict) -> dict:
+    """Question and answer as one text, of which the answer is scored."""
+    question, answer = row["input_ids"], row["labels"]
+    return {"input_ids": question + answer, "labels": [-100] * len(question) + answer}
+
+
+def count_flops(model: PreTrainedModel, batch: dict) -> float:
+    """Operations of a forward pass, per problem."""
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the counter knows the products of which this one is made
+    with FlopCounterMode(display=False) as counter:
+        model(**batch, use_cache=False)
+    model.set_attn_implementation(attention)
+    return counter.get_total_flops() / len(batch["input_ids"])
+
+
+def build(arm: str, plan: dict, task: NumberTask, batches: dict) -> PreTrainedModel:
+    """The model of an arm; `batches` has the same problems for thinkers and for GPT-2."""
+    looped = build_thinker(plan, task)
+    if arm == "looped":
+        return looped
+    if arm == "unlooped, parameters":
+        return build_thinker(plan, task, num_steps=1)
+    parameters, flops = looped.num_parameters(), count_flops(looped, batches["thinker"])
+    if arm == "unlooped, FLOPs":
+        depths = range(1, 2 * plan["model"]["num_steps"])
+        models = [build_thinker(plan, task, num_steps=1, num_hidden_layers=depth) for depth in depths]
+        return min(models, key=lambda model: abs(count_flops(model, batches["thinker"]) - flops))
+    models = [build_gpt2(plan, task, width) for width in range(16, 257, 8)]
+    if arm == "GPT-2, parameters":
+        return min(models, key=lambda model: abs(model.num_parameters() - parameters))
+    return min(models, key=lambda model: abs(count_flops(model, batches["gpt2"]) - flops))
+
+
+def train(model: PreTrainedModel, plan: dict, task: NumberTask, seed: int, args) -> dict[str, float]:
+    """Train with the Trainer; gives seconds, steps and the curriculum's last difficulty."""
+    tokenizer, callbacks, curriculum = build_number_tokenizer(), [TimeBudgetCallback(args.max_minutes)], None
+    if "curriculum" in plan:
+        curriculum = Curriculum(**plan["curriculum"])
+        callbacks.append(CurriculumCallback(curriculum))
+    stream = stream_number_dataset(task, seed=seed, curriculum=curriculum)
+    if model.config.is_encoder_decoder:
+        thinking = plan.get("thinking", {}) if model.config.num_steps > 1 else {}
+        collator = ThinkingCollator(tokenizer, **thinking, seed=seed)
+    else:
+        stream = stream.map(join_answer)
+        collator = DataCollatorForSeq2Seq(tokenizer)
+        tokenizer.padding_side = "right"
+    arguments = TrainingArguments(
+        output_dir=str(args.output.parent / "trainer"),
+        max_steps=args.steps or plan["steps"],
+        per_device_train_batch_size=args.batch,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.02},
+        warmup_steps=100,
+        max_grad_norm=1.0,
+        adam_beta2=0.98,
+        weight_decay=0.01,
+        logging_steps=500,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=args.device == "cpu",
+        dataloader_pin_memory=False,
+        seed=seed,
+        accelerator_config={"dispatch_batches": False},
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=stream, data_collator=collator, callbacks=callbacks)
+    start = time.perf_counter()
+    trainer.train()
+    result = {"seconds": round(time.perf_counter() - start, 1), "steps": trainer.state.global_step}
+    return {**result, "difficulty": curriculum.difficulty} if curriculum else result
+
+
+def test(model: PreTrainedModel, plan: dict, task_name: str, options: dict) -> dict:
+    """Exact answers of the frozen model, by task, latents and steps."""
+    tokenizer, tests = build_number_tokenizer(), plan["tests"]
+    is_looped = model.config.is_encoder_decoder and model.config.num_steps > 1
+    results = {}
+    for name, changes in tests.get("tasks", {"": {}}).items():
+        num_tests = plan.get("num_tests", NUM_TESTS)
+        problems = load_number_dataset(task_name, num_tests, "test", TEST_SEED, **{**options, **changes})
+        usual = score_answers(model, problems, tokenizer)
+        results[name] = {"usual": usual, "grid": {}}
+        for latents in tests.get("latents", (None,)) if is_looped else ():
+            for steps in tests["steps"]:
+                thinking = {"num_steps": steps, **({} if latents is None else {"num_latents": latents})}
+                scores = score_answers(model, problems, tokenizer, **thinking)
+                results[name]["grid"][f"{steps} {latents or model.config.num_latents}"] = scores["exact_match"]
+    return results
+
+
+def run(name: str, arm: str, seed: int, args) -> dict:
+    """Train and test one arm of one task with one seed."""
+    plan = PLANS[name]
+    task_name, options = plan["task"]
+    task, tokenizer = make_task(task_name, **options), build_number_tokenizer()
+    rows = list(load_number_dataset(task, 64, "test", TEST_SEED).select_columns(["input_ids", "labels"]))
+    batches = {
+        "thinker": ThinkingCollator(tokenizer)(rows),
+        "gpt2": DataCollatorForSeq2Seq(tokenizer)([join_answer(row) for row in rows]),
+    }
+    set_seed(seed)
+    model = build(arm, plan, task, batches)
+    flops = count_flops(model, batches["thinker" if model.config.is_encoder_decoder else "gpt2"])
+    result = {"task": name, "arm": arm, "seed": seed, "parameters": model.num_parameters(), "flops": round(flops)}
+    set_seed(seed)
+    result |= train(model, plan, task, seed, args)
+    return {**result, "results": test(model, plan, task_name, options)}
+
+
+def describe(values: list[float]) -> str:
+    """Mean and standard deviation of shares, in percent."""
+    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.2f}{deviation}"
+
+
+def print_tables(output: Path):
+    """One table of arms a task, and one of exact answers by steps; grids over latents are drawn beside the output."""
+    runs = [json.loads(line) for line in output.read_text().splitlines()]
+    for name in PLANS:
+        mine = [run for run in runs if run["task"] == name]
+        if not mine:
+            continue
+        tests = list(mine[0]["results"])
+        print(f"\n### {name}\n\n| arm | parameters | FLOPs a problem | seeds | minutes |", end="")
+        print(" | ".join(f" exact, % {test}" for test in tests), "|\n|" + "---|" * (5 + len(tests)))
+        for arm in ARMS:
+            found = [run for run in mine if run["arm"] == arm]
+            if found:
+                minutes = max(run["seconds"] for run in found) / 60
+                seeds = ", ".join(str(run["seed"]) for run in sorted(found, key=lambda run: run["seed"]))
+                cells = [describe([run["results"][t]["usual"]["exact_match"] for run in found]) for t in tests]
+                flops = f"{found[0]['flops'] / 1e6:.2f} M"
+                print(f"| {arm} | {found[0]['parameters']:,} | {flops} | {seeds} | {minutes:.1f} |", end=" ")
+                print(" | ".join(cells), "|")
+        looped = [run for run in mine if run["arm"] == "looped"]
+        if looped:
+            for test in tests:
+                print_grid(name, test, looped, output)
+
+
+def print_grid(name: str, test: str, runs: list[dict], output: Path):
+    """Exact answers by steps and latents, mean over seeds; drawn when there are several latents."""
+    places = [tuple(map(int, place.split())) for place in runs[0]["results"][test]["grid"]]
+    steps, latents = sorted({step for step, _ in places}), sorted({latent for _, latent in places})
+    print(f"\n{name} {test}, % exact by steps".replace(" ,", ","))
+    print("\n| latents | " + " | ".join(map(str, steps)) + " |\n|" + "---|" * (1 + len(steps)))
+    grid = np.zeros((len(latents), len(steps)))
+    for (i, latent), (j, step) in itertools.product(enumerate(latents), enumerate(steps)):
+        values = [run["results"][test]["grid"][f"{step} {latent}"] for run in runs]
+        grid[i, j] = statistics.mean(values)
+    for latent, row in zip(latents, grid, strict=True):
+        print(f"| {latent} | " + " | ".join(f"{100 * value:.1f}" for value in row) + " |")
+    if len(latents) > 1:
+        thinking = PLANS[name]["thinking"]
+        trained = {"trained_steps": thinking["num_steps"], "trained_latents": thinking["num_latents"]}
+        figure = plot_accuracy_grid(grid, steps, latents, **trained, title=f"{name}, {test}: exact answers")
+        figure.savefig(output.parent / f"{name} {test}.png".replace(" ", "_"), dpi=120)
+
+
+def main():
+    """Train what the output file does not hold yet, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", default=list(PLANS), choices=list(PLANS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="optimizer steps; the task's own by default")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--max_minutes", type=float, default=15)
+    parser.add_argument("--threads", type=int, default=1, help="two runs side by side are faster than two threads")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if not args.table:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        for name, arm, seed in itertools.product(args.tasks, args.arms, args.seeds):
+            done = args.output.read_text().splitlines() if args.output.exists() else []
+            if any((r["task"], r["arm"], r["seed"]) == (name, arm, seed) for r in map(json.loads, done)):
+                continue
+            line = json.dumps(run(name, arm, seed, args))
+            print(line, flush=True)
+            with args.output.open("a") as file:
+                file.write(line + "\n")
+    print_tables(args.output)
+
+
+if __name__ == "__main__":
+    main()
