@@ -19,6 +19,7 @@ import itertools
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ MEDIUM = {"hidden_size": 128, "intermediate_size": 256}
 PLANS = {
     "addition": {
         "task": ("arithmetic", {"max_number": 1000, "input_bases": 16, "output_bases": 16}),
+        "training": {"even_lengths": True},  # of numbers below 1000, one in 60 has a single digit
         "model": {**MEDIUM, "num_latents": 4, "num_steps": 4, "num_kept_outputs": 2},
         "steps": 6000,
         "tests": {"steps": (1, 2, 3, 4, 6, 8, 16)},
@@ -56,21 +58,21 @@ PLANS = {
         "task": ("progressive_copy", {"length": 40}),
         "model": {**SMALL, "num_latents": 4, "num_steps": 2},
         "curriculum": {"start": 1, "limit": 40},
-        "steps": 9500,
+        "steps": 9000,
         "tests": {"steps": (1, 2, 4, 8)},
     },
     "cumulative_sum": {
-        "task": ("cumulative_sum", {"length": (1, 10)}),
+        "task": ("cumulative_sum", {"length": (1, 8)}),
         "model": {**SMALL, "num_latents": 8, "num_steps": 8, "readout": "parallel", "num_kept_outputs": 2},
         "thinking": {"num_steps": (4, 12), "num_latents": (4, 16)},
-        "curriculum": {"start": 2, "limit": 10, "window": 25},
+        "curriculum": {"start": 2, "limit": 8, "window": 25},
         "steps": 4500,
         "tests": {
             "steps": (1, 2, 4, 8, 12, 16, 24),
             "latents": (1, 2, 4, 8, 16, 24),
-            "tasks": {"10 digits": {"length": 10}, "12 digits": {"length": 12}, "14 digits": {"length": 14}},
+            "tasks": {"8 digits": {"length": 8}, "9 digits": {"length": 9}, "12 digits": {"length": 12}},
         },
-        "max_answer_length": 15,
+        "max_answer_length": 13,
         "num_tests": 500,
     },
     "multiplication": {
@@ -85,7 +87,7 @@ PLANS = {
         "task": ("factorisation", {"max_prime": 50, "num_factors": (2, 4)}),
         "model": {**MEDIUM, "num_latents": 6, "num_steps": 6, "num_kept_outputs": 2},
         "thinking": {"num_steps": (3, 8)},
-        "steps": 3500,
+        "steps": 2500,
         "num_tests": 300,  # nearly all there are
         "tests": {"steps": (1, 2, 3, 4, 6, 8, 12, 16, 24)},
     },
@@ -169,7 +171,8 @@ def train(model: PreTrainedModel, plan: dict, task: NumberTask, seed: int, args)
     if "curriculum" in plan:
         curriculum = Curriculum(**plan["curriculum"])
         callbacks.append(CurriculumCallback(curriculum))
-    stream = stream_number_dataset(task, seed=seed, curriculum=curriculum)
+    trained = replace(task, **plan.get("training", {}))
+    stream = stream_number_dataset(trained, seed=seed, curriculum=curriculum)
     if model.config.is_encoder_decoder:
         thinking = plan.get("thinking", {}) if model.config.num_steps > 1 else {}
         collator = ThinkingCollator(tokenizer, **thinking, seed=seed)
@@ -177,13 +180,17 @@ def train(model: PreTrainedModel, plan: dict, task: NumberTask, seed: int, args)
         stream = stream.map(join_answer)
         collator = DataCollatorForSeq2Seq(tokenizer)
         tokenizer.padding_side = "right"
+    num_steps = args.steps or plan["steps"]
+    schedule, schedule_options = "cosine_with_min_lr", {"min_lr_rate": 0.02}
+    if curriculum:  # whose last lessons shall come at the full rate
+        schedule, schedule_options = "warmup_stable_decay", {"num_decay_steps": num_steps // 3, "min_lr_ratio": 0.02}
     arguments = TrainingArguments(
         output_dir=str(args.output.parent / "trainer"),
-        max_steps=args.steps or plan["steps"],
+        max_steps=num_steps,
         per_device_train_batch_size=args.batch,
         learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.02},
+        lr_scheduler_type=schedule,
+        lr_scheduler_kwargs=schedule_options,
         warmup_steps=100,
         max_grad_norm=1.0,
         adam_beta2=0.98,

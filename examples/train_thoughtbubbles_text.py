@@ -115,7 +115,39 @@ class TextTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = torch.cuda.is_available()
 
 
-def train(model: PreTrainedModel, name: str, splits, tokenizer, args: TextTrainingArguments, callbacks) -> Path:
+def check_flags(parser: HfArgumentParser, data: DataArguments, args: TextTrainingArguments):
+    """Say what is wrong with flags before anything takes time."""
+    if data.scored_blocks < 1:
+        parser.error(f"--scored_blocks is {data.scored_blocks}; at least one block must be scored")
+    if args.resume_from_checkpoint:
+        if args.resume_from_checkpoint.lower() != "true":
+            parser.error("--resume_from_checkpoint takes true; each model continues from its own folder")
+        if not list(Path(args.output_dir).glob("*/checkpoint-*")):
+            parser.error(f"--resume_from_checkpoint: {args.output_dir} holds no checkpoint to continue from")
+
+
+def load_blocks(data: DataArguments, tokenizer: PreTrainedTokenizerBase, args: TextTrainingArguments) -> dict:
+    """Blocks to train on, and those of validation that are scored, by split."""
+    documents = load_text(data.source, data.dataset_name, data.text_column, streaming=data.streaming)
+    with args.main_process_first(desc="packing"):
+        splits = {split: pack_blocks(documents[split], tokenizer, data.block_size) for split in documents}
+    if data.streaming:
+        splits["validation"] = splits["validation"].take(data.scored_blocks)
+    else:
+        num_scored = min(len(splits["validation"]), data.scored_blocks)
+        splits["validation"] = splits["validation"].shuffle(seed=args.seed).select(range(num_scored))
+    return splits
+
+
+def train(
+    model: PreTrainedModel,
+    name: str,
+    splits,
+    tokenizer,
+    args: TextTrainingArguments,
+    callbacks,
+    data_collator=default_data_collator,
+) -> Path:
     """
     Train one model with the Trainer, save it with its tokenizer, and say where.
 
@@ -130,7 +162,7 @@ def train(model: PreTrainedModel, name: str, splits, tokenizer, args: TextTraini
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
         processing_class=tokenizer,
-        data_collator=default_data_collator,
+        data_collator=data_collator,
         callbacks=callbacks,
     )
     resumed = get_last_checkpoint(folder) if args.resume_from_checkpoint and folder.is_dir() else None
@@ -173,28 +205,13 @@ def main():
     """Parse flags, train, compare."""
     parser = HfArgumentParser((ModelArguments, DataArguments, TextTrainingArguments))
     model_args, data_args, args = parser.parse_args_into_dataclasses()
-    if data_args.scored_blocks < 1:
-        parser.error(f"--scored_blocks is {data_args.scored_blocks}; at least one block must be scored")
-    if args.resume_from_checkpoint:
-        if args.resume_from_checkpoint.lower() != "true":
-            parser.error("--resume_from_checkpoint takes true; each model continues from its own folder")
-        if not list(Path(args.output_dir).glob("*/checkpoint-*")):
-            parser.error(f"--resume_from_checkpoint: {args.output_dir} holds no checkpoint to continue from")
+    check_flags(parser, data_args, args)
     set_seed(args.seed)
 
     # Data
     tokenizer_source = data_args.tokenizer or model_args.model
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_source) if tokenizer_source else build_byte_tokenizer()
-    documents = load_text(
-        data_args.source, data_args.dataset_name, data_args.text_column, streaming=data_args.streaming
-    )
-    with args.main_process_first(desc="packing"):
-        splits = {split: pack_blocks(documents[split], tokenizer, data_args.block_size) for split in documents}
-    if data_args.streaming:
-        splits["validation"] = splits["validation"].take(data_args.scored_blocks)
-    else:
-        num_scored = min(len(splits["validation"]), data_args.scored_blocks)
-        splits["validation"] = splits["validation"].shuffle(seed=args.seed).select(range(num_scored))
+    splits = load_blocks(data_args, tokenizer, args)
 
     # Models
     if model_args.model:

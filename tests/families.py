@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_thoughtbubbles import (
     LoopedThinkerConfig,
     LoopedThinkerForCausalLM,
+    LoopedThinkerForConditionalGeneration,
     ThoughtbubblesConfig,
     ThoughtbubblesForCausalLM,
     calibrate_forks,
@@ -122,7 +123,9 @@ def make_thinker(name: str, **changes) -> Family:
 FAMILIES = [
     Family("thoughtbubbles", make_config(tie_word_embeddings=False), is_causal=False, has_cache=False),
     Family("thoughtbubbles-probability", make_config(fold="probability"), is_causal=False, has_cache=False),
-    Family("gpt-rope", make_config(fork_layers=[], tie_word_embeddings=False), assistant_changes={"num_hidden_layers": 2}),
+    Family(
+        "gpt-rope", make_config(fork_layers=[], tie_word_embeddings=False), assistant_changes={"num_hidden_layers": 2}
+    ),
     Family(
         "gpt-learned",
         make_config(fork_layers=[], position_embedding="learned", tie_word_embeddings=False),
@@ -140,9 +143,55 @@ FAMILIES = [
         assistant_changes={"num_hidden_layers": 2, "fork_layers": []},
     ),
     make_thinker("thinker"),
-    make_thinker(
-        "thinker-window", num_hidden_layers=1, num_steps=4, num_memory_steps=2, num_read_steps=1, low_rank=5
-    ),
+    make_thinker("thinker-window", num_hidden_layers=1, num_steps=4, num_memory_steps=2, num_read_steps=1, low_rank=5),
     make_thinker("thinker-skip", skip_self_attention=True),
     make_thinker("thinker-exit", num_steps=5, exit_threshold=0.25, self_attention_mlp=True),
+]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A looped Thinker that answers problems: how to build it, and what to ask it."""
+
+    name: str
+    config: LoopedThinkerConfig
+
+    @property
+    def is_parallel(self) -> bool:
+        return self.config.readout == "parallel"
+
+    def build(self, seed: int = 0, **changes) -> LoopedThinkerForConditionalGeneration:
+        """A model with reproducible weights."""
+        torch.manual_seed(seed)
+        config = LoopedThinkerConfig(**{**self.config.to_dict(), **changes})
+        return LoopedThinkerForConditionalGeneration(config).eval()
+
+    def ask(self, batch_size: int = 2, length: int = 9) -> dict:
+        """Problems, with static memories where the model has them."""
+        problem = {"input_ids": draw_ids(batch_size, length)}
+        if self.config.static_memory_size > 0:
+            problem["memory_ids"] = torch.randint(0, self.config.static_memory_size, (batch_size, 2))
+        return problem
+
+    def read(self, batch_size: int = 2, length: int = 7) -> dict:
+        """What makes a forward pass read out so many positions."""
+        return {"answer_length": length} if self.is_parallel else {"decoder_input_ids": draw_ids(batch_size, length)}
+
+
+def make_answerers(name: str, **changes) -> list[Answerer]:
+    """A variant with either read-out."""
+    return [
+        Answerer(f"{name}-{readout}", make_thinker_config(readout=readout, **changes))
+        for readout in ("autoregressive", "parallel")
+    ]
+
+
+ANSWERERS = [
+    *make_answerers("plain"),
+    *make_answerers("low-rank", low_rank=5, self_attention_mlp=True, num_hidden_layers=1),
+    *make_answerers("skip", skip_self_attention=True),
+    *make_answerers("window", num_memory_steps=2, num_read_steps=1),
+    *make_answerers("static-memory", static_memory_size=3),
+    *make_answerers("output-steps", num_output_steps=2, tie_word_embeddings=False),
+    *make_answerers("kept", num_kept_outputs=3, num_probes=2, position_frequencies="single"),
 ]

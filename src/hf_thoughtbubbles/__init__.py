@@ -35,6 +35,7 @@ from .modeling.modeling_thoughtbubbles import (
     ThoughtbubblesPreTrainedModel,
 )
 from .tokenization.byte_tokenizer import build_byte_tokenizer, decode_bytes, encode_bytes
+from .tokenization.number_tokenizer import build_number_tokenizer
 from .version import __version__
 
 
@@ -96,6 +97,7 @@ __all__ = [
     "ThoughtbubblesPreTrainedModel",
     "__version__",
     "build_byte_tokenizer",
+    "build_number_tokenizer",
     "calibrate_forks",
     "decode_bytes",
     "encode_bytes",

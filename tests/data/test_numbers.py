@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Are problems about numbers solved exactly, apart by split, and different when they should be?"""
 
+import collections
 import json
 import multiprocessing
 import pickle
@@ -450,3 +451,18 @@ def test_data_loader_workers_draw_different_problems_and_see_the_curriculum_chan
 def test_a_stream_can_be_sent_to_another_process():
     stream = stream_number_dataset("sort", curriculum=SimpleNamespace(difficulty=4.0), length=(1, 9))
     assert as_questions(pickle.loads(pickle.dumps(stream)), 20) == as_questions(stream, 20)
+
+
+def test_even_lengths_make_short_numbers_as_frequent_as_long_ones():
+    task = make_task("arithmetic", max_number=1000, input_bases=16, even_lengths=True)
+    rng, lengths = random.Random(0), collections.Counter()
+    for _ in range(3000):
+        question = task.ask(rng)
+        expression = question[2 : question.index(":addmul")]
+        lengths.update((expression.index("+"), len(expression) - expression.index("+") - 1))
+        numbers = [from_base(part.split(), 16) for part in " ".join(expression).split("+")]
+        assert all(0 <= number < 1000 for number in numbers)
+    assert lengths.keys() == {1, 2, 3}
+    assert all(1800 < count < 2200 for count in lengths.values())
+    with pytest.raises(ValueError, match="`even_lengths` draws lengths of numbers of at least 0"):
+        make_task("arithmetic", min_number=-5, even_lengths=True)

@@ -8,10 +8,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from hf_thoughtbubbles import ThoughtbubblesForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles import LoopedThinkerForCausalLM, ThoughtbubblesForCausalLM, build_byte_tokenizer
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import count_token_bytes, score_dataset
-from tests.families import FAMILIES, make_config
+from tests.families import FAMILIES, make_config, make_thinker_config
 
 
 def make_rows(*lengths: int) -> list[dict]:
@@ -101,3 +101,15 @@ def test_the_baseline_has_as_many_parameters(changes):
     baseline = matched_baseline(model)
     assert abs(baseline.num_parameters() - model.num_parameters()) <= 5 * (2 * 24 + 1) / 2
     assert (baseline.config.n_layer, baseline.config.n_embd, baseline.config.resid_pdrop) == (5, 24, 0.1)
+
+
+def test_how_much_to_compute_is_passed_on():
+    torch.manual_seed(0)
+    config = make_thinker_config(vocab_size=259, is_encoder_decoder=False)
+    model, tokenizer = LoopedThinkerForCausalLM(config), build_byte_tokenizer()
+    dataset = [{"input_ids": tokenizer(text).input_ids} for text in ("some text", "more of it")]
+    usual, more = (score_dataset(model, dataset, tokenizer, **compute)["loss"] for compute in ({}, {"num_steps": 9}))
+    assert usual != more
+    config.num_steps = 9
+    assert score_dataset(model, dataset, tokenizer)["loss"] == more
+    assert score_dataset(model, dataset, tokenizer, reading="prefix", num_steps=9)["loss"] == pytest.approx(more)

@@ -31,6 +31,7 @@ class TinyModel:
         config = self.get_config()
         self.hidden_size = config.hidden_size
         self.num_hidden_layers = config.num_hidden_layers
+        self.is_encoder_decoder = config.is_encoder_decoder
         self.num_attention_heads = config.num_attention_heads
         self.pad_token_id = config.pad_token_id
 
@@ -43,7 +44,10 @@ class TinyModel:
         num_padded = torch.arange(self.batch_size, device=input_ids.device)[:, None]
         is_token = torch.arange(self.seq_length, device=input_ids.device) < self.seq_length - num_padded
         input_ids = input_ids.masked_fill(~is_token, config.pad_token_id)
-        return config, {"input_ids": input_ids, "attention_mask": is_token.long()}
+        inputs = {"input_ids": input_ids, "attention_mask": is_token.long()}
+        if config.is_encoder_decoder:
+            inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = input_ids.clone(), is_token.long()
+        return config, inputs
 
 
 class CommonTests(modeling.ModelTesterMixin, training.TrainingTesterMixin, fsdp.FSDPTesterMixin):

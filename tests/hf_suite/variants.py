@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """On which models do transformers' common tests run?
 
-One entry of `VARIANTS` is one configuration, tested with every class that the package registers for it.
+One entry of `VARIANTS` is one configuration, tested with every class that the package exports for it, or those it names.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedConfig, PreTrainedModel
 
 import hf_thoughtbubbles
-from hf_thoughtbubbles import ThoughtbubblesConfig
+from hf_thoughtbubbles import LoopedThinkerConfig, ThoughtbubblesConfig
 
 
 # Two layers, as the common tests demand. They set sizes of their own in places, so heads divide 32 and 64.
@@ -56,11 +56,13 @@ class Variant:
         config_class (`type`): its configuration class.
         config_kwargs (`dict`): what the configuration is made of.
         cannot_hold (`dict[str, str]`): tests that cannot hold for it by design, each with the reason.
+        class_names (`tuple[str, ...]`, *optional*): the classes under test; all that are exported by default.
     """
 
     config_class: type[PreTrainedConfig]
     config_kwargs: dict
     cannot_hold: dict[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
 
     @property
     def model_classes(self) -> tuple[type[PreTrainedModel], ...]:
@@ -68,7 +70,9 @@ class Variant:
         models = [
             public
             for public in public_classes(PreTrainedModel)
-            if public.config_class is self.config_class and not public.__name__.endswith("PreTrainedModel")
+            if public.config_class is self.config_class
+            and not public.__name__.endswith("PreTrainedModel")
+            and (self.class_names is None or public.__name__ in self.class_names)
         ]
         return tuple(sorted(models, key=lambda model: "For" in model.__name__))
 
@@ -79,7 +83,50 @@ def public_classes(base: type) -> list[type]:
     return [public for public in exported if isinstance(public, type) and issubclass(public, base)]
 
 
+THINKING = {**SMALL, "num_steps": 2, "num_latents": 5, "max_latents": 7, "max_answer_length": 128}
+
+ONE_PER_LAYER = (
+    "expects one entry for each layer, but shared layers leave one at every step (and thinking about a problem comes "
+    "before its answer); tests/modeling/test_looped_thinker.py covers what is there"
+)
+
+ONE_CALL_PER_LAYER = (
+    "replays the last call of a layer for all its calls, but shared layers are called at every step; our contract "
+    "tests compare the gradients"
+)
+
+CANNOT_HOLD_THINKING = {
+    **CANNOT_HOLD,
+    "test_attention_outputs": ONE_PER_LAYER,
+    "test_can_capture_specific_layers_hidden_states": ONE_PER_LAYER,
+    "test_hidden_states_output": ONE_PER_LAYER,
+    "test_training_gradient_checkpointing": ONE_CALL_PER_LAYER,
+    "test_training_gradient_checkpointing_use_reentrant_false": ONE_CALL_PER_LAYER,
+    "test_training_gradient_checkpointing_use_reentrant_true": ONE_CALL_PER_LAYER,
+}
+
+CANNOT_HOLD_ANSWERING = {
+    **CANNOT_HOLD_THINKING,
+    "test_encoder_decoder_loss_no_double_shift": (
+        "differentiates the loss by the returned logits, but it is made of the logits of all kept steps, of which these "
+        "are the last; our contract tests recompute the loss"
+    ),
+    "test_retain_grad_hidden_states_attentions": ONE_PER_LAYER,
+}
+
 VARIANTS = {
+    "LoopedThinkerText": Variant(
+        config_class=LoopedThinkerConfig,
+        config_kwargs={**THINKING, "is_encoder_decoder": False},
+        cannot_hold=CANNOT_HOLD_THINKING,
+        class_names=("LoopedThinkerModel", "LoopedThinkerForCausalLM"),
+    ),
+    "LoopedThinkerAnswers": Variant(
+        config_class=LoopedThinkerConfig,
+        config_kwargs=THINKING,
+        cannot_hold=CANNOT_HOLD_ANSWERING,
+        class_names=("LoopedThinkerModel", "LoopedThinkerForConditionalGeneration"),
+    ),
     "ThoughtbubblesForking": Variant(
         config_class=ThoughtbubblesConfig,
         config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_policy": "topk"},

@@ -430,6 +430,8 @@ class ArithmeticTask(NumberTask):
         max_number (`int`): one more than the largest number of a chain.
         input_bases (`int` or sequence of `int`): base of the question, from 2 to 16, drawn from these.
         output_bases (`int` or sequence of `int`): base of the answer, drawn for itself.
+        even_lengths (`bool`): draw how many digits a number has before its value, so that short numbers, which are
+            rare among all, are as frequent as long ones. For training; needs `min_number` of at least 0.
     """
 
     operators: str | Sequence[str] = "+"
@@ -438,6 +440,7 @@ class ArithmeticTask(NumberTask):
     max_number: int = 1000
     input_bases: int | Sequence[int] = 10
     output_bases: int | Sequence[int] = 10
+    even_lengths: bool = False
 
     def __post_init__(self):
         operators = tuple(self.operators) if isinstance(self.operators, Sequence) else ()
@@ -454,6 +457,11 @@ class ArithmeticTask(NumberTask):
             raise ValueError(
                 f"`operators` holds '/' and numbers from `min_number` {self.min_number} to below `max_number` "
                 f"{self.max_number} include 0, so a question could divide by zero. Set `min_number=1`."
+            )
+        if self.even_lengths and self.min_number < 0:
+            raise ValueError(
+                f"`even_lengths` draws lengths of numbers of at least 0, but `min_number` is {self.min_number}. Raise "
+                "it, or leave `even_lengths` out."
             )
 
     @property
@@ -478,11 +486,19 @@ class ArithmeticTask(NumberTask):
     def ask(self, rng: random.Random) -> list[str]:
         """The tokens of a random chain."""
         base = rng.choice(self.input_bases)
-        expression = list(_encode(rng.randrange(self.min_number, self.max_number), base))
+        expression = list(_encode(self._draw_number(rng, base), base))
         for _ in range(_draw_from(rng, self.num_terms) - 1):
             expression.append(rng.choice(self.operators))
-            expression += _encode(rng.randrange(self.min_number, self.max_number), base)
+            expression += _encode(self._draw_number(rng, base), base)
         return _frame(expression, EVALUATE_TOKEN, base, rng.choice(self.output_bases))
+
+    def _draw_number(self, rng: random.Random, base: int) -> int:
+        low, high = self.min_number, self.max_number
+        if self.even_lengths:
+            num_digits = rng.randint(len(_encode(low, base)), len(_encode(high - 1, base)))
+            low = max(low, base ** (num_digits - 1) if num_digits > 1 else 0)
+            high = min(high, base**num_digits)
+        return rng.randrange(low, high)
 
     def answer(self, question: Sequence[str]) -> list[str]:
         """The tokens of the value of any chain; a `ValueError` if the question is none or divides by zero."""

@@ -9,7 +9,8 @@ def matched_baseline(model: PreTrainedModel) -> GPT2LMHeadModel:
     """
     A native GPT-2 with the width, depth, heads, context and dropouts of a model and as many parameters.
 
-    Learned positions cost parameters that rotary ones do not; the feed-forward layers give them back.
+    Learned positions cost parameters that rotary ones do not; the feed-forward layers give them back. The depth of a
+    looped model is that of its shared block, not of its steps, which cost no parameters.
 
     Args:
         model (`PreTrainedModel`): one of ours, or any model whose configuration uses transformers' common names.

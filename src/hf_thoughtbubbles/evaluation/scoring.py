@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """How likely does a causal language model find a text?"""
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -59,15 +60,15 @@ def _iterate_batches(dataset: Iterable[dict], batch_size: int) -> Iterator[tuple
         yield torch.tensor(rows), torch.tensor(labels)
 
 
-def _score_blockwise(model, input_ids: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=input_ids, use_cache=False).logits[:, :-1]
+def _score_blockwise(model, input_ids: torch.Tensor, **compute) -> torch.Tensor:
+    return model(input_ids=input_ids, use_cache=False, **compute).logits[:, :-1]
 
 
-def _score_prefixes(model, input_ids: torch.Tensor) -> torch.Tensor:
+def _score_prefixes(model, input_ids: torch.Tensor, **compute) -> torch.Tensor:
     """Each token from a call that saw nothing after it: one call per length, never a padded batch."""
     return torch.cat(
         [
-            model(input_ids=input_ids[:, :length], use_cache=False, logits_to_keep=1).logits
+            model(input_ids=input_ids[:, :length], use_cache=False, logits_to_keep=1, **compute).logits
             for length in range(1, input_ids.shape[1])
         ],
         dim=1,
@@ -82,6 +83,7 @@ def score_dataset(
     reading: Literal["blockwise", "prefix"] = "blockwise",
     batch_size: int = 8,
     max_blocks: int | None = None,
+    **compute: int | float,
 ) -> dict[str, float | int]:
     """
     Perplexity and bits per byte of a causal language model, native ones included.
@@ -97,6 +99,8 @@ def score_dataset(
             models, `fork_policy="threshold"` included, both give the same number.
         batch_size (`int`): rows per call.
         max_blocks (`int`, *optional*): score only the first so many rows.
+        compute: passed on to the model's `forward`: how much it may compute, for example `num_steps=16`,
+            `exit_threshold=0.1` or `fork_budget=1.5`.
 
     Returns:
         `dict` with `loss` (mean nats per token), `perplexity` (per token), `bits_per_byte`, `num_tokens`, `num_bytes`.
@@ -109,10 +113,10 @@ def score_dataset(
         raise ValueError(f"`reading` is {reading!r}; it must be one of {sorted(readers)}.")
     if batch_size < 1 or (max_blocks is not None and max_blocks < 1):
         raise ValueError(f"`batch_size` {batch_size} and `max_blocks` {max_blocks} must be at least 1.")
-    was_training = model.training
+    was_training, read = model.training, functools.partial(readers[reading], **compute)
     try:
         nats, num_tokens, num_bytes = _sum_losses(
-            model.eval(), dataset, count_token_bytes(tokenizer), readers[reading], batch_size, max_blocks
+            model.eval(), dataset, count_token_bytes(tokenizer), read, batch_size, max_blocks
         )
     finally:
         model.train(was_training)

@@ -87,7 +87,8 @@ class StepStates:
         is_thinking = ~is_done if self.is_thinking is None else self.is_thinking & ~is_done
         self.is_thinking = is_thinking
         if not torch.compiler.is_compiling():  # a compiled graph has one shape for all inputs
-            self.rows = is_thinking.any(-1).nonzero()[:, 0]
+            rows = is_thinking.any(-1).nonzero()[:, 0]
+            self.rows = None if len(rows) == len(is_thinking) else rows  # taking all would copy all
 
     @property
     def is_finished(self) -> bool:

@@ -5,7 +5,7 @@ import math
 import numbers
 
 import torch
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
 from .checks_tokens import check_ids, check_tokens
@@ -109,6 +109,11 @@ def check_answer(
             "An answer is read out token by token, so it needs `labels`, `decoder_input_ids` or "
             "`decoder_inputs_embeds`; none came. `generate` makes them by itself."
         )
+    if past_key_values is not None and not isinstance(past_key_values, EncoderDecoderCache):
+        raise ValueError(
+            f"`past_key_values` is a `{type(past_key_values).__name__}`; an answer needs an `EncoderDecoderCache`, which "
+            "keeps the memory too. Use the cache that the model returns."
+        )
     if loop_decoder and (config.readout != "autoregressive" or decoder_input_ids is None):
         raise ValueError(
             '`loop_decoder=True` needs `readout="autoregressive"` and `labels` or `decoder_input_ids`: answer tokens '
@@ -135,6 +140,37 @@ def check_answer(
             "row and position."
         )
     return answer_length
+
+
+def check_labels(
+    config: LoopedThinkerConfig,
+    labels: torch.Tensor | None,
+    probe_labels: torch.Tensor | None,
+    problem: torch.Tensor | None,
+    given: torch.Tensor | None,
+    answer_length: int | None = None,
+):
+    """Refuse what cannot be scored: labels that do not fit the problem and what is `given` to the answer positions."""
+    if probe_labels is not None and config.num_probes == 0:
+        raise ValueError("`probe_labels` came, but the model has no probes. Set `num_probes` in its config.")
+    if probe_labels is not None and labels is None:
+        raise ValueError("`probe_labels` came without `labels`, which say what positions are scored. Give both.")
+    if labels is None:
+        return
+    num_rows = len(labels if problem is None else problem)
+    length = labels.shape[-1] if given is None or given.ndim < 2 else given.shape[1]
+    length = length if answer_length is None else answer_length
+    if tuple(labels.shape) != (num_rows, length):
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)}, but the answer needs {(num_rows, length)}: one entry per row "
+            "and position, -100 where nothing is scored."
+        )
+    if probe_labels is not None and tuple(probe_labels.shape) != (num_rows, length, config.num_probes):
+        raise ValueError(
+            f"`probe_labels` has shape {tuple(probe_labels.shape)}, but the answer needs "
+            f"{(num_rows, length, config.num_probes)}: one number per row, position and probe."
+        )
+    check_ids(labels.masked_fill(labels == -100, 0), "labels", config.vocab_size)
 
 
 def check_text(
@@ -168,8 +204,21 @@ def check_text(
         check_cache(config, past_key_values, config.num_steps if num_steps is None else num_steps)
 
 
+def check_replay(is_replayed: bool, use_cache: bool | None, past_key_values: Cache | None):
+    """Refuse a cache where layers are computed again for their gradients: it would keep their tokens twice."""
+    if is_replayed and (use_cache or past_key_values is not None):
+        raise ValueError(
+            "`use_cache=True` or `past_key_values` came with gradient checkpointing, which computes layers again, and a "
+            "cache would keep their tokens twice. Leave it out in training."
+        )
+
+
 def check_cache(config: LoopedThinkerConfig, past_key_values: Cache, num_steps: int):
     """Refuse a cache that other steps filled, or that has no room for these."""
+    if isinstance(past_key_values, EncoderDecoderCache):
+        raise ValueError(
+            "`past_key_values` is an `EncoderDecoderCache`, but a text has one cache. Use the one that the model returns."
+        )
     needed = config.num_hidden_layers * num_steps * (1 if config.skip_self_attention else 2)
     layers = past_key_values.layers
     if past_key_values.layer_class_to_replicate is None and len(layers) < needed:
@@ -178,11 +227,12 @@ def check_cache(config: LoopedThinkerConfig, past_key_values: Cache, num_steps: 
             "the cache that the model returns, or give a `DynamicCache()` without a config, which grows."
         )
     num_filled = sum(layer.is_initialized and int(layer.keys.numel() > 0) for layer in layers)
-    if not past_key_values.is_compileable and num_filled not in (0, needed):
+    is_allocated = past_key_values.is_compileable and num_filled == len(layers)  # perhaps ahead of the first token
+    if num_filled not in (0, needed) and not is_allocated:
         raise ValueError(
             f"`past_key_values` holds {num_filled} filled slots, but {num_steps} steps fill {needed}: earlier tokens "
             "took another number of steps. Use the same `num_steps` for a text from its first token on."
         )
 
 
-__all__ = ["check_answer", "check_count", "check_mode", "check_problem", "check_text"]
+__all__ = ["check_answer", "check_count", "check_labels", "check_mode", "check_problem", "check_replay", "check_text"]

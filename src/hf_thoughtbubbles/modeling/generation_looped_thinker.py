@@ -18,6 +18,17 @@ class LoopedThinkerGenerationMixin:
 
     thinking_knobs: tuple[str, ...] = ("num_steps",)
 
+    @staticmethod
+    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
+        """With a static cache: one mask for all steps."""
+        return create_causal_mask(
+            config=config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+
     def _prepare_generation_config(self, generation_config=None, *args, **kwargs):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, *args, **kwargs)
         # An assistant is given the configuration of the model that it assists; it keeps to its own thinking.
@@ -38,17 +49,6 @@ class TextThinkingMixin(LoopedThinkerGenerationMixin):
     """Generation of a model that continues text: as many slots in the cache as the steps need."""
 
     thinking_knobs = ("num_steps", "exit_threshold")
-
-    @staticmethod
-    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
-        """With a static cache: one mask for all steps."""
-        return create_causal_mask(
-            config=config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
@@ -81,6 +81,26 @@ class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
     """Generation of a model that answers problems: a parallel answer is read out once, then decoded as any other."""
 
     thinking_knobs = ("num_steps", "num_latents", "num_read_steps")
+
+    def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, past_key_values=None, **kwargs):
+        # transformers skips what a given cache already holds only where a `decoder_attention_mask` tells the length.
+        if next_sequence_length is None and past_key_values is not None:
+            num_past, mask = int(past_key_values.get_seq_length()), kwargs.get("decoder_attention_mask")
+            if mask is None and 0 < num_past < input_ids.shape[1]:
+                next_sequence_length = input_ids.shape[1] - num_past
+        return super().prepare_inputs_for_generation(input_ids, next_sequence_length, past_key_values, **kwargs)
+
+    def _prepare_generation_config(self, generation_config=None, *args, **kwargs):
+        asked = generation_config
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, *args, **kwargs)
+        # The model's own default is in new tokens; what a caller says in either unit comes first.
+        is_total = kwargs.get("max_length") is not None or (asked is not None and asked.max_length is not None)
+        is_new = kwargs.get("max_new_tokens") is not None or (asked is not None and asked.max_new_tokens is not None)
+        if is_total and not is_new:
+            generation_config.max_new_tokens = None
+        elif not is_total:
+            generation_config.max_length = None
+        return generation_config, model_kwargs
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length

@@ -36,7 +36,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
 from .cache_steps import StepStates
-from .checks_looped_thinker import check_answer, check_mode, check_problem, check_text
+from .checks_looped_thinker import check_answer, check_labels, check_mode, check_problem, check_replay, check_text
 from .generation_looped_thinker import AnswerThinkingMixin, TextThinkingMixin
 from .modeling_layers import RotaryEmbedding, rotate_channels
 
@@ -509,7 +509,8 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         if not self.config.is_encoder_decoder:
             return inputs_embeds
         if position_ids is None:
-            position_ids = self.place_tokens(inputs_embeds.shape[1], attention_mask, inputs_embeds.device)
+            entries = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+            position_ids = self.place_tokens(entries, attention_mask)
         return inputs_embeds + self.embed_sinusoids(position_ids, inputs_embeds)
 
     def embed_sinusoids(self, position_ids: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -517,11 +518,11 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         return embed_sinusoids(position_ids, self.config.hidden_size, self.config.position_frequencies).to(like.dtype)
 
     @staticmethod
-    def place_tokens(num_tokens: int, attention_mask: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-        """Positions `(B or 1, T)` of the last `num_tokens`, from 0; padding takes no place."""
+    def place_tokens(entries: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Positions `(B or 1, T)`, from 0, of tokens that are the mask's `entries` `(T,)`; padding takes no place."""
         if attention_mask is None or attention_mask.ndim != 2:
-            return torch.arange(num_tokens, device=device)[None]
-        return (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]
+            return entries[None]
+        return (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)[:, entries]
 
     def think(
         self,
@@ -569,7 +570,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
             return raw, Memory(layers, input_mask[..., :size] if is_masked else None), mask
 
         history, history_sources, input_source = [], [], self.block.project(inputs_embeds)
-        latents = self.latents.weight[:num_latents].expand(batch_size, -1, -1)
+        latents = self.latents.weight[:num_latents].repeat(batch_size, 1, 1)  # (B, L, D)
         places = self.embed_places(num_latents, inputs_embeds)
         loop_mask = loop_places = None
         if loop_embeds is not None:
@@ -690,9 +691,10 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         """Think about every token of an embedded text `(B, T, D)`, each seeing itself and earlier ones alone."""
         config, num_steps = self.config, num_steps or self.config.num_steps
         batch_size, num_tokens = inputs_embeds.shape[:2]
-        rope = self.rotary_emb(
-            inputs_embeds, self.place_text(inputs_embeds, attention_mask, position_ids, past_key_values)
-        )
+        num_past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        entries = torch.arange(num_tokens, device=inputs_embeds.device) + num_past  # of the mask, which may go on
+        places = self.place_tokens(entries, attention_mask) if position_ids is None else position_ids
+        rope = self.rotary_emb(inputs_embeds, places)
         num_sources = 1 + min(num_steps - 1, config.num_memory_steps or num_steps)
         mask, memory_mask = self.mask_text(inputs_embeds, attention_mask, position_ids, past_key_values, num_sources)
         is_exiting = exit_threshold is not None
@@ -731,7 +733,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
             if is_exiting and before is not None:
                 is_done = measure_change(hidden_states, before) < exit_threshold
                 if attention_mask is not None and attention_mask.ndim == 2:  # padding has nothing to think about
-                    is_done = is_done | ~attention_mask[:, -num_tokens:].bool()
+                    is_done = is_done | ~attention_mask.bool()[:, entries]
                 states.exit(is_done)
             if states.is_finished:
                 states.repeat_rest(step + 1, num_steps)
@@ -743,15 +745,6 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
             latents=torch.stack(history, dim=1) if output_steps else None,
             num_steps_used=num_steps_used,
         )
-
-    def place_text(self, inputs_embeds, attention_mask, position_ids, past_key_values) -> torch.Tensor:
-        """Positions `(B or 1, T)` of the tokens of a text, after those that the cache holds."""
-        if position_ids is not None:
-            return position_ids
-        places = self.place_tokens(inputs_embeds.shape[1], attention_mask, inputs_embeds.device)
-        if past_key_values is None or (attention_mask is not None and attention_mask.ndim == 2):
-            return places
-        return places + past_key_values.get_seq_length()
 
     def mask_text(
         self, inputs_embeds, attention_mask, position_ids, past_key_values, num_sources: int
@@ -820,13 +813,12 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         """Think about an embedded problem `(B, T, D)`, unless that is done, and read the answer out."""
         loop_hidden_states = None
         if encoder_outputs is None:
-            num_kept = (
-                1 if past_key_values is not None and past_key_values.is_updated else self.config.num_kept_outputs
-            )
+            is_remembered = past_key_values is not None and past_key_values.is_updated.get(0, False)
+            num_kept = 1 if is_remembered else self.config.num_kept_outputs
             encoder_outputs, memories, loop_hidden_states = self.think(
                 inputs_embeds, attention_mask, **thinking, loop_embeds=loop_embeds, num_kept=num_kept, **kwargs
             )
-            if past_key_values is not None and not past_key_values.is_updated:
+            if past_key_values is not None and not is_remembered:
                 self.remember(memories[-1], past_key_values)
         else:
             memories = [self.recall(encoder_outputs, past_key_values)]
@@ -902,6 +894,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
             "answer_length": answer_length,
         }
         tokens = {"attention_mask": attention_mask, "position_ids": position_ids}
+        check_replay(is_learning and self.gradient_checkpointing, use_cache, past_key_values)
         if not config.is_encoder_decoder:
             foreign = {**thinking, **reading, "encoder_outputs": encoder_outputs, "loop_decoder": loop_decoder or None}
             del foreign["num_steps"]
@@ -1002,12 +995,11 @@ class LoopedThinkerForConditionalGeneration(AnswerThinkingMixin, LoopedThinkerPr
         self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Mean over steps of the cross entropy of `(B, S, A, V)` logits; the sum over targets over their number."""
-        batch_size, num_kept = logits.shape[:2]
-        targets = labels[:, None].expand(-1, num_kept, -1).reshape(batch_size * num_kept, -1)
+        num_kept = logits.shape[1]
         loss = self.loss_function(
             logits=logits.flatten(0, 1),
             labels=None,
-            shift_labels=targets,  # aligned already
+            shift_labels=labels.repeat_interleave(num_kept, dim=0),  # aligned already
             vocab_size=self.config.vocab_size,
             num_items_in_batch=num_items_in_batch,
         )
@@ -1085,8 +1077,9 @@ class LoopedThinkerForConditionalGeneration(AnswerThinkingMixin, LoopedThinkerPr
         answered = None if encoder_outputs is None else encoder_outputs.get("answer_logits")
         if answered is not None and decoder_input_ids is not None:  # a parallel answer in generation
             return LoopedThinkerSeq2SeqLMOutput(logits=answered[:, : decoder_input_ids.shape[1]])
-        if labels is not None and probe_labels is not None and self.config.num_probes == 0:
-            raise ValueError("`probe_labels` came, but the model has no probes. Set `num_probes` in its config.")
+        given = decoder_input_ids if decoder_inputs_embeds is None else decoder_inputs_embeds
+        problem = input_ids if inputs_embeds is None else inputs_embeds
+        check_labels(self.config, labels, probe_labels, problem, given, answer_length)
         decoder_input_ids, answer_length = self.prepare_answer(
             labels, decoder_input_ids, decoder_inputs_embeds, answer_length
         )
