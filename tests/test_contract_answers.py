@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does every model that answers problems keep the promises of docs/architecture.md? Each promise once, over all variants.
+"""Does every model that answers problems keep the promises of docs/architecture.md? Each promise over all variants.
 
 Promise 1 (parity) is in tests/modeling, 2 (loading without the package) in tests/hub.
 """
@@ -269,7 +269,7 @@ def test_promise_5_a_row_of_padding_alone_harms_nothing(answerer, attention):
 
 @READING
 def test_promise_5_padding_of_answers_changes_no_other_logit(answerer):
-    """It stands behind; of a parallel answer, whose positions all see each other, the length is part of the question."""
+    """It stands behind. Positions of a parallel answer all see each other, so its length is part of the question."""
     model, lesson = answerer.build(), make_lesson(answerer)
     logits = model(**lesson).logits
     shorter = {key: value[3:] if torch.is_tensor(value) else value for key, value in lesson.items()}

@@ -90,7 +90,6 @@ def test_what_the_original_never_reads_may_be_there():
     looped_thinker_from_toythinker({**make_state(PLAIN), **unread}, PLAIN)
 
 
-@pytest.mark.xfail(strict=True, reason="a table with rows is taken for an empty one and dropped")
 def test_static_memories_that_the_arguments_deny_are_refused():
     state = {**make_state(PLAIN), "emb_static_mem.weight": torch.zeros(5, 12)}
     with pytest.raises(ValueError, match=r"emb_static_mem.weight"):

@@ -142,7 +142,7 @@ def looped_thinker_from_toythinker(
     """
     config = config_from_toythinker(model_kwargs, readout)
     names, given = list_parameters(config), set(state_dict) - UNUSED
-    optional = {"emb_static_mem.weight"} if config.static_memory_size == 0 else set()  # an empty table
+    optional = {name for name in given & {"emb_static_mem.weight"} if len(state_dict[name]) == 0}
     missing, unexpected = sorted(set(names) - given), sorted(given - set(names) - optional)
     if missing or unexpected:
         raise ValueError(

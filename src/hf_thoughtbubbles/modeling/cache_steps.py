@@ -11,11 +11,60 @@ cache, step by step, so that a cache of more steps only has more slots:
 A token that is done thinking shows later steps the keys and values of its last one. Nothing of it is computed again,
 and as that depends on the token alone, a cache holds just what an uncached pass would see.
 
-Shapes: B batch, A rows that still think, T new tokens, N heads, H head size.
+Shapes: B batch, A rows that still think, T new tokens, S entries of a part, M of a memory, N heads, H head size.
 """
 
 import torch
 from transformers.cache_utils import Cache
+
+
+KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, N, S, H)
+
+
+class MemoryParts:
+    """
+    Keys and values of the parts of a memory, for each layer that reads them, in the order in which they came.
+
+    Without gradients they stand side by side, so that reading neighbours copies nothing. What a gradient needs must not
+    be written to again, so with gradients parts are joined where they are read.
+
+    Args:
+        num_entries (`int`): M, the entries that all parts together will have.
+    """
+
+    def __init__(self, num_entries: int):
+        self.num_entries = num_entries
+        self.is_joined = not torch.is_grad_enabled()
+        self.buffers: list[KeyValue] = []  # (B, N, M, H) for each layer
+        self.parts: list[list[KeyValue]] = []
+        self.ends = [0]
+
+    def append(self, part: list[KeyValue]):
+        """Add a part: keys and values `(B, N, S, H)` for each layer."""
+        start, end = self.ends[-1], self.ends[-1] + part[0][0].shape[2]
+        self.ends.append(end)
+        if not self.is_joined:
+            self.parts.append(part)
+            return
+        if not self.buffers:
+            shape = (*part[0][0].shape[:2], self.num_entries, part[0][0].shape[3])
+            self.buffers = [(key.new_empty(shape), value.new_empty(shape)) for key, value in part]
+        for buffers, states in zip(self.buffers, part, strict=True):
+            for buffer, state in zip(buffers, states, strict=True):
+                buffer[:, :, start:end] = state
+
+    def read(self, indices: list[int]) -> list[KeyValue]:
+        """The parts of these ascending `indices`, one after the other, for each layer."""
+        if self.is_joined and indices[-1] - indices[0] + 1 == len(indices):
+            start, end = self.ends[indices[0]], self.ends[indices[-1] + 1]
+            return [(key[:, :, start:end], value[:, :, start:end]) for key, value in self.buffers]
+        parts = [self.read([i]) if self.is_joined else self.parts[i] for i in indices]
+        if len(parts) == 1:
+            return parts[0]
+        return [
+            tuple(torch.cat(states, dim=2) for states in zip(*layer, strict=True))
+            for layer in zip(*parts, strict=True)
+        ]
 
 
 class StepStates:
@@ -38,7 +87,7 @@ class StepStates:
         self.is_exiting = is_exiting
         self.is_thinking: torch.Tensor | None = None  # (B, T), True for tokens that still think; None: all
         self.rows: torch.Tensor | None = None  # (A,), rows with such tokens; None: all
-        self.latest: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by slot within a step
+        self.latest: dict[int, KeyValue] = {}  # by slot within a step
 
     def take(self, states: torch.Tensor | None) -> torch.Tensor | None:
         """Of `(B or 1, ...)` the rows that still think."""
@@ -69,15 +118,11 @@ class StepStates:
             key, value = self.past_key_values.update(key, value, step * self.stride + slot)
         return key, value
 
-    def add_source(
-        self, projected: list[tuple[torch.Tensor, torch.Tensor]], step: int
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def add_source(self, projected: list[KeyValue], step: int) -> list[KeyValue]:
         """Keep what the layers cross-attend to from step `step` on, one pair of keys and values a layer."""
         return [self.add(key, value, step, layer_idx) for layer_idx, (key, value) in enumerate(projected)]
 
-    def add_self(
-        self, key: torch.Tensor, value: torch.Tensor, step: int, layer_idx: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def add_self(self, key: torch.Tensor, value: torch.Tensor, step: int, layer_idx: int) -> KeyValue:
         """Keep what self-attention reads at a step; gives the rows that still think, `(A, N, ., H)`."""
         key, value = self.add(key, value, step, self.num_layers + layer_idx)
         return self.take(key), self.take(value)
@@ -104,4 +149,4 @@ class StepStates:
                 self.past_key_values.update(*self.latest[slot], step * self.stride + slot)
 
 
-__all__ = ["StepStates"]
+__all__ = ["KeyValue", "MemoryParts", "StepStates"]

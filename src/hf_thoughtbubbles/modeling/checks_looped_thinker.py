@@ -111,8 +111,8 @@ def check_answer(
         )
     if past_key_values is not None and not isinstance(past_key_values, EncoderDecoderCache):
         raise ValueError(
-            f"`past_key_values` is a `{type(past_key_values).__name__}`; an answer needs an `EncoderDecoderCache`, which "
-            "keeps the memory too. Use the cache that the model returns."
+            f"`past_key_values` is a `{type(past_key_values).__name__}`; an answer needs an `EncoderDecoderCache`, "
+            "which keeps the memory too. Use the cache that the model returns."
         )
     if loop_decoder and (config.readout != "autoregressive" or decoder_input_ids is None):
         raise ValueError(
@@ -208,8 +208,8 @@ def check_replay(is_replayed: bool, use_cache: bool | None, past_key_values: Cac
     """Refuse a cache where layers are computed again for their gradients: it would keep their tokens twice."""
     if is_replayed and (use_cache or past_key_values is not None):
         raise ValueError(
-            "`use_cache=True` or `past_key_values` came with gradient checkpointing, which computes layers again, and a "
-            "cache would keep their tokens twice. Leave it out in training."
+            "`use_cache=True` or `past_key_values` came with gradient checkpointing, which computes layers again, and "
+            "a cache would keep their tokens twice. Leave it out in training."
         )
 
 
@@ -217,7 +217,8 @@ def check_cache(config: LoopedThinkerConfig, past_key_values: Cache, num_steps: 
     """Refuse a cache that other steps filled, or that has no room for these."""
     if isinstance(past_key_values, EncoderDecoderCache):
         raise ValueError(
-            "`past_key_values` is an `EncoderDecoderCache`, but a text has one cache. Use the one that the model returns."
+            "`past_key_values` is an `EncoderDecoderCache`, but a text has one cache. Use the one that the model "
+            "returns."
         )
     needed = config.num_hidden_layers * num_steps * (1 if config.skip_self_attention else 2)
     layers = past_key_values.layers

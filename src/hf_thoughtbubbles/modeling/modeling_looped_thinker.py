@@ -35,14 +35,13 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
-from .cache_steps import StepStates
+from .cache_steps import KeyValue, MemoryParts, StepStates
 from .checks_looped_thinker import check_answer, check_labels, check_mode, check_problem, check_replay, check_text
 from .generation_looped_thinker import AnswerThinkingMixin, TextThinkingMixin
 from .modeling_layers import RotaryEmbedding, rotate_channels
 
 
 SINUSOID_BASE = 10000.0
-KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, N, S, H)
 
 
 class Memory(NamedTuple):
@@ -398,14 +397,6 @@ def measure_change(hidden_states: torch.Tensor, before: torch.Tensor) -> torch.T
     return (hidden_states - before).norm(dim=-1) / hidden_states.norm(dim=-1).clamp(min=torch.finfo(torch.float).tiny)
 
 
-def join_sources(sources: list[list[KeyValue]]) -> list[KeyValue]:
-    """Keys and values of several parts of a memory, one after the other, for each layer."""
-    if len(sources) == 1:
-        return sources[0]
-    layers = zip(*sources, strict=True)
-    return [tuple(torch.cat(parts, dim=2) for parts in zip(*layer, strict=True)) for layer in layers]
-
-
 class LoopedThinkerPreTrainedModel(PreTrainedModel):
     """What all looped Thinkers share: initial weights and what transformers may do with them."""
 
@@ -546,10 +537,12 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         batch_size = len(inputs_embeds)
         num_steps, num_latents = num_steps or config.num_steps, num_latents or config.num_latents
         num_read_steps = config.num_read_steps if num_read_steps is None else num_read_steps
-        static = [] if memory_ids is None else [self.static_memory(memory_ids)]
-        static_sources = [self.block.project(source) for source in static]
-
-        num_others = sum(source.shape[1] for source in static) + num_steps * num_latents
+        raw = [inputs_embeds, *([] if memory_ids is None else [self.static_memory(memory_ids)])]
+        num_fixed = len(raw)  # parts before the first latents
+        num_others = sum(part.shape[1] for part in raw[1:]) + num_steps * num_latents
+        parts = MemoryParts(inputs_embeds.shape[1] + num_others)
+        for part in raw:
+            parts.append(self.block.project(part))
         memory_mask = input_mask = None
         if attention_mask is not None:  # entries that are not the input always count
             memory_mask = F.pad(attention_mask.long(), (0, num_others), value=1)  # (B, T + others)
@@ -557,19 +550,18 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
                 config=config,
                 inputs_embeds=inputs_embeds[:, :1],
                 attention_mask=memory_mask,
-                encoder_hidden_states=inputs_embeds.new_empty(batch_size, memory_mask.shape[1], 0),
+                encoder_hidden_states=inputs_embeds.new_empty(*memory_mask.shape, 0),
             )
 
-        def gather(num_finished: int) -> tuple[list[torch.Tensor], Memory, torch.Tensor | None]:
+        def gather(num_finished: int) -> tuple[list[int], Memory, torch.Tensor | None]:
             reads_input, first = choose_visible(num_finished, num_read_steps, config.num_memory_steps)
-            raw = [*([inputs_embeds] if reads_input else []), *history[first:], *(static if num_finished else [])]
-            sources = [*([input_source] if reads_input else []), *history_sources[first:]]
-            layers = join_sources([*sources, *(static_sources if num_finished else [])])
-            is_masked, size = reads_input and input_mask is not None, layers[0][0].shape[2]
+            indices = [*range(num_fixed if num_finished else 1), *range(num_fixed + first, len(raw))]
+            indices = indices if reads_input else indices[1:]
+            layers = parts.read(indices)
+            size, is_masked = layers[0][0].shape[2], reads_input and input_mask is not None
             mask = memory_mask[:, :size] if is_masked else None
-            return raw, Memory(layers, input_mask[..., :size] if is_masked else None), mask
+            return indices, Memory(layers, input_mask[..., :size] if is_masked else None), mask
 
-        history, history_sources, input_source = [], [], self.block.project(inputs_embeds)
         latents = self.latents.weight[:num_latents].repeat(batch_size, 1, 1)  # (B, L, D)
         places = self.embed_places(num_latents, inputs_embeds)
         loop_mask = loop_places = None
@@ -592,13 +584,15 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
                     **kwargs,
                 )
                 loops.append(loop_embeds)
-            history.append(latents)
-            history_sources.append(self.block.project(latents))
-            raw, memory, mask = gather(step + 1)
+            raw.append(latents)
+            parts.append(self.block.project(latents))
+            indices, memory, mask = gather(step + 1)
             if step >= num_steps - num_kept:
                 kept.append(memory)
         thoughts = LoopedThinkerEncoderOutput(
-            last_hidden_state=torch.cat(raw, dim=1), memory_mask=mask, latents=torch.stack(history, dim=1)
+            last_hidden_state=torch.cat([raw[i] for i in indices], dim=1),
+            memory_mask=mask,
+            latents=torch.stack(raw[num_fixed:], dim=1),
         )
         return thoughts, kept, torch.stack(loops, dim=1) if loops else None
 
@@ -700,13 +694,15 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         is_exiting = exit_threshold is not None
         states = StepStates(config.num_hidden_layers, not config.skip_self_attention, past_key_values, is_exiting)
 
-        sources = [states.add_source(self.block.project(inputs_embeds, rope), 0)]  # what steps read, input first
+        source = states.add_source(self.block.project(inputs_embeds, rope), 0)
+        parts = MemoryParts(num_steps * source[0][0].shape[2])  # what steps read: the input, then what each left
+        parts.append(source)
         hidden_states, history = None, []
         num_steps_used = torch.full((batch_size, num_tokens), 0 if is_exiting else num_steps, device=rope[0].device)
         for step in range(num_steps):
             reads_input, first = choose_visible(step, config.num_read_steps, config.num_memory_steps)
-            visible = sources[0 if reads_input else 1 : 1] + sources[1 + first :]
-            memory = [(states.take(key), states.take(value)) for key, value in join_sources(visible)]
+            visible = [*([0] if reads_input else []), *range(1 + first, 1 + step)]
+            memory = [(states.take(key), states.take(value)) for key, value in parts.read(visible)]
             seen = None if memory_mask is None else states.take(memory_mask)[..., : memory[0][0].shape[2]]
             before, places = hidden_states, tuple(states.take(part) for part in rope)
             new = self.block(
@@ -729,7 +725,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
                 history.append(hidden_states)
             if step + 1 == num_steps:
                 break
-            sources.append(states.add_source(self.block.project(new, places), step + 1))
+            parts.append(states.add_source(self.block.project(new, places), step + 1))
             if is_exiting and before is not None:
                 is_done = measure_change(hidden_states, before) < exit_threshold
                 if attention_mask is not None and attention_mask.ndim == 2:  # padding has nothing to think about
@@ -910,6 +906,8 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         check_mode(True, exit_threshold=exit_threshold)
         past_key_values = self.choose_answer_cache(past_key_values, use_cache)
         batch_size = check_problem(config, input_ids, inputs_embeds, **tokens, **thinking, thoughts=encoder_outputs)
+        if loop_decoder and encoder_outputs is not None:
+            raise ValueError("`loop_decoder=True` came with `encoder_outputs`, whose thinking is over. Leave one out.")
         reading["batch_size"] = batch_size
         reading["answer_length"] = check_answer(config, past_key_values, loop_decoder=loop_decoder, **reading)
         loop_embeds = None
