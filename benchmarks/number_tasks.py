@@ -66,7 +66,7 @@ PLANS = {
         # Read only from what was thought: the input leaves the memory after two steps.
         "model": {**SMALL, "num_latents": 8, "num_steps": 8, "num_read_steps": 2, "num_kept_outputs": 2},
         "thinking": {"num_steps": (4, 12), "num_latents": (4, 16)},
-        "steps": 4000,
+        "steps": 3000,
         "tests": {
             "steps": (1, 2, 4, 8, 12, 16, 24),
             "latents": (1, 2, 4, 8, 16, 24),

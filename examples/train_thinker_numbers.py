@@ -9,9 +9,9 @@ Copying 40 digits with the curriculum, sums of digits with random steps and late
 
     python examples/train_thinker_numbers.py --output_dir runs/copy --task progressive_copy --length 40 \
         --curriculum 1 --num_steps 2 --hidden_size 64 --max_steps 9500
-    python examples/train_thinker_numbers.py --output_dir runs/sums --task cumulative_sum --length 1 10 \
-        --curriculum 2 --window 25 --readout parallel --hidden_size 64 --num_latents 8 --num_steps 8 \
-        --random_steps 4 12 --random_latents 4 16 --max_steps 4500 --test_steps 2 4 8 12 16 24 --test_latents 4 8 16 24
+    python examples/train_thinker_numbers.py --output_dir runs/sums --task cumulative_sum --length 1 8 \
+        --hidden_size 64 --num_latents 8 --num_steps 8 --num_read_steps 2 --random_steps 4 12 --random_latents 4 16 \
+        --test_steps 2 4 8 12 16 24 --test_latents 4 8 16 24
     python examples/train_thinker_numbers.py --output_dir runs/product --task arithmetic --operators "*" \
         --max_number 100 --bases 10 --num_steps 6 --random_steps 3 8 --max_steps 3500
     python examples/train_thinker_numbers.py --output_dir runs/factors --task factorisation --max_prime 50 \
@@ -93,6 +93,7 @@ class ModelArguments:
     num_latents: int = field(default=4, metadata={"help": "Latents that think."})
     max_latents: int = field(default=32, metadata={"help": "Most latents that can ever think."})
     num_steps: int = field(default=4, metadata={"help": "Steps of thinking."})
+    num_read_steps: int | None = field(default=None, metadata={"help": "Steps that still see the question; all."})
     num_kept_outputs: int = field(default=2, metadata={"help": "Last steps after which the answer is scored."})
     readout: Literal["autoregressive", "parallel"] = field(
         default="autoregressive", metadata={"help": "Token by token, or all at once."}
@@ -209,6 +210,7 @@ def main():
         num_latents=model_args.num_latents,
         max_latents=max(model_args.max_latents, model_args.num_latents, *task_args.test_latents, 1),
         num_steps=model_args.num_steps,
+        num_read_steps=model_args.num_read_steps,
         num_kept_outputs=model_args.num_kept_outputs,
         readout=model_args.readout,
         max_position_embeddings=max(512, task.longest_question),

@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, StaticCache
 
 from hf_thoughtbubbles import LoopedThinkerForCausalLM, LoopedThinkerForConditionalGeneration, LoopedThinkerModel
+from hf_thoughtbubbles.modeling.cache_steps import MemoryParts
 from hf_thoughtbubbles.modeling.modeling_looped_thinker import choose_visible, embed_sinusoids, measure_change
 from tests.families import ANSWERERS, draw_ids, make_thinker, make_thinker_config
 
@@ -489,3 +490,40 @@ def test_bad_ways_to_think_are_one_clear_error(options, message):
         model(input_ids, **options)
     with pytest.raises(ValueError, match=message):
         model.generate(input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=2, **options)
+
+
+def test_parts_of_a_memory_are_read_alike_with_and_without_gradients():
+    def make_part(size):
+        return [tuple(torch.randn(2, 3, size, 4) for _ in range(2)) for _ in range(2)]  # two layers' keys and values
+
+    given, parts = [make_part(size) for size in (5, 1, 2)], MemoryParts(8)
+    with torch.no_grad():
+        neighbours = MemoryParts(8)
+    for part in given:
+        parts.append(part)
+        neighbours.append(part)
+    for indices in ([0], [0, 1], [1, 2], [0, 2], [0, 1, 2]):
+        for layer in range(2):
+            for kind in range(2):
+                expected = torch.cat([given[i][layer][kind] for i in indices], dim=2)
+                assert torch.equal(parts.read(indices)[layer][kind], expected)
+                assert torch.equal(neighbours.read(indices)[layer][kind], expected)
+    buffer, read = neighbours.buffers[0][0], neighbours.read([1, 2])[0][0]
+    assert read.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr(), "neighbours are not copied"
+
+
+@pytest.mark.parametrize("window", [None, 1, 2])
+@pytest.mark.parametrize("num_read_steps", [None, 0, 2])
+def test_thoughts_are_the_same_with_and_without_gradients(window, num_read_steps):
+    sizes = {"num_steps": 4, "num_memory_steps": window, "num_read_steps": num_read_steps}
+    answering = LoopedThinkerForConditionalGeneration(make_thinker_config(**sizes, static_memory_size=5)).eval()
+    reading = LoopedThinkerForCausalLM(make_thinker_config(**sizes)).eval()
+    input_ids, mask, labels = draw_ids(3, 9), torch.ones(3, 9, dtype=torch.long), draw_ids(3, 4)
+    mask[0, :4] = 0
+    problem = {"labels": labels, "memory_ids": torch.tensor([[0, 4], [1, 1], [2, 3]]), "attention_mask": mask}
+    expected = answering(input_ids, **problem), reading(input_ids, attention_mask=mask)
+    with torch.no_grad():
+        seen = answering(input_ids, **problem), reading(input_ids, attention_mask=mask)
+    for ours, theirs in zip(seen, expected, strict=True):
+        torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(seen[0].encoder_last_hidden_state, expected[0].encoder_last_hidden_state)

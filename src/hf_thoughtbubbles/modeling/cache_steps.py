@@ -25,8 +25,8 @@ class MemoryParts:
     """
     Keys and values of the parts of a memory, for each layer that reads them, in the order in which they came.
 
-    Without gradients they stand side by side, so that reading neighbours copies nothing. What a gradient needs must not
-    be written to again, so with gradients parts are joined where they are read.
+    Without gradients they stand side by side, so that reading neighbours copies nothing. What a gradient needs must
+    not be written to again, so with gradients parts are joined where they are read.
 
     Args:
         num_entries (`int`): M, the entries that all parts together will have.
