@@ -18,7 +18,7 @@ demo: .venv/installed  ## train beside a native GPT-2, reload, generate, draw (u
 	@echo "checkpoints in $(RUN)/thoughtbubbles and $(RUN)/gpt2, pictures in $(RUN)/forks.png and $(RUN)/forks/"
 
 test: .venv/installed  ## everything CI runs, under 15 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 style: .venv/installed  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
@@ -31,6 +31,7 @@ quality: .venv/installed  ## what CI asks of the code
 bench: .venv/installed  ## every claim about speed or memory, measured side by side
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/thinking.py
 
 clean:
 	rm -rf .venv runs .cache build dist

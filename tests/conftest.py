@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What do all tests share? No network, a cache of their own, and two threads."""
+"""What do all tests share? No network, a cache of their own, and as many threads as there are cores for each process."""
 
 import os
 import tempfile
@@ -10,6 +10,8 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_thoughtbubbles_tests_")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; tests start processes of their own too
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
