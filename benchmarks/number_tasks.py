@@ -77,17 +77,17 @@ PLANS = {
     },
     "multiplication": {
         "task": ("arithmetic", {"operators": "*", "max_number": 100}),
-        "model": {**MEDIUM, "num_latents": 6, "num_steps": 6, "num_kept_outputs": 2},
+        "model": {**MEDIUM, "num_latents": 6, "num_steps": 6, "num_read_steps": 2, "num_kept_outputs": 2},
         "thinking": {"num_steps": (3, 8)},
-        "steps": 3500,
+        "steps": 3000,
         "num_tests": 500,  # about half of what there is
         "tests": {"steps": (1, 2, 3, 4, 6, 8, 12, 16, 24)},
     },
     "factorisation": {
         "task": ("factorisation", {"max_prime": 50, "num_factors": (2, 4)}),
-        "model": {**MEDIUM, "num_latents": 6, "num_steps": 6, "num_kept_outputs": 2},
+        "model": {**MEDIUM, "num_latents": 6, "num_steps": 6, "num_read_steps": 2, "num_kept_outputs": 2},
         "thinking": {"num_steps": (3, 8)},
-        "steps": 2500,
+        "steps": 2000,
         "num_tests": 300,  # nearly all there are
         "tests": {"steps": (1, 2, 3, 4, 6, 8, 12, 16, 24)},
     },
