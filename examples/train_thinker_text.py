@@ -79,6 +79,7 @@ def build_baseline(name: str, model: LoopedThinkerForCausalLM):
     return LoopedThinkerForCausalLM(LoopedThinkerConfig(**{**model.config.to_dict(), **depth}))
 
 
+@torch.no_grad()
 def watch_steps(model: LoopedThinkerForCausalLM, blocks, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Loss after each step `(R,)`, and relative change of the latents from the second on `(R - 1,)`."""
     losses, changes = [], []

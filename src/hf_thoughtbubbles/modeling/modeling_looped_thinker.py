@@ -861,7 +861,8 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
                 sees entry a, so for training they are the answer shifted by one, as the heads do.
             decoder_attention_mask (`torch.Tensor` of shape `(B, A)`): 0 for answer positions that are padding.
             decoder_inputs_embeds (`torch.FloatTensor` of shape `(B, A, D)`): continuous queries in their place.
-            encoder_outputs ([`LoopedThinkerEncoderOutput`]): thoughts to read from; the problem is then not needed.
+            encoder_outputs ([`LoopedThinkerEncoderOutput`]): thoughts to read from; the problem is then not needed,
+                and what says how to think about it, `loop_decoder` included, has no effect, as in `generate`.
             past_key_values (`Cache`): keys and values of earlier tokens; `EncoderDecoderCache` for an answer.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
             use_cache (`bool`): return keys and values.
@@ -906,8 +907,6 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         check_mode(True, exit_threshold=exit_threshold)
         past_key_values = self.choose_answer_cache(past_key_values, use_cache)
         batch_size = check_problem(config, input_ids, inputs_embeds, **tokens, **thinking, thoughts=encoder_outputs)
-        if loop_decoder and encoder_outputs is not None:
-            raise ValueError("`loop_decoder=True` came with `encoder_outputs`, whose thinking is over. Leave one out.")
         reading["batch_size"] = batch_size
         reading["answer_length"] = check_answer(config, past_key_values, loop_decoder=loop_decoder, **reading)
         loop_embeds = None
