@@ -1,12 +1,13 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Which layers do several families use unchanged?
 
-Shapes: B batch, S positions, N heads, H head size.
+Shapes: B batch, S positions, M keys, N heads, H head size.
 """
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -61,4 +62,22 @@ def rotate_channels(
     return torch.cat(parts, dim=-1)
 
 
-__all__ = ["RotaryEmbedding", "rotate_channels"]
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out, `(B, N, S, H)` to `(B, S, N, H)`, with its weights `(B, N, S, M)`."""
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+__all__ = ["RotaryEmbedding", "eager_attention_forward", "rotate_channels"]

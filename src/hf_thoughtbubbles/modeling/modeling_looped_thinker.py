@@ -38,7 +38,7 @@ from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
 from .cache_steps import KeyValue, MemoryParts, StepStates
 from .checks_looped_thinker import check_answer, check_labels, check_mode, check_problem, check_replay, check_text
 from .generation_looped_thinker import AnswerThinkingMixin, TextThinkingMixin
-from .modeling_layers import RotaryEmbedding, rotate_channels
+from .modeling_layers import RotaryEmbedding, eager_attention_forward, rotate_channels
 
 
 SINUSOID_BASE = 10000.0
@@ -176,24 +176,6 @@ def embed_sinusoids(position_ids: torch.Tensor, hidden_size: int, frequencies: s
     frequency = torch.ones_like(pairs) if frequencies == "single" else SINUSOID_BASE ** (-pairs / hidden_size)
     angles = position_ids[..., None].float() * frequency
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :hidden_size]
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, `(B, N, S, H)` to `(B, S, N, H)`, with its weights `(B, N, S, M)`."""
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 class LowRankLinear(nn.Module):

@@ -43,7 +43,7 @@ from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .cache_streams import StreamCache, StreamSlots
 from .checks_thoughtbubbles import check_inputs
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
-from .modeling_layers import RotaryEmbedding, rotate_channels
+from .modeling_layers import RotaryEmbedding, eager_attention_forward, rotate_channels
 from .streams import (
     KEEP_ALL,
     KEEP_NONE,
@@ -137,24 +137,6 @@ class ThoughtbubblesCausalLMOutput(CausalLMOutputWithPast):
     """
 
     forks: tuple[ThoughtbubblesForkOutput, ...] | None = None
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, `(B, N, S, H)` to `(B, S, N, H)`, with its weights `(B, N, S, S)`."""
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 class ResidualProjection(nn.Linear):
