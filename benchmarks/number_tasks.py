@@ -1,8 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """What does a looped Thinker learn to compute, what does more thinking do, and what do other models of its size?
 
-    python benchmarks/number_tasks.py --output runs/number_tasks.jsonl               # train what is missing
-    python benchmarks/number_tasks.py --output runs/number_tasks.jsonl --table       # print the tables, draw
+    python benchmarks/number_tasks.py --output benchmarks/number_tasks.jsonl        # train what is missing
+    python benchmarks/number_tasks.py --output benchmarks/number_tasks.jsonl --table # print the tables, draw
 
 Every arm of a task and a seed trains on the same stream of problems, for the same number of problems; none is ever one
 of the test problems. Weights are frozen for all tests. Each finished run is one line of the output file, so the
