@@ -1,0 +1,174 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which numbers describe a generic transformer?"""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import RopeParameters
+
+from ..hub.remote_code import RemoteCodeConfigMixin
+from .rope_settings import check_rope_parameters
+
+
+Normalization = Literal["rms_norm", "layer_norm", "none"]
+HIDDEN_ACTS = ("gelu", "relu", "leaky_relu", "tanh", "sigmoid", "silu", "learned", "none")
+
+
+@strict
+class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
+    r"""
+    The configuration of a generic transformer: every choice that the tiny-models library gives its core, by name
+    (SPEC section 3).
+
+    Args:
+        vocab_size (`int`, defaults to 50257):
+            Number of token ids.
+        hidden_size (`int`, defaults to 512):
+            Width of the residual stream. Must be a multiple of `num_attention_heads`.
+        num_hidden_layers (`int`, defaults to 8):
+            Number of layers.
+        num_attention_heads (`int`, defaults to 8):
+            Number of query heads. With rotary positions the head size must be even.
+        num_key_value_heads (`int`, *optional*):
+            Number of heads of keys and values, a divisor of `num_attention_heads`; as many when not given. The
+            original calls the quotient `group_size`.
+        intermediate_size (`int`, *optional*):
+            Width of the feed-forward layer; `4 * hidden_size` when not given.
+        feed_forward (`str`, defaults to `"mlp"`):
+            `"mlp"` widens, activates and narrows; `"swiglu"` multiplies a SiLU gate in and ignores `hidden_act`.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the `"mlp"`: `"gelu"` (exact), `"relu"`, `"leaky_relu"` (slope 0.01), `"tanh"`, `"sigmoid"`,
+            `"silu"`, `"none"`, or `"learned"`, a small trainable curve that all layers of a model share.
+        share_feed_forward (`bool`, defaults to `False`):
+            Whether all layers use the weights of one feed-forward layer; their norms stay their own.
+        attention_normalization, mlp_normalization, final_normalization (`str`, defaults to `"rms_norm"`):
+            Norm before attention, before the feed-forward layer and before the output: `"rms_norm"`, `"layer_norm"` or
+            `"none"`.
+        rms_norm_eps (`float`, defaults to 1e-6), layer_norm_eps (`float`, defaults to 1e-5):
+            Epsilons of the norms.
+        attention_bias, mlp_bias, head_bias (`bool`, defaults to `False`):
+            Whether attention, feed-forward layers and the output have biases, with their layer norms.
+        position_embedding (`str`, defaults to `"rope"`):
+            `"rope"` rotates neighbouring channels of queries and keys; `"relative"` adds a learned vector for the
+            distance, up to `max_relative_position`, to the keys (Shaw et al. 2018); `"learned"` and `"sinusoidal"` add
+            a vector to the embeddings; `"none"`.
+        max_position_embeddings (`int`, defaults to 512):
+            Most positions in one sequence.
+        max_relative_position (`int`, defaults to 32):
+            Distance from which `"relative"` positions share one vector.
+        rope_parameters (`dict`, *optional*):
+            Rotary settings in transformers' form; the reference uses `rope_theta` 10000.
+        is_causal (`bool`, defaults to `True`):
+            Whether a position sees only those before it.
+        embedding_dropout, attention_dropout, hidden_dropout (`float`, defaults to 0.0):
+            Dropout of the embeddings, of attention probabilities, and of what attention and feed-forward layers add.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the initial weights.
+        use_cache (`bool`, defaults to `True`):
+            Whether to return keys and values.
+        pad_token_id, bos_token_id, eos_token_id (`int`, *optional*):
+            Special token ids.
+        tie_word_embeddings (`bool`, defaults to `True`):
+            Whether the output matrix is the embedding matrix.
+
+    Raises:
+        `StrictDataclassClassValidationError`: when the numbers contradict each other, with the field, what came and
+            what is allowed.
+
+    Example:
+
+    >>> from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
+    >>> GenericTransformerConfig(num_attention_heads=8, num_key_value_heads=2).head_dim
+    64
+    """
+
+    model_type = "generic_transformer"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = 50257
+    hidden_size: int = 512
+    num_hidden_layers: int = 8
+    num_attention_heads: int = 8
+    num_key_value_heads: int | None = None
+    intermediate_size: int | None = None
+    feed_forward: Literal["mlp", "swiglu"] = "mlp"
+    hidden_act: str = "gelu"
+    share_feed_forward: bool = False
+    attention_normalization: Normalization = "rms_norm"
+    mlp_normalization: Normalization = "rms_norm"
+    final_normalization: Normalization = "rms_norm"
+    rms_norm_eps: float | int = 1e-6
+    layer_norm_eps: float | int = 1e-5
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    position_embedding: Literal["learned", "sinusoidal", "rope", "relative", "none"] = "rope"
+    max_position_embeddings: int = 512
+    max_relative_position: int = 32
+    rope_parameters: RopeParameters | dict | None = None
+    is_causal: bool = True
+    embedding_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    hidden_dropout: float | int = 0.0
+    initializer_range: float | int = 0.02
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        self.validate_sizes()  # before rotary settings are derived from them
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    def validate_sizes(self):
+        """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "max_relative_position",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"`hidden_size` {self.hidden_size} is not a multiple of `num_attention_heads` "
+                f"{self.num_attention_heads}. Change one so that every head gets the same number of channels."
+            )
+        if self.num_attention_heads % self.num_key_value_heads != 0:
+            raise ValueError(
+                f"`num_attention_heads` {self.num_attention_heads} is not a multiple of `num_key_value_heads` "
+                f"{self.num_key_value_heads}. Change one so that every head of keys serves as many queries."
+            )
+        if self.position_embedding == "rope" and self.head_dim % 2 != 0:
+            raise ValueError(
+                f"The head size `hidden_size / num_attention_heads` = {self.head_dim} is odd; rotary positions turn "
+                "channels in pairs. Use sizes whose quotient is even, or another `position_embedding`."
+            )
+
+    def validate_activation(self):
+        """Part of `@strict`-powered validation: a known activation."""
+        if self.hidden_act not in HIDDEN_ACTS:
+            raise ValueError(f'`hidden_act` is "{self.hidden_act}"; it must be one of {HIDDEN_ACTS}.')
+
+    def validate_rope(self):
+        """Part of `@strict`-powered validation: only rotary settings that act."""
+        super().validate_rope()
+        check_rope_parameters(self.rope_parameters)
+
+
+__all__ = ["HIDDEN_ACTS", "GenericTransformerConfig"]
