@@ -16,10 +16,13 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
+from .configuration.configuration_byte_patch import BytePatchConfig
 from .configuration.configuration_looped_thinker import LoopedThinkerConfig
 from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .generation.calibration import calibrate_forks
+from .modeling.cache_patches import PatchCache
 from .modeling.cache_streams import StreamCache
+from .modeling.modeling_byte_patch import BytePatchForCausalLM, BytePatchModel, BytePatchPreTrainedModel
 from .modeling.modeling_looped_thinker import (
     LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
@@ -34,6 +37,7 @@ from .modeling.modeling_thoughtbubbles import (
     ThoughtbubblesModel,
     ThoughtbubblesPreTrainedModel,
 )
+from .tokenization.bpe_tokenizer import train_bpe_tokenizer
 from .tokenization.byte_tokenizer import build_byte_tokenizer, decode_bytes, encode_bytes
 from .tokenization.number_tokenizer import build_number_tokenizer
 from .version import __version__
@@ -49,6 +53,10 @@ _NAME_TABLES = {
 }
 
 _FAMILIES = {
+    BytePatchConfig: {
+        AutoModel: BytePatchModel,
+        AutoModelForCausalLM: BytePatchForCausalLM,
+    },
     LoopedThinkerConfig: {
         AutoModel: LoopedThinkerModel,
         AutoModelForCausalLM: LoopedThinkerForCausalLM,
@@ -82,11 +90,16 @@ def _register_families():
 _register_families()
 
 __all__ = [
+    "BytePatchConfig",
+    "BytePatchForCausalLM",
+    "BytePatchModel",
+    "BytePatchPreTrainedModel",
     "LoopedThinkerConfig",
     "LoopedThinkerForCausalLM",
     "LoopedThinkerForConditionalGeneration",
     "LoopedThinkerModel",
     "LoopedThinkerPreTrainedModel",
+    "PatchCache",
     "StreamCache",
     "ThoughtbubblesConfig",
     "ThoughtbubblesForCausalLM",
@@ -101,4 +114,5 @@ __all__ = [
     "calibrate_forks",
     "decode_bytes",
     "encode_bytes",
+    "train_bpe_tokenizer",
 ]

@@ -1,0 +1,89 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which bytes, patch lengths and blocks can no byte-patch model read?"""
+
+import torch
+
+from ..configuration.configuration_byte_patch import BytePatchConfig
+from .cache_patches import PatchCache
+from .checks_tokens import check_ids, check_tokens
+
+
+def check_bytes(
+    config: BytePatchConfig,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None = None,
+    patch_lengths: torch.Tensor | None = None,
+    past_key_values: PatchCache | None = None,
+    **others,
+):
+    """Refuse bytes whose shapes or ids do not fit, patch lengths that do not lie over them, and what is not read."""
+    for name in ("position_ids", "inputs_embeds"):
+        if others.get(name) is not None:
+            raise ValueError(
+                f"`{name}` came, which byte-patch models do not read: patches, and so all places, follow from the "
+                "bytes. Give `input_ids`, one document a row."
+            )
+    if input_ids is None:
+        raise ValueError("Neither `input_ids` nor `patch_input_ids` came; give one of them.")
+    if past_key_values is not None and not isinstance(past_key_values, PatchCache):
+        raise ValueError(
+            f"`past_key_values` is a {type(past_key_values).__name__}; byte-patch models take a `PatchCache`, which "
+            "they make with `use_cache=True`."
+        )
+    check_tokens(config, input_ids, attention_mask, past_key_values=past_key_values)
+    if past_key_values is not None and past_key_values.get_seq_length() > 0:
+        if patch_lengths is not None:
+            raise ValueError("`patch_lengths` came with bytes in `past_key_values`; give them with the first bytes.")
+        return
+    if config.patching == "token" and patch_lengths is None:
+        raise ValueError(
+            '`patch_lengths` is missing, which `patching="token"` needs: bytes in each patch, from '
+            "`TokenPatchCollator` or `measure_patch_lengths`."
+        )
+    if patch_lengths is None:
+        return
+    if patch_lengths.ndim != 2 or len(patch_lengths) != len(input_ids) or patch_lengths.shape[1] == 0:
+        raise ValueError(
+            f"`patch_lengths` has shape {tuple(patch_lengths.shape)}; it must be (B, P) with B = {len(input_ids)} "
+            "rows, as `input_ids` has, and at least one patch."
+        )
+    if patch_lengths.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    sums, counts = patch_lengths.sum(1), real.long().sum(1)
+    wrong = (sums != counts).nonzero().flatten().tolist()
+    if wrong:
+        row = wrong[0]
+        raise ValueError(
+            f"`patch_lengths` of row {row} sum to {int(sums[row])}, but the row has {int(counts[row])} bytes without "
+            "padding. Measure them on the same bytes."
+        )
+    longest, shortest = int(patch_lengths.max()), int(patch_lengths.min())
+    if longest > config.max_patch_bytes or shortest < 0:
+        raise ValueError(
+            f"`patch_lengths` holds {shortest if shortest < 0 else longest}; patches have 1 to `max_patch_bytes` "
+            f"{config.max_patch_bytes} bytes (0 fills rows up). Cut longer ones: `measure_patch_lengths(..., "
+            f"max_patch_bytes={config.max_patch_bytes})`."
+        )
+    if ((patch_lengths[:, 1:] > 0) & (patch_lengths[:, :-1] == 0)).any():
+        raise ValueError("`patch_lengths` has a 0 before a patch; zeros only fill rows up at their end.")
+
+
+def check_blocks(config: BytePatchConfig, patch_input_ids: torch.Tensor, *others: torch.Tensor | None):
+    """Refuse blocks of the wrong width, for a decoder that cannot write them, or beside other input."""
+    if any(other is not None for other in others):
+        raise ValueError(
+            "`patch_input_ids` came with `input_ids`, `attention_mask` or `patch_lengths`; blocks hold their padding "
+            "and come alone."
+        )
+    if config.decoder != "parallel":
+        raise ValueError(f'`patch_input_ids` needs `decoder="parallel"`; this model has "{config.decoder}".')
+    if patch_input_ids.ndim != 3 or patch_input_ids.shape[2] != config.max_patch_bytes or 0 in patch_input_ids.shape:
+        raise ValueError(
+            f"`patch_input_ids` has shape {tuple(patch_input_ids.shape)}; it must be (B, P, W) with W = "
+            f"`max_patch_bytes` {config.max_patch_bytes}, and no size 0."
+        )
+    check_ids(patch_input_ids, "patch_input_ids", config.vocab_size)
+
+
+__all__ = ["check_blocks", "check_bytes"]

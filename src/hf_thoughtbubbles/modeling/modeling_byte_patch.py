@@ -1,0 +1,822 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""How does a byte-patch model turn bytes into logits?
+
+    embed    layers over the bytes of each patch, whose mean is the patch's vector
+    decode   a generic transformer over the patches, causal
+    unembed  for each byte the core's state of the patches finished by then, and what the decoder makes of it: with the
+             earlier bytes of the open patch (autoregressive), or all bytes of the patch at once (parallel)
+
+Layers over bytes see the bytes of one patch only. They attend within chunks of `max_patch_bytes` bytes and their
+neighbours, so that bytes stay where they are in the row, whatever patches there are.
+
+Shapes: B batch, T bytes, P patches, W bytes in a patch, C chunks, N heads, H head size, D hidden, E byte width,
+V vocabulary, G blocks.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from ..configuration.configuration_byte_patch import BytePatchConfig
+from .cache_patches import PatchCache, PatchSlots
+from .checks_byte_patch import check_blocks, check_bytes
+from .generic_layers import (
+    GenericAttention,
+    GenericDecoderLayer,
+    GenericStack,
+    RMSNorm,
+    build_norm,
+    init_generic_weights,
+)
+from .modeling_layers import eager_attention_forward
+from .patch_ends import BytePatches, count_open_bytes, find_patch_ends, number_patches, spread_patch_lengths
+
+
+@dataclass
+class BytePatchModelOutput(ModelOutput):
+    """
+    The base model's output.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(B, P, D)`): the core's state of each patch.
+        patch_embeds (`torch.FloatTensor` of shape `(B, P, D)`): the pooled vector of each patch, before the core.
+        past_key_values (`Cache`, *optional*): keys and values.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): what enters each layer of the core, then what the last
+            one leaves.
+        attentions (`tuple(torch.FloatTensor)`, *optional*): attention weights of the core's layers, `(B, N, P, P)`.
+        patches (`BytePatches`, *optional*): where the patches lie; `None` when they came as blocks, and for bytes
+            after those in a cache.
+        places (`BytePlaces`, *optional*): how a decoder sees each byte; `None` when they came as blocks.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    patch_embeds: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    patches: BytePatches | None = None
+    places: "BytePlaces | None" = None
+
+
+@dataclass
+class BytePatchCausalLMOutput(ModelOutput):
+    """
+    The language model's output.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy of the next byte in nats, plus the weighted
+            reconstruction loss; with `labels`.
+        logits (`torch.FloatTensor` of shape `(B, T, V)`): of the byte after each; for blocks `(B, P, W, V)`, of the
+            block after each.
+        past_key_values (`Cache`, *optional*): keys and values.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*): of the core, see [`BytePatchModelOutput`].
+        reconstruction_loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy in nats of each patch
+            written from its own vector; with blocks, or with `reconstruction_loss_weight` and labels.
+        patches (`BytePatches`, *optional*): with `output_patches=True`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    patches: BytePatches | None = None
+
+
+class BytePlaces(NamedTuple):
+    """Where bytes stand among patches, as a decoder sees them; of padding, -1 patches are finished."""
+
+    num_finished: torch.LongTensor  # (B, T) patches that are finished with each byte
+    num_open_bytes: torch.LongTensor  # (B, T) bytes that the open patch has by then
+    key_groups: torch.LongTensor | None = None  # (B, K + T) `num_finished`, with K bytes that were read before
+
+
+class Neighbourhood(NamedTuple):
+    """Chunks of bytes, each with its neighbours, and who sees whom: a mask `(B * C, 1, W, 2W or 3W)`."""
+
+    chunk_size: int
+    num_before: int
+    num_after: int
+    mask: torch.Tensor
+
+    def split(self, states: torch.Tensor) -> torch.Tensor:
+        """Queries `(B, T, N, H)` to `(B * C, N, W, H)`."""
+        padded = F.pad(states, (0, 0, 0, 0, 0, -states.shape[1] % self.chunk_size))
+        return padded.view(-1, self.chunk_size, *states.shape[2:]).transpose(1, 2)
+
+    def gather(self, states: torch.Tensor) -> torch.Tensor:
+        """Keys or values `(B, T, N, H)` to `(B * C, N, 2W or 3W, H)`: those of a chunk and of its neighbours."""
+        return gather_chunks(states, self.chunk_size, self.num_before, self.num_after).transpose(1, 2)
+
+    def join(self, states: torch.Tensor, batch_size: int, num_bytes: int) -> torch.Tensor:
+        """What was read `(B * C, W, N, H)` to `(B, T, N * H)`."""
+        return states.reshape(batch_size, -1, states.shape[-2] * states.shape[-1])[:, :num_bytes]
+
+
+class Window(NamedTuple):
+    """New bytes and the last ones before them, and who sees whom: a mask `(B, 1, T, K + T)`."""
+
+    mask: torch.Tensor
+
+    def split(self, states: torch.Tensor) -> torch.Tensor:
+        """Queries `(B, T, N, H)` to `(B, N, T, H)`."""
+        return states.transpose(1, 2)
+
+    def gather(self, states: torch.Tensor) -> torch.Tensor:
+        """Keys or values of all bytes so far to those of the window, `(B, N, K + T, H)`."""
+        return states[:, -self.mask.shape[-1] :].transpose(1, 2)
+
+    def join(self, states: torch.Tensor, batch_size: int, num_bytes: int) -> torch.Tensor:
+        """What was read `(B, T, N, H)` to `(B, T, N * H)`."""
+        return states.flatten(2)
+
+
+def build_window(key_groups: torch.Tensor, num_new: int, dtype: torch.dtype) -> Window:
+    """The last `num_new` bytes see earlier ones of their group `(B, K + T)`."""
+    num_past = key_groups.shape[1] - num_new
+    is_seen = (key_groups[:, num_past:, None] == key_groups[:, None]).tril(num_past)
+    mask = torch.zeros(is_seen.shape, dtype=dtype, device=key_groups.device)
+    return Window(mask.masked_fill(~is_seen, torch.finfo(dtype).min)[:, None])
+
+
+def gather_chunks(values: torch.Tensor, size: int, num_before: int, num_after: int, fill=0) -> torch.Tensor:
+    """Values `(B, T, ...)` to `(B * C, (1 + before + after) * W, ...)`, each chunk with its neighbours."""
+    num_chunks = -(-values.shape[1] // size)
+    sides = (num_before * size, num_chunks * size - values.shape[1] + num_after * size)
+    padded = F.pad(values, (0, 0) * (values.ndim - 2) + sides, value=fill)
+    chunks = padded.view(len(values), -1, size, *values.shape[2:])
+    wide = torch.cat([chunks[:, i : i + num_chunks] for i in range(1 + num_before + num_after)], dim=2)
+    return wide.flatten(0, 1)
+
+
+def build_neighbourhood(group: torch.Tensor, size: int, is_causal: bool, dtype: torch.dtype) -> Neighbourhood:
+    """Bytes see bytes of their `group` `(B, T)`, none longer than `size`; earlier ones only when `is_causal`."""
+    num_before, num_after = 1, 0 if is_causal else 1
+    keys = gather_chunks(group, size, num_before, num_after, fill=-2)
+    queries = keys[:, num_before * size : (num_before + 1) * size]
+    is_seen = queries[:, :, None] == keys[:, None]  # (B * C, W, 2W or 3W)
+    if is_causal:
+        places = torch.arange(size, device=group.device)[:, None] + size
+        is_seen = is_seen & (torch.arange(2 * size, device=group.device) <= places)
+    mask = torch.zeros(is_seen.shape, dtype=dtype, device=group.device)
+    mask = mask.masked_fill(~is_seen, torch.finfo(dtype).min)
+    return Neighbourhood(size, num_before, num_after, mask[:, None])
+
+
+class ByteAttention(nn.Module):
+    """Attention over the bytes of a patch: within whole blocks, or within a neighbourhood of each byte."""
+
+    def __init__(self, config: BytePatchConfig, width: int, layer_idx: int | None = None):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx  # in a cache, after the core's; None where nothing is kept
+        self.num_heads = config.num_byte_attention_heads
+        self.scaling = (width // self.num_heads) ** -0.5
+        self.is_causal = False  # what a byte sees is in the mask
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        neighbourhood: Neighbourhood | Window | None,
+        past_key_values: PatchCache | None = None,
+    ) -> torch.Tensor:
+        """`(G, W, E)` when every byte sees its whole block, `(B, T, E)` with a neighbourhood."""
+        batch_size, num_bytes, width = hidden_states.shape
+        shape = (batch_size, num_bytes, self.num_heads, -1)
+        query, key, value = (proj(hidden_states).view(shape) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        if past_key_values is not None:
+            key, value = past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
+            key, value = key.transpose(1, 2), value.transpose(1, 2)
+        if neighbourhood is None:
+            query, key, value, mask = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), None
+        else:
+            query, key, value = neighbourhood.split(query), neighbourhood.gather(key), neighbourhood.gather(value)
+            mask = neighbourhood.mask
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        read, _ = attention_interface(
+            self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
+        )
+        if neighbourhood is None:
+            return self.o_proj(read.reshape(batch_size, num_bytes, width))
+        return self.o_proj(neighbourhood.join(read, batch_size, num_bytes))
+
+
+class ByteMLP(nn.Module):
+    """Widen, activate, narrow to the next layer's width."""
+
+    def __init__(self, width: int, intermediate_size: int, next_width: int):
+        super().__init__()
+        self.up_proj = nn.Linear(width, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, next_width, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.gelu(self.up_proj(hidden_states)))
+
+
+class ByteLayer(GradientCheckpointingLayer):
+    """Attention and feed-forward over bytes; the original's feed-forward layer replaces the stream (SPEC 4)."""
+
+    def __init__(
+        self,
+        config: BytePatchConfig,
+        width: int,
+        intermediate_size: int,
+        next_width: int,
+        layer_idx: int | None = None,
+    ):
+        super().__init__()
+        self.is_residual = config.byte_layers == "residual"
+        self.self_attn = ByteAttention(config, width, layer_idx)
+        self.mlp = ByteMLP(width, intermediate_size, next_width)
+        self.input_layernorm = RMSNorm(width, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(width, config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        neighbourhood: Neighbourhood | Window | None = None,
+        past_key_values: PatchCache | None = None,
+    ) -> torch.Tensor:
+        normed = self.input_layernorm(hidden_states)
+        hidden_states = hidden_states + self.self_attn(normed, neighbourhood, past_key_values)
+        widened = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + widened if self.is_residual else widened
+
+
+class ByteEncoder(nn.Module):
+    """Bytes to one vector a patch: layers over the bytes of the patch, then their mean."""
+
+    def __init__(self, config: BytePatchConfig):
+        super().__init__()
+        self.config = config
+        width, depth = config.byte_hidden_size, config.num_byte_encoder_layers
+        self.positions = nn.Embedding(config.max_patch_bytes, width)
+        if config.byte_layers == "published":
+            widths = [width] + [2 * width] * (depth - 1)
+            hidden = [4 * width] + [8 * width] * (depth - 1)
+            ends = [*widths[1:], config.hidden_size]
+            self.layers = nn.ModuleList(map(lambda *sizes: ByteLayer(config, *sizes), widths, hidden, ends))
+            self.norm, self.projection = nn.Identity(), nn.Identity()
+        else:
+            self.layers = nn.ModuleList(ByteLayer(config, width, 4 * width, width) for _ in range(depth))
+            self.norm = RMSNorm(width, config.rms_norm_eps)
+            self.projection = nn.Linear(width, config.hidden_size, bias=False)
+
+    def encode_blocks(self, byte_embeds: torch.Tensor) -> torch.Tensor:
+        """Blocks `(B, P, W, E)`, padding and all, to `(B, P, D)`: as published."""
+        hidden_states = byte_embeds.flatten(0, 1) + self.positions.weight[: byte_embeds.shape[2]]
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return self.projection(self.norm(hidden_states).mean(1)).unflatten(0, byte_embeds.shape[:2])
+
+    def forward(self, byte_embeds: torch.Tensor, patches: BytePatches, token_mask: torch.Tensor | None):
+        """Bytes `(B, T, E)` to the vectors of their patches `(B, P, D)`."""
+        place = find_places(patches, token_mask).clamp(max=self.config.max_patch_bytes - 1)
+        hidden_states = byte_embeds + self.positions(place)
+        neighbourhood = build_neighbourhood(
+            patches.patch_index, self.config.max_patch_bytes, False, hidden_states.dtype
+        )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, neighbourhood)
+        return self.projection(pool_patches(self.norm(hidden_states), patches))
+
+
+def find_places(patches: BytePatches, token_mask: torch.Tensor | None) -> torch.Tensor:
+    """The place `(B, T)` of each byte in its patch, from 0; what padding gets is left open."""
+    num_open = count_open_bytes(patches.is_end, token_mask)
+    return torch.where(patches.is_end, F.pad(num_open, (1, 0))[:, :-1], num_open - 1).clamp(min=0)
+
+
+def pool_patches(hidden_states: torch.Tensor, patches: BytePatches) -> torch.Tensor:
+    """The mean of the bytes `(B, T, E)` of each patch, `(B, P, E)`; 0 for patches that are not there."""
+    num_patches = patches.lengths.shape[1]
+    sums = hidden_states.new_zeros(len(hidden_states), num_patches + 1, hidden_states.shape[-1])
+    index = torch.where(patches.patch_index < 0, num_patches, patches.patch_index)
+    sums = sums.scatter_add(1, index[..., None].expand_as(hidden_states), hidden_states)[:, :-1]
+    return sums / patches.lengths.clamp(min=1)[..., None]
+
+
+class AutoregressiveByteDecoder(nn.Module):
+    """States of finished patches and the bytes of the open one to a state for each byte."""
+
+    def __init__(self, config: BytePatchConfig):
+        super().__init__()
+        self.config = config
+        width = config.byte_hidden_size
+        self.projection = nn.Linear(config.hidden_size, width, bias=False)
+        self.positions = nn.Embedding(config.max_patch_bytes, width)
+        self.layers = nn.ModuleList(
+            ByteLayer(config, width, 4 * width, width, config.num_hidden_layers + i)
+            for i in range(config.num_byte_decoder_layers)
+        )
+
+    def forward(
+        self,
+        context: torch.Tensor,
+        byte_embeds: torch.Tensor,
+        places: BytePlaces,
+        past_key_values: PatchCache | None = None,
+    ) -> torch.Tensor:
+        """
+        States for the byte after each.
+
+        Args:
+            context (`torch.FloatTensor` of shape `(B, T, E)`): the projected state of the patches finished by then.
+            byte_embeds (`torch.FloatTensor` of shape `(B, T, E)`): the bytes.
+            places (`BytePlaces`): where they stand.
+            past_key_values (`PatchCache`, *optional*): keys and values of earlier bytes; takes those of these.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, T, E)`.
+        """
+        longest = self.config.max_patch_bytes
+        hidden_states = byte_embeds + context + self.positions(places.num_open_bytes.clamp(0, longest - 1))
+        if places.key_groups is None:
+            seen = build_neighbourhood(places.num_finished, longest, True, hidden_states.dtype)
+        else:
+            seen = build_window(places.key_groups, hidden_states.shape[1], hidden_states.dtype)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, seen, past_key_values=past_key_values)
+        return hidden_states
+
+
+class ParallelByteDecoder(nn.Module):
+    """A state to all bytes of a patch at once, as published (SPEC section 4)."""
+
+    def __init__(self, config: BytePatchConfig):
+        super().__init__()
+        self.config = config
+        width = config.byte_hidden_size
+        self.projection = nn.Linear(config.hidden_size, config.max_patch_bytes * width, bias=False)
+        self.positions = nn.Embedding(config.max_patch_bytes, width)
+        self.layers = nn.ModuleList(
+            ByteLayer(config, width, 4 * width, width) for _ in range(config.num_byte_decoder_layers)
+        )
+
+    def spread(self, states: torch.Tensor) -> torch.Tensor:
+        """States `(G, D)` to what enters the first layer, `(G, W, E)`; the doubling is the original's."""
+        hidden_states = self.projection(states).view(len(states), self.config.max_patch_bytes, -1)
+        return 2 * hidden_states + self.positions.weight
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States `(B, P, D)` to `(B, P, W, E)`."""
+        hidden_states = self.spread(states.flatten(0, 1))
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return hidden_states.unflatten(0, states.shape[:2])
+
+
+class BytePatchPreTrainedModel(PreTrainedModel):
+    """Initial weights, and what transformers may do with the models of this family."""
+
+    config: BytePatchConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GenericDecoderLayer", "ByteLayer"]
+    _supports_sdpa = True
+    _can_record_outputs = {"hidden_states": GenericDecoderLayer, "attentions": GenericAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        init_generic_weights(module)
+        if isinstance(module, BytePatchModel):
+            init.normal_(module.initial_state, std=self.config.initializer_range)
+
+
+class BytePatchModel(BytePatchPreTrainedModel):
+    """
+    Bytes to the states of their patches, see [`BytePatchConfig`].
+
+    Example:
+
+    >>> from hf_thoughtbubbles import BytePatchConfig
+    >>> config = BytePatchConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, byte_hidden_size=16)
+    >>> outputs = BytePatchModel(config)(torch.tensor([list(b"to be, or not")]))
+    >>> outputs.patches.lengths, outputs.last_hidden_state.shape
+    (tensor([[3, 3, 4, 3]]), torch.Size([1, 4, 32]))
+    """
+
+    def __init__(self, config: BytePatchConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.byte_hidden_size)
+        self.byte_encoder = ByteEncoder(config)
+        self.core = GenericStack(config)
+        self.norm = build_norm(config, config.final_normalization, config.head_bias)
+        self.initial_state = nn.Parameter(torch.empty(config.hidden_size))  # the core's, while no patch is finished
+        self.post_init()
+
+    def find_patches(
+        self, input_ids: torch.Tensor, token_mask: torch.Tensor | None, patch_lengths: torch.Tensor | None
+    ) -> BytePatches:
+        """The patches of bytes `(B, T)`; given lengths are taken as they are, in any patching."""
+        if patch_lengths is not None:
+            real = torch.ones_like(input_ids, dtype=torch.bool) if token_mask is None else token_mask
+            return number_patches(spread_patch_lengths(patch_lengths, real), token_mask, patch_lengths.shape[1])
+        is_static = torch.compiler.is_compiling()
+        return number_patches(
+            self.find_ends(input_ids, token_mask), token_mask, input_ids.shape[1] if is_static else None
+        )
+
+    def find_ends(
+        self, input_ids: torch.Tensor, token_mask: torch.Tensor | None, known: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Which bytes end a patch; words stand in for the tokens of bytes that were just written."""
+        patching = "space" if self.config.patching == "token" else self.config.patching
+        return find_patch_ends(
+            input_ids, patching, self.config.patch_size, self.config.max_patch_bytes, token_mask, known
+        )
+
+    def embed(
+        self, input_ids: torch.Tensor, patches: BytePatches, token_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Bytes `(B, T)` to the vectors of their patches `(B, P, D)`."""
+        return self.byte_encoder(self.embed_tokens(input_ids), patches, token_mask)
+
+    def decode(
+        self,
+        patch_embeds: torch.Tensor,
+        past_key_values: PatchCache | None = None,
+        slots: PatchSlots | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """
+        Vectors of patches `(B, P, D)` to the core's states `(B, P, D)`; patches that are not there come last.
+
+        With `slots` the patches `(b, m, D)` come after those that the cache holds of some rows.
+        """
+        places = torch.arange(patch_embeds.shape[1], device=patch_embeds.device)[None]
+        if slots is None:
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=patch_embeds,
+                attention_mask=None,
+                past_key_values=None,
+                position_ids=places,
+            )
+            states = self.core(patch_embeds, places, attention_mask=mask, past_key_values=past_key_values, **kwargs)
+            return self.norm(states)
+        position_ids = slots.first[:, None] + places  # (b, m)
+        key_positions = torch.arange(slots.num_used, device=places.device)[None]
+        is_later = key_positions > position_ids[..., None]  # (b, m, P)
+        mask = torch.zeros(is_later.shape, dtype=patch_embeds.dtype, device=places.device)
+        mask = mask.masked_fill(is_later, torch.finfo(patch_embeds.dtype).min)
+        states = self.core(
+            patch_embeds,
+            position_ids,
+            attention_mask=mask[:, None],
+            past_key_values=past_key_values,
+            key_positions=key_positions,
+            cache_kwargs={"slots": slots},
+            **kwargs,
+        )
+        return self.norm(states)
+
+    def read_on(
+        self,
+        input_ids: torch.Tensor,
+        token_mask: torch.Tensor,
+        cache: PatchCache,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BytePatchModelOutput:
+        """
+        Read bytes `(B, n)` after those in the cache: the core runs only for rows of which a patch ends.
+
+        Its states go to the cache; the output has those that were computed.
+        """
+        longest = self.config.max_patch_bytes
+        num_past = cache.get_seq_length()
+        num_known = min(num_past, longest + 2)
+        known = cache.is_end[:, num_past - num_known :]
+        ids = torch.cat((cache.input_ids[:, num_past - num_known :], input_ids), dim=1)
+        mask = torch.cat((cache.token_mask[:, num_past - num_known :], token_mask), dim=1)
+        window = number_patches(self.find_ends(ids, mask, known), mask, None)
+        num_before = cache.count_patches() - (known & mask[:, :num_known]).sum(1)  # patches before the window
+        first, is_end = cache.count_patches(), window.is_end[:, num_known:]
+        cache.append(input_ids, token_mask, is_end)
+
+        num_ended = is_end.sum(1)
+        states = None
+        rows = num_ended.nonzero().flatten()
+        if len(rows) > 0:
+            patch_embeds = self.embed(ids[rows], take_rows(window, rows), mask[rows])
+            most = int(num_ended.max())
+            index = (first - num_before)[rows, None] + torch.arange(most, device=ids.device)
+            index = index.clamp(max=patch_embeds.shape[1] - 1)[..., None].expand(-1, -1, patch_embeds.shape[-1])
+            slots = PatchSlots(rows, first[rows], int(first[rows].max()) + most)
+            states = self.decode(patch_embeds.gather(1, index), cache, slots, **kwargs)
+            cache.states = slots.write(cache.states, states)
+
+        is_real = window.patch_index >= 0
+        groups = window.patch_index + window.is_end.long() + num_before[:, None]
+        groups = torch.where(is_real, groups, -1)
+        places = BytePlaces(
+            groups[:, num_known:],
+            count_open_bytes(window.is_end, mask)[:, num_known:],
+            groups[:, max(0, num_known - longest + 1) :],
+        )
+        return BytePatchModelOutput(last_hidden_state=states, past_key_values=cache, places=places)
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        patch_lengths: torch.LongTensor | None = None,
+        patch_input_ids: torch.LongTensor | None = None,
+        past_key_values: PatchCache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BytePatchModelOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`): bytes and special tokens.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 0 for padding, on either side; also of the
+                bytes in `past_key_values`.
+            patch_lengths (`torch.LongTensor` of shape `(B, P)`, *optional*): bytes in each patch, from the first real
+                byte on; 0 after the last. Their sum is the row's number of real bytes.
+            patch_input_ids (`torch.LongTensor` of shape `(B, P, W)`): blocks of bytes instead of `input_ids`, padding
+                and all, as the original reads them.
+            past_key_values (`PatchCache`, *optional*): what was read before.
+            use_cache (`bool`, *optional*): whether to return a cache; the configuration's by default.
+
+        Raises:
+            `ValueError`: when shapes, ids or lengths do not fit.
+        """
+        if patch_input_ids is not None:
+            check_blocks(self.config, patch_input_ids, input_ids, attention_mask, patch_lengths, past_key_values)
+            patch_embeds = self.byte_encoder.encode_blocks(self.embed_tokens(patch_input_ids))
+            return BytePatchModelOutput(
+                last_hidden_state=self.decode(patch_embeds, **kwargs), patch_embeds=patch_embeds
+            )
+        check_bytes(self.config, input_ids, attention_mask, patch_lengths, past_key_values, **kwargs)
+        token_mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
+        real = torch.ones_like(input_ids, dtype=torch.bool) if token_mask is None else token_mask
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            return self.read_on(input_ids, real, past_key_values, **kwargs)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if past_key_values is None and use_cache and not self.training:
+            past_key_values = PatchCache(self.config)
+
+        patches = self.find_patches(input_ids, token_mask, patch_lengths)
+        patch_embeds = self.embed(input_ids, patches, token_mask)
+        states = self.decode(patch_embeds, past_key_values, **kwargs)
+        if past_key_values is not None:
+            past_key_values.append(input_ids, real, patches.is_end)
+            past_key_values.states = states
+        num_finished = patches.patch_index + patches.is_end.long()  # -1 for padding, which ends nothing
+        return BytePatchModelOutput(
+            last_hidden_state=states,
+            patch_embeds=patch_embeds,
+            past_key_values=past_key_values,
+            patches=patches,
+            places=BytePlaces(num_finished, count_open_bytes(patches.is_end, token_mask)),
+        )
+
+
+def take_rows(patches: BytePatches, rows: torch.Tensor) -> BytePatches:
+    """Some rows of a batch's patches."""
+    return BytePatches(patches.is_end[rows], patches.patch_index[rows], patches.lengths[rows])
+
+
+def pick(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Of states `(B, P, E)` those at `index` `(B, T)`, `(B, T, E)`; the first or last for places beyond."""
+    index = index.clamp(0, states.shape[1] - 1)
+    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+
+
+class BytePatchForCausalLM(BytePatchPreTrainedModel, GenerationMixin):
+    """
+    A language model over bytes that thinks in patches, see [`BytePatchConfig`].
+
+    Example:
+
+    >>> from hf_thoughtbubbles import BytePatchConfig
+    >>> config = BytePatchConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, byte_hidden_size=16)
+    >>> BytePatchForCausalLM(config)(torch.tensor([list(b"to be, or not")])).logits.shape
+    torch.Size([1, 13, 259])
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: BytePatchConfig):
+        super().__init__(config)
+        is_parallel = config.decoder == "parallel"
+        self.model = BytePatchModel(config)
+        self.byte_decoder = ParallelByteDecoder(config) if is_parallel else AutoregressiveByteDecoder(config)
+        is_residual = config.byte_layers == "residual"
+        self.byte_norm = RMSNorm(config.byte_hidden_size, config.rms_norm_eps) if is_residual else nn.Identity()
+        self.lm_head = nn.Linear(config.byte_hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def unembed(
+        self, outputs: BytePatchModelOutput, input_ids: torch.Tensor, past_key_values: PatchCache | None = None
+    ) -> torch.Tensor:
+        """What the base model read of bytes `(B, T)` to a state for the byte after each, `(B, T, E)`."""
+        places = outputs.places
+        if self.config.decoder == "parallel":
+            return self.read_written(outputs, past_key_values)
+        states, initial = outputs.last_hidden_state, self.model.initial_state
+        if places.key_groups is None:  # every state is here, more bytes than states
+            context = self.byte_decoder.projection(torch.cat((initial.expand(len(states), 1, -1), states), dim=1))
+            context = pick(context, places.num_finished)
+        else:
+            context = self.byte_decoder.projection(self.pick_states(past_key_values, places.num_finished))
+        return self.byte_decoder(context, self.model.embed_tokens(input_ids), places, past_key_values)
+
+    def pick_states(self, cache: PatchCache, num_finished: torch.Tensor) -> torch.Tensor:
+        """The core's state of the last finished patch, `(B, T, D)`; the initial one while there is none."""
+        picked = pick(cache.states, num_finished - 1)
+        return torch.where((num_finished > 0)[..., None], picked, self.model.initial_state)
+
+    def read_written(self, outputs: BytePatchModelOutput, cache: PatchCache | None) -> torch.Tensor:
+        """Of patches that the parallel decoder writes at once, the states `(B, T, E)` of the bytes to come."""
+        places, longest = outputs.places, self.config.max_patch_bytes
+        group, offset = places.num_finished.clamp(min=0), places.num_open_bytes.clamp(0, longest - 1)
+        if places.key_groups is None:
+            states = outputs.last_hidden_state
+            states = torch.cat((self.model.initial_state.expand(len(states), 1, -1), states), dim=1)
+            return pick(self.byte_decoder(states).flatten(1, 2), group * longest + offset)
+        is_written = cache.written is not None and bool((group == cache.written_group[:, None]).all())
+        if not is_written and group.shape[1] == 1:
+            cache.written = self.byte_decoder(self.pick_states(cache, group))[:, 0]  # (B, W, E)
+            cache.written_group = group[:, 0]
+        elif not is_written:
+            first = group.min(dim=1, keepdim=True).values
+            groups = first + torch.arange(int((group - first).max()) + 1, device=group.device)
+            written = self.byte_decoder(self.pick_states(cache, groups)).flatten(1, 2)
+            return pick(written, (group - first) * longest + offset)
+        return pick(cache.written, offset)
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        if generation_config.cache_implementation is not None:
+            raise ValueError(
+                f'`cache_implementation="{generation_config.cache_implementation}"` came; byte-patch models keep a '
+                "`PatchCache` of their own. Leave it out."
+            )
+        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = PatchCache(self.config)
+        if not generation_config.use_cache and self.config.patching == "token":
+            raise ValueError(
+                '`use_cache=False` came, but generation with `patching="token"` needs the cache, which remembers the '
+                "prompt's patches. Leave it out."
+            )
+
+    @torch.no_grad()
+    def generate(self, inputs=None, *args, output_patches: bool = False, **kwargs):
+        r"""
+        Generate bytes, see transformers' `generate`.
+
+        Args:
+            inputs (`torch.LongTensor` of shape `(B, T)`): the prompts; as `input_ids` too.
+            output_patches (`bool`, defaults to `False`): with `return_dict_in_generate=True`, whether the output gets
+                `patches`, the [`BytePatches`] of prompts and generated bytes. Padding after the end of a text is
+                counted as special tokens.
+        """
+        outputs = super().generate(inputs, *args, **kwargs)
+        if not output_patches:
+            return outputs
+        if not isinstance(outputs, ModelOutput):
+            raise ValueError("`output_patches=True` needs `return_dict_in_generate=True`, to be returned beside text.")
+        prompt = kwargs["input_ids"] if inputs is None else inputs
+        repeats = len(outputs.sequences) // len(prompt)
+        real = kwargs.get("attention_mask", torch.ones_like(prompt)).bool().repeat_interleave(repeats, dim=0)
+        lengths, known = kwargs.get("patch_lengths"), None
+        if lengths is not None:
+            known = spread_patch_lengths(lengths.repeat_interleave(repeats, dim=0), real)
+        num_new = outputs.sequences.shape[1] - prompt.shape[1]
+        token_mask = F.pad(real, (0, num_new), value=True)
+        is_end = self.model.find_ends(outputs.sequences, token_mask, known)
+        outputs["patches"] = number_patches(is_end, token_mask, None)
+        return outputs
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, patch_lengths=None, **kwargs):
+        """What `generate` hands to `forward`: lengths of patches only with the bytes that they lie over."""
+        is_first = past_key_values is None or past_key_values.get_seq_length() == 0
+        return super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, patch_lengths=patch_lengths if is_first else None, **kwargs
+        )
+
+    def compute_reconstruction_loss(
+        self, patch_embeds: torch.Tensor, targets: torch.Tensor, index: torch.Tensor | None, num_items: float | None
+    ) -> torch.Tensor:
+        """
+        Cross entropy of patches written from their own vectors `(B, P, D)`.
+
+        `targets` are the blocks `(B, P, W)`, or bytes `(B, T)` at places `index` `(B, T)` among the blocks. The mean
+        over targets other than `reconstruction_ignore_id`, or the sum over `num_items`.
+        """
+        written = self.byte_norm(self.byte_decoder(patch_embeds)).flatten(1, 2)
+        if index is not None:
+            written = pick(written, index)
+        logits = self.lm_head(written).flatten(0, 1).float()
+        kind, ignored = "mean" if num_items is None else "sum", self.config.reconstruction_ignore_id
+        loss = F.cross_entropy(logits, targets.flatten(), ignore_index=ignored, reduction=kind)
+        return loss if num_items is None else loss / num_items
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        patch_lengths: torch.LongTensor | None = None,
+        patch_input_ids: torch.LongTensor | None = None,
+        past_key_values: PatchCache | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        output_patches: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BytePatchCausalLMOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`): bytes and special tokens.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 0 for padding, on either side.
+            patch_lengths (`torch.LongTensor` of shape `(B, P)`, *optional*): see [`BytePatchModel.forward`]. Given
+                them, no logit depends on later bytes; whether the lengths do is up to the tokenizer that made them.
+            patch_input_ids (`torch.LongTensor` of shape `(B, P, W)`): blocks instead of `input_ids`, as published.
+            labels (`torch.LongTensor` of shape `(B, T)` or `(B, P, W)`, *optional*): the bytes themselves, -100 where
+                none is to be predicted; shifted here, by one byte, or by one block.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): the last so many bytes, or these; 0 keeps all.
+            output_patches (`bool`, defaults to `False`): whether to return where the patches lie.
+
+        Raises:
+            `ValueError`: when shapes, ids or lengths do not fit.
+        """
+        outputs = self.model(
+            input_ids, attention_mask, patch_lengths, patch_input_ids, past_key_values, use_cache, **kwargs
+        )
+        num_items = kwargs.get("num_items_in_batch")
+        if patch_input_ids is not None:
+            return self.answer_blocks(outputs, patch_input_ids, labels, num_items)
+        token_mask = None if attention_mask is None else attention_mask.bool()
+        hidden_states = self.unembed(outputs, input_ids, outputs.past_key_values)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(self.byte_norm(hidden_states[:, kept]))
+
+        loss = reconstruction_loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            if self.config.reconstruction_loss_weight > 0:
+                reconstruction_loss = self.reconstruct(outputs, input_ids, labels, token_mask, num_items)
+                loss = loss + self.config.reconstruction_loss_weight * reconstruction_loss
+        return BytePatchCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            reconstruction_loss=reconstruction_loss,
+            patches=outputs.patches if output_patches else None,
+        )
+
+    def reconstruct(self, outputs, input_ids, labels, token_mask, num_items) -> torch.Tensor:
+        """The auxiliary loss of bytes `(B, T)`; bytes without a label, and padding, are not written."""
+        index, longest = outputs.patches.patch_index, self.config.max_patch_bytes
+        place = find_places(outputs.patches, token_mask).clamp(max=longest - 1)
+        targets = input_ids.masked_fill((labels == -100) | (index < 0), self.config.reconstruction_ignore_id)
+        return self.compute_reconstruction_loss(
+            outputs.patch_embeds, targets, index.clamp(min=0) * longest + place, num_items
+        )
+
+    def answer_blocks(self, outputs, patch_input_ids, labels, num_items) -> BytePatchCausalLMOutput:
+        """Logits `(B, P, W, V)` of the block after each, and the auxiliary loss, as published."""
+        logits = self.lm_head(self.byte_norm(self.byte_decoder(outputs.last_hidden_state)))
+        reconstruction_loss = self.compute_reconstruction_loss(outputs.patch_embeds, patch_input_ids, None, num_items)
+        loss = None
+        if labels is not None:
+            kind = "mean" if num_items is None else "sum"
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 2).float(), labels[:, 1:].flatten(), reduction=kind)
+            loss = loss if num_items is None else loss / num_items
+            loss = loss + self.config.reconstruction_loss_weight * reconstruction_loss
+        return BytePatchCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            reconstruction_loss=reconstruction_loss,
+        )
+
+
+__all__ = ["BytePatchForCausalLM", "BytePatchModel", "BytePatchPreTrainedModel"]

@@ -1,0 +1,196 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Where do patches of bytes end, and what belongs to which?
+
+Whether a byte ends its patch depends on that byte and earlier ones alone, so that a model may know it when it predicts
+the next byte.
+
+Shapes: B batch, T bytes, P patches, W bytes in a patch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers.utils import ModelOutput
+
+from ..configuration.configuration_byte_patch import LONGEST_CHARACTER
+
+
+NUM_BYTES = 256
+SPECIAL = NUM_BYTES  # stands for whatever is no byte
+
+
+@dataclass
+class BytePatches(ModelOutput):
+    """
+    The patches of a batch.
+
+    Args:
+        is_end (`torch.BoolTensor` of shape `(B, T)`): whether a byte ends its patch.
+        patch_index (`torch.LongTensor` of shape `(B, T)`): the patch of each byte, -1 for padding.
+        lengths (`torch.LongTensor` of shape `(B, P)`): bytes in each patch, 0 after a row's last one. The last may be
+            unfinished.
+    """
+
+    is_end: torch.BoolTensor | None = None
+    patch_index: torch.LongTensor | None = None
+    lengths: torch.LongTensor | None = None
+
+
+def shift_right(values: torch.Tensor, num_places: int, fill) -> torch.Tensor:
+    """`values` `(B, T)` moved to later places."""
+    return F.pad(values, (num_places, 0), value=fill)[:, : values.shape[1]]
+
+
+def find_last(is_mark: torch.Tensor) -> torch.Tensor:
+    """Place of the last mark at or before each place `(B, T)`; -1 where there is none."""
+    places = torch.arange(is_mark.shape[1], device=is_mark.device)
+    return torch.where(is_mark, places, -1).cummax(dim=1).values
+
+
+def is_word(ids: torch.Tensor) -> torch.Tensor:
+    """Whether ids are bytes of letters or digits; every byte of a longer character counts as one."""
+    is_digit, is_capital, is_small = (
+        (ids >= ord(first)) & (ids <= ord(last)) for first, last in (("0", "9"), ("A", "Z"), ("a", "z"))
+    )
+    return is_digit | is_capital | is_small | ((ids >= 0x80) & (ids < NUM_BYTES))
+
+
+def is_character_open(ids: torch.Tensor) -> torch.Tensor:
+    """Whether the character of each byte `(B, T)` goes on after it, as far as its first byte tells."""
+    num_bytes = sum(((ids >= first) & (ids < 0xF8)).long() for first in (0xC0, 0xE0, 0xF0)) + 1  # 1 for other bytes
+    is_continuing = (ids >= 0x80) & (ids < 0xC0)
+    is_open, is_run = num_bytes > 1, torch.ones_like(is_continuing)
+    for distance in range(1, LONGEST_CHARACTER - 1):
+        is_run = is_run & shift_right(is_continuing, distance - 1, False)
+        is_open = is_open | (is_run & (shift_right(num_bytes, distance, 1) > distance + 1))
+    return is_open
+
+
+def cut_long_patches(is_end: torch.Tensor, is_cuttable: torch.Tensor, longest: int) -> torch.Tensor:
+    """
+    Ends `(B, T)` with more where patches grow too long: at the first cuttable byte that leaves no room for another
+    character of four bytes, and at `longest` bytes where invalid UTF-8 has no such byte.
+
+    Cutting goes from one cut to the next, which only the first few know of; so each place first finds where a patch
+    that begins there would end, then these jumps are doubled until every one has been followed.
+    """
+    batch_size, num_bytes = is_end.shape
+    places = torch.arange(num_bytes, device=is_end.device)
+    never = num_bytes  # no byte; a patch after it would begin one place further, where none does
+
+    def find_next(is_mark: torch.Tensor) -> torch.Tensor:
+        marked = torch.where(is_mark, places, never).flip(1).cummin(dim=1).values.flip(1)
+        return F.pad(marked, (0, 1), value=never)
+
+    earliest = (places + longest - LONGEST_CHARACTER).clamp(max=never).expand(batch_size, -1)
+    stop = torch.minimum(find_next(is_cuttable).gather(1, earliest), find_next(is_end)[:, :-1])  # of a patch from here
+    stop = torch.minimum(stop, (places + longest - 1).clamp(max=never))
+    jump = F.pad(stop + 1, (0, 2), value=never + 1)  # where the patch after it begins
+    starts = F.pad(shift_right(is_end, 1, True).long(), (0, 2))
+    for _ in range(num_bytes.bit_length()):
+        starts = starts.scatter_reduce(1, jump, starts, reduce="amax")
+        jump = jump.gather(1, jump)
+    return is_end | starts[:, 1:-1].bool()
+
+
+def find_patch_ends(
+    input_ids: torch.Tensor,
+    patching: str,
+    patch_size: int,
+    max_patch_bytes: int,
+    token_mask: torch.Tensor | None = None,
+    known: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Which bytes end a patch.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(B, T)`): bytes, and special tokens from 256 on.
+        patching (`str`): `"space"` or `"fixed"`, see [`BytePatchConfig`].
+        patch_size (`int`): bytes in a fixed patch.
+        max_patch_bytes (`int`): most bytes in a patch.
+        token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): False for padding, which may stand on either
+            side.
+        known (`torch.BoolTensor` of shape `(B, K)`, *optional*): the ends among the first bytes of each row, which
+            are taken as they are. The bytes after them are split as if the text had been seen from its beginning,
+            when K is 0, all, or at least `max_patch_bytes + 2`.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, T)`; padding is no part of a patch, and what it holds is left open.
+
+    >>> text = torch.tensor([list(b"to be, or")])
+    >>> find_patch_ends(text, "space", 4, 16)[0].nonzero().flatten().tolist()
+    [2, 5]
+    """
+    ids = input_ids if token_mask is None else input_ids.masked_fill(~token_mask, SPECIAL)
+    is_special, num_known = ids >= NUM_BYTES, 0 if known is None else known.shape[1]
+
+    def keep_known(is_end: torch.Tensor) -> torch.Tensor:
+        if known is None:
+            return is_end
+        return torch.cat((known | is_special[:, :num_known], is_end[:, num_known:]), dim=1)  # padding ends too
+
+    if patching == "fixed":
+        is_end = keep_known(is_special)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return keep_known(is_end | ((places - find_last(is_end)) % patch_size == 0))
+    was_word = shift_right(is_word(ids), 1, False)
+    is_end = keep_known(is_special | (~is_word(ids) & was_word))
+    return keep_known(cut_long_patches(is_end, ~is_character_open(ids), max_patch_bytes))
+
+
+def spread_patch_lengths(patch_lengths: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+    """Which bytes `(B, T)` end a patch, when patches of `patch_lengths` `(B, P)` lie end to end over real bytes."""
+    last = patch_lengths.cumsum(1) - 1  # byte of a patch among the real ones of its row
+    place = token_mask.long().cumsum(1) - 1
+    found = torch.searchsorted(last, place).clamp(max=last.shape[1] - 1)
+    return (last.gather(1, found) == place) & token_mask
+
+
+def number_patches(is_end: torch.Tensor, token_mask: torch.Tensor | None, num_patches: int | None) -> BytePatches:
+    """
+    Number the patches of each row from 0, padding left out.
+
+    Args:
+        is_end (`torch.BoolTensor` of shape `(B, T)`): whether a byte ends its patch.
+        token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): False for padding.
+        num_patches (`int`, *optional*): P, if it is known; otherwise it is read off the batch.
+
+    Returns:
+        [`BytePatches`].
+    """
+    if token_mask is not None:
+        is_end = is_end & token_mask
+    patch_index = is_end.long().cumsum(1) - is_end.long()
+    if token_mask is not None:
+        patch_index = patch_index.masked_fill(~token_mask, -1)
+    if num_patches is None:
+        num_patches = int(patch_index.max()) + 1
+    num_patches = max(num_patches, 1)
+    counts = torch.zeros(len(is_end), num_patches + 1, dtype=torch.long, device=is_end.device)
+    real = torch.ones_like(patch_index)
+    counts = counts.scatter_add(1, torch.where(patch_index < 0, num_patches, patch_index), real)
+    return BytePatches(is_end=is_end, patch_index=patch_index, lengths=counts[:, :-1])
+
+
+def count_open_bytes(is_end: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """How many bytes of the patch after each byte `(B, T)` are there already: 0 where the byte ends its patch."""
+    places = torch.arange(is_end.shape[1], device=is_end.device)
+    is_before = is_end if token_mask is None else is_end | ~token_mask
+    return places - find_last(is_before)
+
+
+__all__ = [
+    "NUM_BYTES",
+    "BytePatches",
+    "count_open_bytes",
+    "cut_long_patches",
+    "find_last",
+    "find_patch_ends",
+    "is_character_open",
+    "is_word",
+    "number_patches",
+    "shift_right",
+    "spread_patch_lengths",
+]

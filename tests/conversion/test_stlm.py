@@ -1,0 +1,63 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Are checkpoints of the tiny-models library taken over whole, or refused? Parity is in tests/modeling."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_thoughtbubbles.conversion.stlm import byte_patch_config_from_stlm, byte_patch_from_stlm
+
+
+PATH = Path(__file__).parents[1] / "parity" / "stlm_byte" / "d1_E16_W6_v258"
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    arrays, case = np.load(PATH.with_suffix(".npz")), json.loads(PATH.with_suffix(".json").read_text())
+    state = {name.removeprefix("params/"): arrays[name] for name in arrays.files if name.startswith("params/")}
+    return state, case["upstream_cfg"]
+
+
+def test_the_configuration_is_translated(checkpoint):
+    config = byte_patch_config_from_stlm(checkpoint[1])
+    assert (config.vocab_size, config.max_patch_bytes, config.byte_hidden_size) == (258, 6, 16)
+    assert (config.hidden_size, config.num_attention_heads, config.num_key_value_heads) == (24, 4, 2)
+    assert (config.decoder, config.byte_layers, config.position_embedding) == ("parallel", "published", "rope")
+    assert config.reconstruction_ignore_id == 257
+
+
+def test_every_parameter_comes_from_the_checkpoint(checkpoint):
+    state, model_cfg = checkpoint
+    model = byte_patch_from_stlm(state, model_cfg)
+    num_own = model.model.initial_state.numel()
+    assert model.num_parameters() - num_own == sum(value.size for value in state.values())
+    assert not model.training and torch.count_nonzero(model.model.initial_state) == 0
+
+
+def test_a_converted_model_reads_and_writes_plain_bytes(checkpoint):
+    """The original cannot; its blocks are the patches, and what comes before the first is a state of zeros."""
+    model = byte_patch_from_stlm(*checkpoint)
+    prompt, lengths = torch.tensor([list(b"to be")]), torch.tensor([[2, 3]])
+    written = model.generate(
+        prompt, patch_lengths=lengths, attention_mask=torch.ones_like(prompt), max_new_tokens=9, pad_token_id=256
+    )
+    assert written.shape == (1, 14)
+
+
+def test_what_does_not_fit_is_named(checkpoint):
+    state, model_cfg = checkpoint
+    lacking = {name: value for name, value in state.items() if name != "model_head.lm_head.weight"}
+    with pytest.raises(ValueError, match=r"lacks \['model_head.lm_head.weight'\]"):
+        byte_patch_from_stlm(lacking, model_cfg)
+    with pytest.raises(ValueError, match=r"unexpected \['stray'\]"):
+        byte_patch_from_stlm({**state, "stray": np.zeros(1)}, model_cfg)
+    wider = copy.deepcopy(model_cfg)
+    wider["core_model"]["ffn"]["ffn_dim"] = 33
+    with pytest.raises(ValueError, match="of shape"):
+        byte_patch_from_stlm(state, wider)
+    with pytest.raises(ValueError, match=r"`model_cfg` lacks \['hidden_dim'\]"):
+        byte_patch_from_stlm(state, {name: value for name, value in model_cfg.items() if name != "hidden_dim"})

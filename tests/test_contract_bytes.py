@@ -1,0 +1,377 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Do byte-patch models keep the promises of docs/architecture.md? Each promise once, over patchings and decoders."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from hf_thoughtbubbles import (
+    BytePatchConfig,
+    BytePatchForCausalLM,
+    PatchCache,
+    build_byte_tokenizer,
+    decode_bytes,
+    encode_bytes,
+)
+
+
+TEXTS = (
+    "To be, or not to be: that is the question.",
+    "naïve café, Приве́т мир, 漢字かな交じり文, नमस्ते, שלום",
+    "👩‍👩‍👧 family\r\nand\tNUL \0 here",
+    "x" * 41,
+)
+RANDOM_BYTES = bytes(torch.randint(0, 256, (53,), generator=torch.Generator().manual_seed(3)).tolist())
+PAD = 258
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One configuration, and whether boundaries come with the bytes."""
+
+    name: str
+    changes: dict
+
+    def build(self, seed: int = 0, **changes) -> BytePatchForCausalLM:
+        """A model with reproducible weights, of tiny and distinct sizes."""
+        torch.manual_seed(seed)
+        sizes = {
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "intermediate_size": 47,
+            "byte_hidden_size": 16,
+            "num_byte_attention_heads": 2,
+            "num_byte_decoder_layers": 3,
+            "max_position_embeddings": 151,
+            "max_patch_bytes": 7,
+            "patch_size": 5,
+            "pad_token_id": PAD,
+            "initializer_range": 0.3,
+        }
+        return BytePatchForCausalLM(BytePatchConfig(**{**sizes, **self.changes, **changes})).eval()
+
+    def measure(self, rows: list[list[int]]) -> dict:
+        """Patch lengths of the rows, for a model that needs them: three bytes, then one, and so on."""
+        if self.changes.get("patching") != "token":
+            return {}
+        lengths = [([3, 1] * len(row))[: 2 * len(row)] for row in rows]
+        measured = []
+        for row, wanted in zip(rows, lengths, strict=True):
+            patches, left = [], len(row)
+            for length in wanted:
+                if left == 0:
+                    break
+                patches.append(min(length, left))
+                left -= patches[-1]
+            measured.append(patches)
+        longest = max(map(len, measured))
+        return {"patch_lengths": torch.tensor([patches + [0] * (longest - len(patches)) for patches in measured])}
+
+
+VARIANTS = [
+    Variant("space", {}),
+    Variant("space-parallel", {"decoder": "parallel", "reconstruction_loss_weight": 0.5}),
+    Variant("fixed", {"patching": "fixed", "position_embedding": "relative", "num_key_value_heads": 1}),
+    Variant("fixed-parallel", {"patching": "fixed", "decoder": "parallel", "position_embedding": "learned"}),
+    Variant("token", {"patching": "token", "feed_forward": "swiglu", "position_embedding": "sinusoidal"}),
+    Variant("token-parallel", {"patching": "token", "decoder": "parallel", "share_feed_forward": True}),
+    Variant("published", {"decoder": "parallel", "byte_layers": "published", "hidden_act": "learned"}),
+    Variant("layer-norm", {"attention_normalization": "layer_norm", "attention_bias": True, "mlp_bias": True}),
+]
+ALL = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+WITH_UNCACHED = pytest.mark.parametrize(
+    "variant", [v for v in VARIANTS if v.changes.get("patching") != "token"], ids=lambda variant: variant.name
+)
+
+
+def draw(*shape: int) -> torch.Tensor:
+    """Random letters and spaces."""
+    return torch.tensor(list(b"abc de")).index_select(0, torch.randint(0, 6, shape).flatten()).view(shape)
+
+
+def pad(rows: list[list[int]], side: str) -> dict:
+    """Rows as one batch."""
+    longest = max(map(len, rows))
+    gaps = [longest - len(row) for row in rows]
+    is_left = side == "left"
+    ids = [[PAD] * gap * is_left + row + [PAD] * gap * (not is_left) for row, gap in zip(rows, gaps, strict=True)]
+    mask = [
+        [0] * gap * is_left + [1] * len(row) + [0] * gap * (not is_left) for row, gap in zip(rows, gaps, strict=True)
+    ]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+@ALL
+def test_promise_2_saving_and_loading_keeps_every_bit(variant, tmp_path):
+    model, ids = variant.build(), draw(2, 17)
+    model.save_pretrained(tmp_path)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(reloaded) is type(model)
+    assert {**reloaded.config.to_dict(), "_name_or_path": ""} == model.config.to_dict()
+    lengths = variant.measure(ids.tolist())
+    assert torch.equal(reloaded(ids, **lengths).logits, model(ids, **lengths).logits)
+
+
+@ALL
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_promise_3_later_bytes_change_no_earlier_logit(variant, attention):
+    """Given lengths stay as they are: they come from outside."""
+    model, ids = variant.build(), torch.tensor([list(TEXTS[1].encode())])
+    model.set_attn_implementation(attention)
+    lengths = variant.measure(ids.tolist())
+    expected = model(ids, **lengths).logits
+    for place in range(1, ids.shape[1], 3):
+        edited = torch.cat((ids[:, :place], torch.randint(0, 259, (1, ids.shape[1] - place))), dim=1)
+        logits = model(edited, **lengths).logits[:, :place]
+        torch.testing.assert_close(logits, expected[:, :place], atol=1e-5, rtol=1e-5)
+
+
+@ALL
+@pytest.mark.parametrize("data", [*(text.encode() for text in TEXTS), RANDOM_BYTES], ids=range(len(TEXTS) + 1))
+def test_promise_4_cached_logits_equal_uncached(variant, data):
+    """Byte by byte, and in chunks of every size, after a prompt of any length."""
+    if variant.changes.get("patching") == "token":
+        pytest.skip("without a cache, bytes after the prompt have no boundaries; the cached ones are tested below")
+    model, ids = variant.build(), torch.tensor([list(data)])
+    expected = model(ids, use_cache=False).logits
+    assert model(ids, use_cache=False).past_key_values is None
+    for sizes in ([1] * len(data), [5, 1, 1, 9, 2, 23] * 9, [len(data) - 2, 1, 1]):
+        cache, start, seen = None, 0, []
+        for size in sizes:
+            if start < len(data):
+                outputs = model(ids[:, start : start + size], past_key_values=cache, use_cache=True)
+                cache, start = outputs.past_key_values, start + size
+                seen.append(outputs.logits)
+        torch.testing.assert_close(torch.cat(seen, dim=1), expected, atol=1e-4, rtol=0)
+        assert cache.get_seq_length() == len(data)
+
+
+@WITH_UNCACHED
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"do_sample": False},
+        {"do_sample": True, "temperature": 0.8},
+        {"num_beams": 3, "do_sample": False},
+        {"do_sample": False, "prefill_chunk_size": 3},
+        {"do_sample": False, "prompt_lookup_num_tokens": 3},
+    ],
+    ids=["greedy", "sampling", "beam", "chunked", "lookup"],
+)
+def test_promise_4_cached_generation_equals_uncached(variant, strategy):
+    """Rows are at different places in their patches, and of different lengths."""
+    prompts = [list(b"to be, or"), list(b"a b c de"), list("é漢".encode())]
+    model, batch = variant.build(), pad(prompts[:1] if "prompt_lookup_num_tokens" in strategy else prompts, "left")
+    plain = {key: strategy[key] for key in ("do_sample", "temperature", "num_beams") if key in strategy}
+    torch.manual_seed(1)
+    expected = model.generate(**batch, use_cache=False, max_new_tokens=29, **plain)
+    torch.manual_seed(1)
+    assert torch.equal(model.generate(**batch, max_new_tokens=29, **strategy), expected)
+
+
+@ALL
+def test_promise_4_assisted_generation_equals_greedy(variant):
+    assistant = variant.build(seed=1, num_hidden_layers=1)
+    model, prompt = variant.build(), draw(1, 9)
+    options = {"max_new_tokens": 19, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
+    lengths = variant.measure(prompt.tolist())
+    if lengths:
+        pytest.skip("transformers gives the assistant the bytes that were accepted, and no lengths for them")
+    expected = model.generate(prompt, **options)
+    assert torch.equal(model.generate(prompt, assistant_model=assistant, **options), expected)
+
+
+@ALL
+def test_promise_4_the_core_runs_once_a_patch(variant):
+    """Counted, for a single row: patches of the prompt at once, then one run for each patch that ends."""
+    model, prompt = variant.build(), torch.tensor([list(b"abc de")])
+    runs = []
+    model.model.core.register_forward_hook(lambda module, inputs, output: runs.append(output.shape[1]))
+    outputs = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=41,
+        eos_token_id=-1,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_patches=True,
+        **variant.measure(prompt.tolist()),
+    )
+    ended = outputs.patches.is_end[0, prompt.shape[1] : -1].sum()  # the last byte is never read
+    assert 0 < ended < 40
+    assert len(runs) == 1 + ended and runs[1:] == [1] * int(ended)
+
+
+@ALL
+def test_promise_4_rejected_bytes_leave_no_trace(variant):
+    """After a crop, what follows is as if the bytes had never come, be their patches finished or not."""
+    model, ids = variant.build(), torch.tensor([list(TEXTS[0].encode())])
+    first = variant.measure(ids[:, :9].tolist())
+    kept = model(ids[:, :9], use_cache=True, **first).past_key_values
+    expected = [model(ids[:, place : place + 1], past_key_values=kept).logits for place in range(9, 25)]
+    cache = model(ids[:, :9], use_cache=True, **first).past_key_values
+    for rejected in (b"x y z zzz", b"  ", b"."):
+        model(torch.tensor([list(rejected)]), past_key_values=cache)
+        cache.crop(-len(rejected))
+    for place, logits in zip(range(9, 25), expected, strict=True):
+        seen = model(ids[:, place : place + 1], past_key_values=cache).logits
+        torch.testing.assert_close(seen, logits, atol=1e-5, rtol=1e-5)
+
+
+@ALL
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_promise_5_a_padded_row_equals_the_row_alone(variant, side):
+    model, rows = variant.build(), [list(text.encode()) for text in TEXTS]
+    batch = pad(rows, side)
+    logits = model(**batch, **variant.measure(rows)).logits
+    for row, seen, mask in zip(rows, logits, batch["attention_mask"].bool(), strict=True):
+        alone = model(torch.tensor([row]), **variant.measure([row])).logits[0]
+        torch.testing.assert_close(seen[mask], alone, atol=1e-5, rtol=1e-4)
+
+
+@ALL
+def test_promise_6_accumulated_batches_give_the_gradients_of_a_large_one(variant):
+    rows = [list(text.encode()) for text in TEXTS]
+    batch, lengths = pad(rows, "right"), variant.measure(rows)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    num_items = int((labels[:, 1:] != -100).sum())
+    whole, parts = variant.build(), variant.build()
+    whole(**batch, **lengths, labels=labels, num_items_in_batch=num_items).loss.backward()
+    for i in range(len(rows)):
+        part = {key: value[i : i + 1] for key, value in {**batch, **lengths}.items()}
+        parts(**part, labels=labels[i : i + 1], num_items_in_batch=num_items).loss.backward()
+    for expected, seen in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(seen.grad, expected.grad, atol=1e-5, rtol=1e-3)
+
+
+@ALL
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_promise_7_attention_implementations_agree(variant, padding):
+    model, rows = variant.build(), [list(text.encode()) for text in TEXTS]
+    batch = {**pad(rows, padding), **variant.measure(rows)}
+    seen = []
+    for attention in ("eager", "sdpa"):
+        model.set_attn_implementation(attention)
+        model.zero_grad()
+        logits = model(**batch).logits[batch["attention_mask"].bool()]
+        logits.square().mean().backward()
+        seen.append([logits, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for eager, fused in zip(*seen, strict=True):
+        torch.testing.assert_close(fused, eager, atol=1e-4, rtol=1e-4)
+
+
+@ALL
+def test_promise_7_bf16_trains(variant):
+    model, ids = variant.build(initializer_range=0.02).train().to(torch.bfloat16), draw(3, 31)
+    lengths, optimizer = variant.measure(ids.tolist()), torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(20):
+        loss = model(ids, labels=ids, **lengths).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.1
+
+
+@ALL
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_promise_7_gradient_checkpointing_gives_the_same_gradients(variant, use_reentrant):
+    model, ids = variant.build().train(), draw(2, 23)
+    lengths, plain = variant.measure(ids.tolist()), copy.deepcopy(model)
+    plain(ids, labels=ids, **lengths).loss.backward()
+    # Renamed within the versions of transformers that we support; the old name warns in the new ones.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": use_reentrant})
+    model(ids, labels=ids, **lengths).loss.backward()
+    for expected, seen in zip(plain.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(seen.grad, expected.grad, atol=1e-6, rtol=1e-4)
+
+
+@ALL
+@pytest.mark.parametrize("padding", [False, True])
+def test_promise_7_a_compiled_training_step_has_no_graph_break(variant, padding):
+    model, rows = variant.build().train(), [list(b"abc de fg"), list(b"ab c d")]
+    rows = rows if padding else [rows[0], rows[0]]
+    batch = {**pad(rows, "right"), **variant.measure(rows)}
+    batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    if not padding:
+        batch.pop("attention_mask")
+    expected = model(**batch).loss
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    loss = compiled(**batch).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_promise_8_patches_are_visible_and_their_size_can_be_changed():
+    model, ids = VARIANTS[2].build(), draw(1, 23)
+    assert model(ids, output_patches=True).patches.lengths.tolist() == [[5, 5, 5, 5, 3]]
+    assert model(ids).patches is None
+    model.config.patch_size = 7
+    assert model(ids, output_patches=True).patches.lengths.tolist() == [[7, 7, 7, 2]]
+
+
+@pytest.mark.parametrize("data", ["né漢😀\r\n\0 Приве́т".encode(), RANDOM_BYTES[:17]], ids=["text", "bytes"])
+@pytest.mark.parametrize("variant", VARIANTS[:4], ids=lambda variant: variant.name)
+def test_anything_survives_encoding_training_generation_and_decoding(variant, data):
+    """A model that learned it by heart writes it again, to the last byte."""
+    tokenizer = build_byte_tokenizer()
+    ids = torch.tensor([[*encode_bytes(data), tokenizer.eos_token_id]])
+    model = variant.build(initializer_range=0.1, reconstruction_loss_weight=0.0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    generated = model.eval().generate(ids[:, :1], attention_mask=torch.ones(1, 1), max_length=60, eos_token_id=257)
+    assert decode_bytes(generated[0]) == data
+    assert tokenizer.decode(generated[0], skip_special_tokens=True) == data.decode(errors="replace")
+
+
+def test_promise_9_bad_input_is_one_clear_error():
+    model, ids = VARIANTS[0].build(), draw(2, 9)
+    token = VARIANTS[4].build()
+    for call, message in (
+        (lambda: model(), "Neither `input_ids` nor `patch_input_ids`"),
+        (lambda: model(torch.tensor([[1, 259]])), "holds 259"),
+        (lambda: model(torch.zeros(1, 0, dtype=torch.long)), "no size 0"),
+        (lambda: model(draw(1, 152)), "`max_position_embeddings` is 151"),
+        (lambda: model(ids, attention_mask=torch.ones(2, 8)), "`attention_mask` has shape"),
+        (lambda: model(ids, position_ids=torch.arange(9)[None]), "`position_ids` came"),
+        (lambda: model(ids, past_key_values=DynamicCache()), "is a DynamicCache"),
+        (lambda: model(patch_input_ids=torch.zeros(1, 2, 7, dtype=torch.long)), 'needs `decoder="parallel"`'),
+        (lambda: token(ids), "`patch_lengths` is missing"),
+        (lambda: token(ids, patch_lengths=torch.tensor([[7, 2]])), "`patch_lengths` has shape"),
+        (lambda: token(ids, patch_lengths=torch.tensor([[7, 2], [7, 1]])), "of row 1 sum to 8"),
+        (lambda: token(ids, patch_lengths=torch.tensor([[1, 8], [7, 2]])), "`patch_lengths` holds 8"),
+        (lambda: token(ids, patch_lengths=torch.tensor([[7, 0, 2], [7, 2, 0]])), "0 before a patch"),
+        (lambda: model.generate(ids, cache_implementation="static", max_new_tokens=2), "`cache_implementation="),
+        (lambda: PatchCache(model.config).crop(-1), "`tokens_to_remove` is -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_patch_bytes": 3}, "`max_patch_bytes` is 3"),
+        ({"patching": "fixed", "patch_size": 17}, "`patch_size` 17 is larger"),
+        ({"byte_hidden_size": 12}, "`byte_hidden_size` 12 is not a multiple"),
+        ({"reconstruction_loss_weight": 1.0}, "`reconstruction_loss_weight` is 1.0"),
+        ({"is_causal": False}, "`is_causal` is False"),
+        ({"hidden_act": "swish"}, '`hidden_act` is "swish"'),
+        ({"num_key_value_heads": 3}, "is not a multiple of `num_key_value_heads`"),
+        ({"byte_layers": "published", "num_byte_encoder_layers": 1}, "`num_byte_encoder_layers` is 1"),
+    ],
+)
+def test_promise_9_numbers_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(Exception, match=message):
+        BytePatchConfig(**changes)
