@@ -1,0 +1,165 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Train a byte-patch model on text with the transformers Trainer: it reads bytes and thinks in patches.
+
+On the source of the standard library, on a laptop:
+
+    python examples/train_byte_text.py --output_dir runs/bytes --baseline gpt2 bpe
+
+`gpt2` is a native GPT-2 over the same bytes with as many parameters; `bpe` one of the core's width and depth over the
+tokens of a tokenizer that is trained on the same text. All are scored in bits per byte. Patches of a fixed
+size, and the published decoder that writes all bytes of a patch at once:
+
+    python examples/train_byte_text.py --output_dir runs/fixed --patching fixed --patch_size 6
+    python examples/train_byte_text.py --output_dir runs/parallel --decoder parallel --reconstruction_loss_weight 1
+
+Data, several processes and flags of TrainingArguments: as in `train_thoughtbubbles_text.py`. The text that the model
+goes on to write is shown as it comes, character by character.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from train_thoughtbubbles_text import (
+    DataArguments,
+    TextTrainingArguments,
+    check_flags,
+    check_reload,
+    load_blocks,
+    report,
+    train,
+)
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, HfArgumentParser, TextStreamer, set_seed
+
+from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
+from hf_thoughtbubbles.data.text import load_text
+from hf_thoughtbubbles.evaluation.baselines import matched_baseline
+
+
+@dataclass
+class ModelArguments:
+    """What to train."""
+
+    hidden_size: int = field(default=128, metadata={"help": "Width of a patch."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Layers over patches."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads over patches."})
+    byte_hidden_size: int = field(default=64, metadata={"help": "Width of a byte."})
+    num_byte_encoder_layers: int = field(default=1, metadata={"help": "Layers over the bytes that are read."})
+    num_byte_decoder_layers: int = field(default=2, metadata={"help": "Layers over the bytes that are written."})
+    patching: Literal["space", "fixed"] = field(default="space", metadata={"help": "Where patches end."})
+    patch_size: int = field(default=4, metadata={"help": "Bytes in a fixed patch."})
+    decoder: Literal["autoregressive", "parallel"] = field(
+        default="autoregressive", metadata={"help": "Whether a byte sees the earlier ones of its patch."}
+    )
+    reconstruction_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of writing each patch from its own vector; with --decoder parallel."}
+    )
+    bpe_vocab_size: int = field(default=2048, metadata={"help": "Tokens of the tokenizer of --baseline bpe."})
+    prompt: str = field(default="def ", metadata={"help": "What the trained model continues."})
+    model: str | None = field(
+        default=None, metadata={"help": "Train this checkpoint (folder or Hub name) on; its sizes stay."}
+    )
+    baseline: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "What to train beside it: gpt2 (native, over bytes), bpe (native, over tokens), or both.",
+            "choices": ["gpt2", "bpe"],
+        },
+    )
+
+
+def build_bpe_baseline(model: BytePatchForCausalLM, tokenizer, block_size: int) -> GPT2LMHeadModel:
+    """A native GPT-2 over tokens, as wide and as deep as the core."""
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=block_size,
+        n_embd=model.config.hidden_size,
+        n_layer=model.config.num_hidden_layers,
+        n_head=model.config.num_attention_heads,
+        n_inner=model.config.intermediate_size,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    baseline = GPT2LMHeadModel(config)
+    baseline.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about this one
+    return baseline
+
+
+def write_on(model: BytePatchForCausalLM, tokenizer, prompt: str):
+    """Show what the model writes after a prompt, as it comes."""
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    model.eval().generate(
+        **inputs, max_new_tokens=80, do_sample=True, temperature=0.7, streamer=TextStreamer(tokenizer)
+    )
+
+
+def main():
+    """Parse flags, train, compare."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, TextTrainingArguments))
+    model_args, data_args, args = parser.parse_args_into_dataclasses()
+    check_flags(parser, data_args, args)
+    if data_args.tokenizer:
+        parser.error("--tokenizer came; a byte-patch model reads bytes")
+    set_seed(args.seed)
+
+    # Data
+    tokenizer = build_byte_tokenizer()
+    splits = load_blocks(data_args, tokenizer, args)
+
+    # Models
+    if model_args.model:
+        model = AutoModelForCausalLM.from_pretrained(model_args.model)
+    else:
+        model = BytePatchForCausalLM(
+            BytePatchConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=model_args.hidden_size,
+                num_hidden_layers=model_args.num_hidden_layers,
+                num_attention_heads=model_args.num_attention_heads,
+                byte_hidden_size=model_args.byte_hidden_size,
+                num_byte_encoder_layers=model_args.num_byte_encoder_layers,
+                num_byte_decoder_layers=model_args.num_byte_decoder_layers,
+                patching=model_args.patching,
+                patch_size=model_args.patch_size,
+                decoder=model_args.decoder,
+                reconstruction_loss_weight=model_args.reconstruction_loss_weight,
+                max_position_embeddings=max(data_args.block_size, len(model_args.prompt.encode()) + 80),
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    if not isinstance(model.config, BytePatchConfig):
+        parser.error(f"--model {model_args.model} is no byte-patch model")
+
+    # Train
+    trained = {"byte_patch": (model, train(model, "byte_patch", splits, tokenizer, args, []), splits, tokenizer)}
+    for name in model_args.baseline:
+        set_seed(args.seed)
+        if name == "gpt2":
+            baseline, blocks, reader = matched_baseline(model), splits, tokenizer
+        else:
+            documents = load_text(data_args.source, data_args.dataset_name, data_args.text_column)
+            reader = train_bpe_tokenizer(documents["train"], model_args.bpe_vocab_size)
+            blocks = load_blocks(data_args, reader, args)
+            baseline = build_bpe_baseline(model, reader, data_args.block_size)
+        trained[name] = (baseline, train(baseline, name, blocks, reader, args, []), blocks, reader)
+
+    # Compare
+    if args.process_index == 0:
+        print()
+        for name, (trained_model, _, blocks, reader) in trained.items():
+            report(trained_model, name, blocks["validation"], reader, data_args)
+        for name, (trained_model, checkpoint, _, _) in trained.items():
+            check_reload(trained_model, checkpoint)
+            print(f"{name:16} saved in {checkpoint}")
+        torch.manual_seed(args.seed)
+        write_on(model, tokenizer, model_args.prompt)
+
+
+if __name__ == "__main__":
+    main()

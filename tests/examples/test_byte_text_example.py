@@ -1,0 +1,54 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Does the example that trains a byte-patch model run as its docstring says, at a size that takes seconds?"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_byte_text.py"
+TINY = ["--hidden_size", "16", "--num_attention_heads", "2", "--num_hidden_layers", "1", "--byte_hidden_size", "16"]
+TINY += ["--block_size", "32", "--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "5", "--use_cpu"]
+TINY += ["--bpe_vocab_size", "270"]
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bytes") / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": f"líne number {i} of a text\n" * 4}) + "\n" for i in range(100)))
+    return path
+
+
+def test_training_compares_with_bytes_and_tokens_and_writes_on(source, tmp_path):
+    result = run("--source", source, "--output_dir", tmp_path, "--baseline", "gpt2", "bpe", *TINY)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for name in ("byte_patch", "gpt2", "bpe"):
+        assert re.search(rf"^{name} +\d\.\d{{4}} bits per byte, whole blocks", result.stdout, re.MULTILINE)
+        assert re.search(rf"^{name} +reloaded .* logits identical$", result.stdout, re.MULTILINE)
+        assert (tmp_path / name / "tokenizer.json").is_file()
+    assert "\ndef " in result.stdout.split("saved in")[-1]
+    counts = dict(re.findall(r"^== (\w+): ([\d,]+) parameters ==$", result.stdout, re.MULTILINE))
+    byte_patch, gpt2 = (int(counts[name].replace(",", "")) for name in ("byte_patch", "gpt2"))
+    assert abs(byte_patch - gpt2) <= 17  # half a channel of the feed-forward layer
+
+
+def test_the_published_decoder_trains_on_and_a_tokenizer_is_refused(source, tmp_path):
+    first = run(
+        *("--source", source, "--output_dir", tmp_path / "a", "--decoder", "parallel", "--patching", "fixed"),
+        *("--reconstruction_loss_weight", "1"),
+        *TINY,
+    )
+    assert first.returncode == 0, first.stderr[-3000:]
+    again = run("--source", source, "--output_dir", tmp_path / "b", "--model", tmp_path / "a" / "byte_patch", *TINY)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads((tmp_path / "b" / "byte_patch" / "config.json").read_text())["decoder"] == "parallel"
+    refused = run("--source", source, "--output_dir", tmp_path / "c", "--tokenizer", "gpt2", *TINY)
+    assert refused.returncode == 2 and "a byte-patch model reads bytes" in refused.stderr
