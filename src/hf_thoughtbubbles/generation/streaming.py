@@ -47,8 +47,8 @@ class ByteTextStreamer(TextStreamer):
             raise TypeError(f"`decode_kwargs` has {unknown}; only `skip_special_tokens` is known, leave others out.")
         if not _has_byte_ids(tokenizer):
             raise ValueError(
-                f"`tokenizer` is a {type(tokenizer).__name__} of {len(tokenizer)} tokens; its ids 0 to 255 must be the "
-                "bytes and the others added tokens, use `build_byte_tokenizer()` or transformers' own streamers."
+                f"`tokenizer` is a {type(tokenizer).__name__} of {len(tokenizer)} tokens; its ids 0 to 255 must be "
+                "the bytes and the others added tokens, use `build_byte_tokenizer()` or transformers' own streamers."
             )
         super().__init__(tokenizer, skip_prompt, **decode_kwargs)
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
