@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 
 LINE_LENGTH = 64  # tokens drawn side by side before the picture wraps
-SHOWN_CHARACTERS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+SHOWN_CHARACTERS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "←"}
 
 
 def average_scores(token_index: np.ndarray, log_scores: np.ndarray, num_tokens: int) -> np.ndarray:
