@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Train a byte-patch model on text with the transformers Trainer: it reads bytes and thinks in patches.
 
-On the source of the standard library, on a laptop:
+On the source of the standard library, on a laptop (about 3 minutes on 2 cores with both baselines):
 
     python examples/train_byte_text.py --output_dir runs/bytes --baseline gpt2 bpe
 

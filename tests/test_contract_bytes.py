@@ -223,6 +223,31 @@ def test_promise_4_rejected_bytes_leave_no_trace(variant):
 
 
 @ALL
+def test_promise_4_reading_on_changes_nothing_that_was_returned(variant):
+    model, ids = variant.build(), torch.tensor([list(b"to be, or")])
+    with torch.no_grad():
+        outputs = model.model(ids, use_cache=True, **variant.measure(ids.tolist()))
+        before = outputs.last_hidden_state.clone()
+        for byte in b" not to be":
+            model.model(torch.tensor([[byte]]), past_key_values=outputs.past_key_values)
+    assert torch.equal(outputs.last_hidden_state, before)
+
+
+@ALL
+def test_promise_5_a_row_of_padding_alone_harms_nothing(variant):
+    model, rows = variant.build(), [list(b"to be, or not"), list(b"a b")]
+    lengths = variant.measure(rows)
+    batch = pad(rows, "right")
+    expected = model(**batch, **lengths).logits[0]
+    batch["attention_mask"][1] = 0
+    if lengths:
+        lengths["patch_lengths"][1] = 0
+    logits = model(**batch, **lengths).logits
+    torch.testing.assert_close(logits[0], expected, atol=1e-5, rtol=1e-5)
+    assert logits.isfinite().all()
+
+
+@ALL
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_promise_5_a_padded_row_equals_the_row_alone(variant, side):
     model, rows = variant.build(), [list(text.encode()) for text in TEXTS]

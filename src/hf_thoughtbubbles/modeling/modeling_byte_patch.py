@@ -582,7 +582,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
         states = self.decode(patch_embeds, past_key_values, **kwargs)
         if past_key_values is not None:
             past_key_values.append(input_ids, real, patches.is_end)
-            past_key_values.states = states
+            past_key_values.states = states.clone()  # later patches are written into it
         num_finished = patches.patch_index + patches.is_end.long()  # -1 for padding, which ends nothing
         return BytePatchModelOutput(
             last_hidden_state=states,
