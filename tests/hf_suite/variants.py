@@ -4,12 +4,13 @@
 One entry of `VARIANTS` is one configuration, tested with the classes that the package exports for it.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 import hf_thoughtbubbles
-from hf_thoughtbubbles import LoopedThinkerConfig, ThoughtbubblesConfig
+from hf_thoughtbubbles import BytePatchConfig, LoopedThinkerConfig, ThoughtbubblesConfig
 
 
 # Two layers, as the common tests demand. They set sizes of their own in places, so heads divide 32 and 64.
@@ -118,7 +119,38 @@ CANNOT_HOLD_ANSWERING = {
     ),
 }
 
+ONE_PER_PATCH = (
+    "expects one entry for each token, but the core has one for each patch; our contract tests cover what is there"
+)
+
+DECODER_IS_A_NAME = (
+    "takes a configuration's `decoder` for a nested configuration, but here it names the byte decoder; our contract "
+    "tests compare eager with sdpa, and padded rows with rows alone"
+)
+
+SDPA_TESTS = [
+    f"test_eager_matches_sdpa_inference_{number:02}_{dtype}_pad_{side}{mask}{kernels}"
+    for number, (dtype, side, mask, kernels) in enumerate(
+        itertools.product(("fp16", "fp32", "bf16"), ("left", "right"), ("", "_no_attn_mask"), ("_sdpa_kernels", ""))
+    )
+]
+
+CANNOT_HOLD_BYTES = {
+    **CANNOT_HOLD,
+    "test_attention_outputs": ONE_PER_PATCH,
+    "test_hidden_states_output": ONE_PER_PATCH,
+    "test_batching_equivalence": DECODER_IS_A_NAME,
+    **dict.fromkeys(SDPA_TESTS, DECODER_IS_A_NAME),
+    "test_eager_matches_sdpa_inference_24_fp32_pad_left_output_attentions": DECODER_IS_A_NAME,
+    "test_model_outputs_equivalence": "subtracts outputs, of which `patches.is_end` is true or false",
+}
+
 VARIANTS = {
+    "BytePatch": Variant(
+        config_class=BytePatchConfig,
+        config_kwargs={**SMALL, "vocab_size": 259, "byte_hidden_size": 32, "num_byte_attention_heads": 2},
+        cannot_hold=CANNOT_HOLD_BYTES,
+    ),
     "LoopedThinkerText": Variant(
         config_class=LoopedThinkerConfig,
         config_kwargs={**THINKING, "is_encoder_decoder": False},

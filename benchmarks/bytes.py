@@ -1,0 +1,229 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""How fast are bytes encoded, trained on and written?
+
+    python benchmarks/bytes.py                        # CPU, float32
+    python benchmarks/bytes.py --parts tokenizer      # one of: tokenizer, training, generation
+    python benchmarks/bytes.py --quick                # tiny: it runs, but its numbers mean nothing
+
+tokenizer   the byte tokenizer against ByT5's (both of transformers, on documents of about a kilobyte), and against
+            reading the same bytes from a memory-mapped file, which needs no tokenizer because ids are bytes.
+training    bytes a second of a training step: patches of words and of six bytes, both decoders, against a flat native
+            GPT-2 over bytes with as many parameters, and one as deep that is narrower until a forward pass takes as
+            many operations.
+generation  bytes a second with a cache at a long context. Text of the standard library is forced on all models byte by
+            byte, because patches of what an untrained model would write say nothing.
+
+Models take turns in one process and medians are compared. Operations are those of a forward pass over text, counted
+by torch with attention written out.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles.data.text import load_text
+from hf_thoughtbubbles.evaluation.baselines import matched_baseline
+
+
+SIZES = {
+    "usual": {
+        "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "byte_hidden_size": 128,
+        "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 2, "context": 2048, "new_bytes": 96, "batch": 8,
+        "block": 512, "documents_bytes": 1 << 20, "repeats": 5,
+    },
+    "quick": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "byte_hidden_size": 16,
+        "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 1, "context": 64, "new_bytes": 8, "batch": 2,
+        "block": 64, "documents_bytes": 1 << 14, "repeats": 2,
+    },
+}  # fmt: skip
+ARMS = {
+    "words, autoregressive": {},
+    "words, parallel": {"decoder": "parallel"},
+    "six bytes, autoregressive": {"patching": "fixed", "patch_size": 6},
+    "six bytes, parallel": {"patching": "fixed", "patch_size": 6, "decoder": "parallel"},
+}
+DOCUMENT_BYTES = 1000
+
+
+def build(size: dict, changes: dict) -> BytePatchForCausalLM:
+    """One of ours."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "byte_hidden_size")
+    names += ("num_byte_encoder_layers", "num_byte_decoder_layers")
+    fields = {name: size[name] for name in names}
+    return BytePatchForCausalLM(BytePatchConfig(**fields, max_position_embeddings=size["context"], **changes))
+
+
+def build_flat(size: dict, width: int) -> GPT2LMHeadModel:
+    """A native GPT-2 over bytes, as deep as the core."""
+    config = GPT2Config(
+        vocab_size=259, n_embd=width, n_layer=size["num_hidden_layers"], n_head=size["num_attention_heads"],
+        n_positions=size["context"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
+        eos_token_id=None,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about this one
+    return model
+
+
+@torch.no_grad()
+def count_flops(model: PreTrainedModel, ids: torch.Tensor) -> float:
+    """Operations of a forward pass a byte."""
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the counter knows the products of which this one is made
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(ids, use_cache=False)
+    model.set_attn_implementation(attention)
+    return counter.get_total_flops() / ids.numel()
+
+
+def build_models(size: dict, text: torch.Tensor, length: int) -> dict[str, PreTrainedModel]:
+    """Ours and the flat ones; `text` `(n,)`, of which `length` bytes are counted."""
+    torch.manual_seed(0)
+    models: dict[str, PreTrainedModel] = {name: build(size, changes) for name, changes in ARMS.items()}
+    ours, ids = models["words, autoregressive"], text[None, :length]
+    models["GPT-2, parameters"] = matched_baseline(ours)
+    wanted, step = count_flops(ours, ids), 2 * size["num_attention_heads"]
+    widths = range(step, 2 * size["hidden_size"], step)
+    width = min(widths, key=lambda width: abs(estimate_flat_flops(size, width, length) - wanted))
+    models["GPT-2, FLOPs"] = build_flat(size, width)
+    return models
+
+
+def estimate_flat_flops(size: dict, width: int, length: int) -> float:
+    """Operations of a flat GPT-2 a byte: its matrices, and attention over `length` bytes."""
+    return 2 * size["num_hidden_layers"] * (12 * width**2 + 2 * length * width) + 2 * 259 * width
+
+
+def take_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call, in turns, after one warm-up each."""
+    seconds = {name: [] for name in calls}
+    for turn in range(1 + repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def load_bytes(num_bytes: int) -> bytes:
+    """So many bytes of the standard library's source."""
+    documents, data = load_text()["validation"], b""
+    for row in documents:
+        data += row["text"].encode()
+        if len(data) >= num_bytes:
+            return data[:num_bytes]
+    raise ValueError(f"The standard library's validation documents hold {len(data)} bytes, fewer than {num_bytes}.")
+
+
+def measure_tokenizers(size: dict):
+    """Megabytes a second of encoding and decoding."""
+    data = load_bytes(size["documents_bytes"])
+    text = data.decode(errors="ignore")
+    documents = [text[i : i + DOCUMENT_BYTES] for i in range(0, len(text), DOCUMENT_BYTES)]
+    ours, theirs = build_byte_tokenizer(), ByT5Tokenizer()
+    encoded = {name: [tok(d).input_ids for d in documents] for name, tok in (("ours", ours), ("ByT5", theirs))}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text.bin"
+        path.write_bytes(data)
+
+        def read_file():
+            return torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="r").astype(np.int64))
+
+        calls = {
+            "encode, byte tokenizer": lambda: [ours(d) for d in documents],
+            "encode, byte tokenizer, one batch": lambda: ours(documents),
+            "encode, ByT5": lambda: [theirs(d) for d in documents],
+            "decode, byte tokenizer": lambda: [ours.decode(ids) for ids in encoded["ours"]],
+            "decode, ByT5": lambda: [theirs.decode(ids) for ids in encoded["ByT5"]],
+            "memory-mapped file": read_file,
+        }
+        seconds = take_turns(calls, size["repeats"])
+    print("\n| tokenizer | MB/s |\n|---|---|")
+    for name, value in seconds.items():
+        print(f"| {name} | {len(data) / value / 1e6:.2f} |")
+    for kind in ("encode", "decode"):
+        print(f"\n{kind}: {seconds[f'{kind}, ByT5'] / seconds[f'{kind}, byte tokenizer']:.1f} times ByT5's speed")
+
+
+def describe(models: dict[str, PreTrainedModel], ids: torch.Tensor, rates: dict[str, float], what: str):
+    """A table of models, with speeds relative to the flat ones."""
+    print(f"\n| {what} | parameters | MFLOPs a byte | bytes/s | / GPT-2, parameters | / GPT-2, FLOPs |")
+    print("|---|---|---|---|---|---|")
+    for name, model in models.items():
+        ratios = [rates[name] / rates[other] for other in ("GPT-2, parameters", "GPT-2, FLOPs")]
+        flops = count_flops(model, ids) / 1e6
+        print(f"| {name} | {model.num_parameters():,} | {flops:.2f} | {rates[name]:,.0f} |", end=" ")
+        print(" | ".join(f"{ratio:.2f}" for ratio in ratios), "|")
+
+
+def measure_training(size: dict):
+    """Bytes a second of forward, backward and AdamW."""
+    text = torch.tensor(list(load_bytes(size["batch"] * size["block"])))
+    models, ids = build_models(size, text, size["block"]), text.view(size["batch"], size["block"])
+
+    def make_step(model: PreTrainedModel):
+        optimizer = torch.optim.AdamW(model.parameters())
+
+        def step():
+            model.train()(ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    seconds = take_turns({name: make_step(model) for name, model in models.items()}, size["repeats"])
+    rates = {name: ids.numel() / value for name, value in seconds.items()}
+    describe(models, ids[:1], rates, f"training, {size['batch']} rows of {size['block']}")
+
+
+def measure_generation(size: dict):
+    """Bytes a second with a cache, up to the full context."""
+    text = torch.tensor(list(load_bytes(size["context"])))
+    models, first = build_models(size, text, size["context"]), size["context"] - size["new_bytes"]
+
+    @torch.inference_mode()
+    def write(model: PreTrainedModel) -> float:
+        cache = model.eval()(text[None, :first], use_cache=True).past_key_values
+        start = time.perf_counter()
+        for place in range(first, size["context"]):
+            cache = model(text[None, place : place + 1], past_key_values=cache, use_cache=True).past_key_values
+        return time.perf_counter() - start
+
+    seconds = {name: [] for name in models}
+    for turn in range(1 + size["repeats"]):
+        for name, model in models.items():
+            value = write(model)
+            if turn > 0:
+                seconds[name].append(value)
+    rates = {name: size["new_bytes"] / statistics.median(values) for name, values in seconds.items()}
+    describe(models, text[None], rates, f"generation, context of {size['context']}")
+
+
+PARTS = {"tokenizer": measure_tokenizers, "training": measure_training, "generation": measure_generation}
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for part in args.parts:
+        PARTS[part](SIZES["quick" if args.quick else "usual"])
+
+
+if __name__ == "__main__":
+    main()
