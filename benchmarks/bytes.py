@@ -118,12 +118,12 @@ def take_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str
 
 def load_bytes(num_bytes: int) -> bytes:
     """So many bytes of the standard library's source."""
-    documents, data = load_text()["validation"], b""
+    documents, data = load_text()["train"], b""
     for row in documents:
         data += row["text"].encode()
         if len(data) >= num_bytes:
             return data[:num_bytes]
-    raise ValueError(f"The standard library's validation documents hold {len(data)} bytes, fewer than {num_bytes}.")
+    raise ValueError(f"The standard library's documents hold {len(data)} bytes, fewer than {num_bytes}.")
 
 
 def measure_tokenizers(size: dict):
