@@ -93,6 +93,12 @@ def draw(*shape: int) -> torch.Tensor:
     return torch.tensor(list(b"abc de")).index_select(0, torch.randint(0, 6, shape).flatten()).view(shape)
 
 
+def measure_ends(is_end: torch.Tensor, lengths: dict) -> dict:
+    """The patch lengths of one row whose ends are known, for a model that needs `lengths`."""
+    stops = sorted({*is_end[0].nonzero().flatten().tolist(), is_end.shape[1] - 1})
+    return {"patch_lengths": torch.tensor([stops]).diff(prepend=torch.tensor([[-1]]))} if lengths else {}
+
+
 def pad(rows: list[list[int]], side: str) -> dict:
     """Rows as one batch."""
     longest = max(map(len, rows))
@@ -134,20 +140,21 @@ def test_promise_3_later_bytes_change_no_earlier_logit(variant, attention):
 @pytest.mark.parametrize("data", [*(text.encode() for text in TEXTS), RANDOM_BYTES], ids=range(len(TEXTS) + 1))
 def test_promise_4_cached_logits_equal_uncached(variant, data):
     """Byte by byte, and in chunks of every size, after a prompt of any length."""
-    if variant.changes.get("patching") == "token":
-        pytest.skip("without a cache, bytes after the prompt have no boundaries; the cached ones are tested below")
     model, ids = variant.build(), torch.tensor([list(data)])
-    expected = model(ids, use_cache=False).logits
-    assert model(ids, use_cache=False).past_key_values is None
     for sizes in ([1] * len(data), [5, 1, 1, 9, 2, 23] * 9, [len(data) - 2, 1, 1]):
-        cache, start, seen = None, 0, []
+        cache, start, seen, lengths = None, 0, [], variant.measure(ids[:, : sizes[0]].tolist())
         for size in sizes:
             if start < len(data):
-                outputs = model(ids[:, start : start + size], past_key_values=cache, use_cache=True)
+                part = ids[:, start : start + size]
+                outputs = model(part, past_key_values=cache, use_cache=True, **(lengths if start == 0 else {}))
                 cache, start = outputs.past_key_values, start + size
                 seen.append(outputs.logits)
-        torch.testing.assert_close(torch.cat(seen, dim=1), expected, atol=1e-4, rtol=0)
         assert cache.get_seq_length() == len(data)
+        outputs = model(ids, use_cache=False, **measure_ends(cache.is_end, lengths))
+        assert outputs.past_key_values is None
+        # The end of given lengths ends the last patch, which is open after what was read in parts.
+        kept = slice(None, -1 if lengths else None)
+        torch.testing.assert_close(torch.cat(seen, dim=1)[:, kept], outputs.logits[:, kept], atol=1e-4, rtol=0)
 
 
 @WITH_UNCACHED
@@ -174,15 +181,18 @@ def test_promise_4_cached_generation_equals_uncached(variant, strategy):
 
 
 @ALL
-def test_promise_4_assisted_generation_equals_greedy(variant):
-    assistant = variant.build(seed=1, num_hidden_layers=1)
-    model, prompt = variant.build(), draw(1, 9)
+@pytest.mark.parametrize("strategy", ["assistant", "lookup", "chunked"])
+def test_promise_4_assisted_and_chunked_generation_equals_greedy(variant, strategy):
+    model, prompt = variant.build(), draw(1, 19)
     options = {"max_new_tokens": 19, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
-    lengths = variant.measure(prompt.tolist())
-    if lengths:
-        pytest.skip("transformers gives the assistant the bytes that were accepted, and no lengths for them")
+    options |= variant.measure(prompt.tolist())
+    chosen = {
+        "assistant": {"assistant_model": variant.build(seed=1, num_hidden_layers=1)},
+        "lookup": {"prompt_lookup_num_tokens": 3},
+        "chunked": {"prefill_chunk_size": 5},
+    }[strategy]
     expected = model.generate(prompt, **options)
-    assert torch.equal(model.generate(prompt, assistant_model=assistant, **options), expected)
+    assert torch.equal(model.generate(prompt, **options, **chosen), expected)
 
 
 @ALL
@@ -379,6 +389,9 @@ def test_promise_9_bad_input_is_one_clear_error():
         (lambda: token(ids, patch_lengths=torch.tensor([[7, 0, 2], [7, 2, 0]])), "0 before a patch"),
         (lambda: model.generate(ids, cache_implementation="static", max_new_tokens=2), "`cache_implementation="),
         (lambda: PatchCache(model.config).crop(-1), "`tokens_to_remove` is -1"),
+        (lambda: model.generate(ids, max_new_tokens=150), "Generation may read"),
+        (lambda: token.generate(ids, use_cache=False, max_new_tokens=2), "`use_cache=False` came"),
+        (lambda: token.generate(ids, patch_lengths=torch.tensor([[7], [7]]), max_new_tokens=2), "of row 0 sum to 7"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -80,6 +80,7 @@ class PatchCache(Cache):
         num_byte_layers = config.num_byte_decoder_layers if config.decoder == "autoregressive" else 0
         layers = [PatchSlotLayer() for _ in range(config.num_hidden_layers)]
         super().__init__(layers=layers + [DynamicLayer() for _ in range(num_byte_layers)])
+        self.given_ends: torch.BoolTensor | None = None  # (B, K) of the prompt, where they were said to be
         self.forget()
 
     def forget(self):
@@ -94,6 +95,12 @@ class PatchCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Cached bytes."""
         return 0 if self.input_ids is None else self.input_ids.shape[1]
+
+    def get_given_ends(self, start: int, stop: int) -> torch.Tensor | None:
+        """The ends among bytes `start` to `stop` that were given, `(B, n)`; those after them are to be found."""
+        if self.given_ends is None or start >= self.given_ends.shape[1]:
+            return None
+        return self.given_ends[:, start:stop]
 
     def append(self, input_ids: torch.Tensor, token_mask: torch.Tensor, is_end: torch.Tensor):
         """Remember bytes `(B, n)`."""
@@ -110,7 +117,7 @@ class PatchCache(Cache):
 
     def _change(self, change):
         """Apply `change` to everything that has a row each."""
-        for name in ("input_ids", "token_mask", "is_end", "states", "written", "written_group"):
+        for name in ("given_ends", "input_ids", "token_mask", "is_end", "states", "written", "written_group"):
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, change(value))
@@ -132,6 +139,7 @@ class PatchCache(Cache):
     def reset(self) -> None:
         """Forget everything."""
         self.layers = [type(layer)() for layer in self.layers]
+        self.given_ends = None
         self.forget()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:

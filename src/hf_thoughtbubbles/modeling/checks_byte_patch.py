@@ -35,21 +35,27 @@ def check_bytes(
         if patch_lengths is not None:
             raise ValueError("`patch_lengths` came with bytes in `past_key_values`; give them with the first bytes.")
         return
-    if config.patching == "token" and patch_lengths is None:
+    has_given_ends = past_key_values is not None and past_key_values.given_ends is not None
+    if config.patching == "token" and patch_lengths is None and not has_given_ends:
         raise ValueError(
             '`patch_lengths` is missing, which `patching="token"` needs: bytes in each patch, from '
             "`TokenPatchCollator` or `measure_patch_lengths`."
         )
-    if patch_lengths is None:
-        return
-    if patch_lengths.ndim != 2 or len(patch_lengths) != len(input_ids) or patch_lengths.shape[1] == 0:
+    if patch_lengths is not None:
+        check_patch_lengths(
+            config, patch_lengths, torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        )
+
+
+def check_patch_lengths(config: BytePatchConfig, patch_lengths: torch.Tensor, real: torch.Tensor):
+    """Refuse lengths `(B, P)` that do not lie over the real bytes of each row; values where no device waits."""
+    if patch_lengths.ndim != 2 or len(patch_lengths) != len(real) or patch_lengths.shape[1] == 0:
         raise ValueError(
-            f"`patch_lengths` has shape {tuple(patch_lengths.shape)}; it must be (B, P) with B = {len(input_ids)} "
-            "rows, as `input_ids` has, and at least one patch."
+            f"`patch_lengths` has shape {tuple(patch_lengths.shape)}; it must be (B, P) with B = {len(real)} "
+            "rows, as the bytes have, and at least one patch."
         )
     if patch_lengths.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     sums, counts = patch_lengths.sum(1), real.long().sum(1)
     wrong = (sums != counts).nonzero().flatten().tolist()
     if wrong:
@@ -86,4 +92,4 @@ def check_blocks(config: BytePatchConfig, patch_input_ids: torch.Tensor, *others
     check_ids(patch_input_ids, "patch_input_ids", config.vocab_size)
 
 
-__all__ = ["check_blocks", "check_bytes"]
+__all__ = ["check_blocks", "check_bytes", "check_patch_lengths"]

@@ -69,6 +69,16 @@ def check_tokens(
         check_ids(input_ids, "input_ids", config.vocab_size)
 
 
+def check_generation_length(config: PreTrainedConfig, max_cache_length: int):
+    """Refuse to generate more than can be read, before any work; the last new token is never read."""
+    if max_cache_length > config.max_position_embeddings:
+        raise ValueError(
+            f"Generation may read {max_cache_length} tokens (prompt and `max_new_tokens` but the last), and "
+            f"`max_position_embeddings` is {config.max_position_embeddings}. Ask for fewer new tokens or "
+            "shorten the prompt."
+        )
+
+
 def check_ids(ids: torch.Tensor, name: str, size: int, size_name: str = "vocab_size"):
     """Refuse ids outside a table of `size` rows by name, where they can be looked at without waiting for a device."""
     if ids.device.type != "cpu" or torch.compiler.is_compiling() or ids.numel() == 0:
@@ -82,4 +92,4 @@ def check_ids(ids: torch.Tensor, name: str, size: int, size_name: str = "vocab_s
         )
 
 
-__all__ = ["check_ids", "check_tokens"]
+__all__ = ["check_generation_length", "check_ids", "check_tokens"]

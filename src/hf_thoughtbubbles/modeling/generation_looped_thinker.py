@@ -11,6 +11,7 @@ from transformers.generation import GenerationMode
 from transformers.masking_utils import create_causal_mask
 
 from .checks_looped_thinker import check_count
+from .checks_tokens import check_generation_length
 
 
 class LoopedThinkerGenerationMixin:
@@ -53,12 +54,7 @@ class TextThinkingMixin(LoopedThinkerGenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
-        if max_cache_length > self.config.max_position_embeddings:  # the last new token is never read
-            raise ValueError(
-                f"Generation may read {max_cache_length} tokens (prompt and `max_new_tokens` but the last), and "
-                f"`max_position_embeddings` is {self.config.max_position_embeddings}. Ask for fewer new tokens or "
-                "shorten the prompt."
-            )
+        check_generation_length(self.config, max_cache_length)
         is_given = model_kwargs.get("past_key_values") is not None
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length

@@ -13,6 +13,7 @@ from transformers.masking_utils import create_causal_mask
 
 from .cache_streams import StreamCache
 from .checks_thoughtbubbles import check_budget
+from .checks_tokens import check_generation_length
 
 
 class ThoughtbubblesGenerationMixin:
@@ -107,12 +108,7 @@ class ThoughtbubblesGenerationMixin:
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
-        if max_cache_length > self.config.max_position_embeddings:  # the last new token is never read
-            raise ValueError(
-                f"Generation may read {max_cache_length} tokens (prompt and `max_new_tokens` but the last), and "
-                f"`max_position_embeddings` is {self.config.max_position_embeddings}. Ask for fewer new tokens or "
-                "shorten the prompt."
-            )
+        check_generation_length(self.config, max_cache_length)
         # An assistant is given the configuration of the model that it assists; it keeps to its own budget.
         is_assistant = getattr(generation_config, "is_assistant", False)
         fork_budget = getattr(self.generation_config if is_assistant else generation_config, "fork_budget", None)

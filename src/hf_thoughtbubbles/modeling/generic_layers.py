@@ -6,8 +6,6 @@ The generic transformer stacks them over tokens, the byte-patch model over patch
 Shapes: B batch, S positions, M keys, N heads, K heads of keys and values, H head size, D hidden, R relative distances.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,10 +17,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_generic_transformer import GenericTransformerConfig
-from .modeling_layers import RotaryEmbedding, eager_attention_forward
+from .modeling_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids
 
 
-SINUSOID_BASE = 10000.0
 NUM_CURVE_POINTS = 10  # hidden units of the learned activation
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -34,24 +31,10 @@ ACTIVATIONS = {
 }
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in float32; the weight is applied in the input's dtype."""
-
-    def __init__(self, hidden_size: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        wide = hidden_states.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return normed.to(hidden_states.dtype) * self.weight
-
-
 def build_norm(config: GenericTransformerConfig, kind: str, bias: bool) -> nn.Module:
     """The norm of that kind over `hidden_size` channels; `"none"` is the identity."""
     if kind == "rms_norm":
-        return RMSNorm(config.hidden_size, config.rms_norm_eps)
+        return nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
     if kind == "layer_norm":
         return nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=bias)
     return nn.Identity()
@@ -94,10 +77,7 @@ class PositionVectors(nn.Module):
         """Vectors `(B or 1, S, D)` of `position_ids` `(B or 1, S)`, in the dtype of `hidden_states`."""
         if self.table is not None:
             return self.table(position_ids)
-        channels = torch.arange(0, self.hidden_size, 2, device=position_ids.device, dtype=torch.float)
-        angles = position_ids[..., None].float() * torch.exp(-math.log(SINUSOID_BASE) / self.hidden_size * channels)
-        vectors = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., : self.hidden_size]
-        return vectors.to(hidden_states.dtype)
+        return embed_sinusoids(position_ids, self.hidden_size).to(hidden_states.dtype)
 
 
 def rotate_pairs(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -281,9 +261,7 @@ class GenericStack(nn.Module):
 
 def init_generic_weights(module: nn.Module):
     """What transformers' own initialisation does not know of these layers; for `_init_weights`."""
-    if isinstance(module, RMSNorm):
-        init.ones_(module.weight)
-    elif isinstance(module, LearnedActivation):  # starts as the ReLU of torch's own random network
+    if isinstance(module, LearnedActivation):  # starts as the ReLU of torch's own random network
         for linear, fan_in in ((module.up_proj, 1), (module.down_proj, NUM_CURVE_POINTS)):
             bound = fan_in**-0.5
             init.uniform_(linear.weight, -bound, bound)
@@ -298,7 +276,6 @@ __all__ = [
     "GenericStack",
     "LearnedActivation",
     "PositionVectors",
-    "RMSNorm",
     "build_norm",
     "init_generic_weights",
     "rotate_pairs",

@@ -32,15 +32,16 @@ from transformers.utils.output_capturing import capture_outputs
 from ..configuration.configuration_byte_patch import BytePatchConfig
 from .cache_patches import PatchCache, PatchSlots
 from .checks_byte_patch import check_blocks, check_bytes
+from .generation_byte_patch import BytePatchGenerationMixin
 from .generic_layers import (
     GenericAttention,
     GenericDecoderLayer,
     GenericStack,
-    RMSNorm,
     build_norm,
     init_generic_weights,
 )
 from .modeling_layers import eager_attention_forward
+from .neighbourhoods import WHOLE_ROWS, Neighbourhood, Window, build_mask, build_neighbourhood, build_window
 from .patch_ends import BytePatches, count_open_bytes, find_patch_ends, number_patches, spread_patch_lengths
 
 
@@ -104,80 +105,8 @@ class BytePlaces(NamedTuple):
     key_groups: torch.LongTensor | None = None  # (B, K + T) `num_finished`, with K bytes that were read before
 
 
-class Neighbourhood(NamedTuple):
-    """Chunks of bytes, each with its neighbours, and who sees whom: a mask `(B * C, 1, W, 2W or 3W)`."""
-
-    chunk_size: int
-    num_before: int
-    num_after: int
-    mask: torch.Tensor
-
-    def split(self, states: torch.Tensor) -> torch.Tensor:
-        """Queries `(B, T, N, H)` to `(B * C, N, W, H)`."""
-        padded = F.pad(states, (0, 0, 0, 0, 0, -states.shape[1] % self.chunk_size))
-        return padded.view(-1, self.chunk_size, *states.shape[2:]).transpose(1, 2)
-
-    def gather(self, states: torch.Tensor) -> torch.Tensor:
-        """Keys or values `(B, T, N, H)` to `(B * C, N, 2W or 3W, H)`: those of a chunk and of its neighbours."""
-        return gather_chunks(states, self.chunk_size, self.num_before, self.num_after).transpose(1, 2)
-
-    def join(self, states: torch.Tensor, batch_size: int, num_bytes: int) -> torch.Tensor:
-        """What was read `(B * C, W, N, H)` to `(B, T, N * H)`."""
-        return states.reshape(batch_size, -1, states.shape[-2] * states.shape[-1])[:, :num_bytes]
-
-
-class Window(NamedTuple):
-    """New bytes and the last ones before them, and who sees whom: a mask `(B, 1, T, K + T)`."""
-
-    mask: torch.Tensor
-
-    def split(self, states: torch.Tensor) -> torch.Tensor:
-        """Queries `(B, T, N, H)` to `(B, N, T, H)`."""
-        return states.transpose(1, 2)
-
-    def gather(self, states: torch.Tensor) -> torch.Tensor:
-        """Keys or values of all bytes so far to those of the window, `(B, N, K + T, H)`."""
-        return states[:, -self.mask.shape[-1] :].transpose(1, 2)
-
-    def join(self, states: torch.Tensor, batch_size: int, num_bytes: int) -> torch.Tensor:
-        """What was read `(B, T, N, H)` to `(B, T, N * H)`."""
-        return states.flatten(2)
-
-
-def build_window(key_groups: torch.Tensor, num_new: int, dtype: torch.dtype) -> Window:
-    """The last `num_new` bytes see earlier ones of their group `(B, K + T)`."""
-    num_past = key_groups.shape[1] - num_new
-    is_seen = (key_groups[:, num_past:, None] == key_groups[:, None]).tril(num_past)
-    mask = torch.zeros(is_seen.shape, dtype=dtype, device=key_groups.device)
-    return Window(mask.masked_fill(~is_seen, torch.finfo(dtype).min)[:, None])
-
-
-def gather_chunks(values: torch.Tensor, size: int, num_before: int, num_after: int, fill=0) -> torch.Tensor:
-    """Values `(B, T, ...)` to `(B * C, (1 + before + after) * W, ...)`, each chunk with its neighbours."""
-    num_chunks = -(-values.shape[1] // size)
-    sides = (num_before * size, num_chunks * size - values.shape[1] + num_after * size)
-    padded = F.pad(values, (0, 0) * (values.ndim - 2) + sides, value=fill)
-    chunks = padded.view(len(values), -1, size, *values.shape[2:])
-    wide = torch.cat([chunks[:, i : i + num_chunks] for i in range(1 + num_before + num_after)], dim=2)
-    return wide.flatten(0, 1)
-
-
-def build_neighbourhood(group: torch.Tensor, size: int, is_causal: bool, dtype: torch.dtype) -> Neighbourhood:
-    """Bytes see bytes of their `group` `(B, T)`, none longer than `size`; earlier ones only when `is_causal`."""
-    num_before, num_after = 1, 0 if is_causal else 1
-    keys = gather_chunks(group, size, num_before, num_after, fill=-2)
-    queries = keys[:, num_before * size : (num_before + 1) * size]
-    is_seen = queries[:, :, None] == keys[:, None]  # (B * C, W, 2W or 3W)
-    if is_causal:
-        places = torch.arange(size, device=group.device)[:, None] + size
-        is_seen = is_seen & (torch.arange(2 * size, device=group.device) <= places)
-    mask = torch.zeros(is_seen.shape, dtype=dtype, device=group.device)
-    mask = mask.masked_fill(~is_seen, torch.finfo(dtype).min)
-    return Neighbourhood(size, num_before, num_after, mask[:, None])
-
-
 class ByteAttention(nn.Module):
-    """Attention over the bytes of a patch: within whole blocks, or within a neighbourhood of each byte."""
+    """Attention over the bytes of a patch; what surrounds a byte says which."""
 
     def __init__(self, config: BytePatchConfig, width: int, layer_idx: int | None = None):
         super().__init__()
@@ -194,30 +123,29 @@ class ByteAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        neighbourhood: Neighbourhood | Window | None,
+        surroundings: Neighbourhood | Window,
         past_key_values: PatchCache | None = None,
     ) -> torch.Tensor:
-        """`(G, W, E)` when every byte sees its whole block, `(B, T, E)` with a neighbourhood."""
-        batch_size, num_bytes, width = hidden_states.shape
-        shape = (batch_size, num_bytes, self.num_heads, -1)
+        """`(B, T, E)`, or whole blocks `(G, W, E)`."""
+        shape = (*hidden_states.shape[:2], self.num_heads, -1)
         query, key, value = (proj(hidden_states).view(shape) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if past_key_values is not None:
             key, value = past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
             key, value = key.transpose(1, 2), value.transpose(1, 2)
-        if neighbourhood is None:
-            query, key, value, mask = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), None
-        else:
-            query, key, value = neighbourhood.split(query), neighbourhood.gather(key), neighbourhood.gather(value)
-            mask = neighbourhood.mask
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         read, _ = attention_interface(
-            self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
+            self,
+            surroundings.split(query),
+            surroundings.gather(key),
+            surroundings.gather(value),
+            surroundings.mask,
+            dropout=0.0,
+            scaling=self.scaling,
+            is_causal=False,
         )
-        if neighbourhood is None:
-            return self.o_proj(read.reshape(batch_size, num_bytes, width))
-        return self.o_proj(neighbourhood.join(read, batch_size, num_bytes))
+        return self.o_proj(surroundings.join(read, hidden_states.shape))
 
 
 class ByteMLP(nn.Module):
@@ -247,17 +175,17 @@ class ByteLayer(GradientCheckpointingLayer):
         self.is_residual = config.byte_layers == "residual"
         self.self_attn = ByteAttention(config, width, layer_idx)
         self.mlp = ByteMLP(width, intermediate_size, next_width)
-        self.input_layernorm = RMSNorm(width, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(width, config.rms_norm_eps)
+        self.input_layernorm = nn.RMSNorm(width, config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(width, config.rms_norm_eps)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        neighbourhood: Neighbourhood | Window | None = None,
+        surroundings: Neighbourhood | Window = WHOLE_ROWS,
         past_key_values: PatchCache | None = None,
     ) -> torch.Tensor:
         normed = self.input_layernorm(hidden_states)
-        hidden_states = hidden_states + self.self_attn(normed, neighbourhood, past_key_values)
+        hidden_states = hidden_states + self.self_attn(normed, surroundings, past_key_values)
         widened = self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states + widened if self.is_residual else widened
 
@@ -278,7 +206,7 @@ class ByteEncoder(nn.Module):
             self.norm, self.projection = nn.Identity(), nn.Identity()
         else:
             self.layers = nn.ModuleList(ByteLayer(config, width, 4 * width, width) for _ in range(depth))
-            self.norm = RMSNorm(width, config.rms_norm_eps)
+            self.norm = nn.RMSNorm(width, config.rms_norm_eps)
             self.projection = nn.Linear(width, config.hidden_size, bias=False)
 
     def encode_blocks(self, byte_embeds: torch.Tensor) -> torch.Tensor:
@@ -426,16 +354,18 @@ class BytePatchModel(BytePatchPreTrainedModel):
         self.post_init()
 
     def find_patches(
-        self, input_ids: torch.Tensor, token_mask: torch.Tensor | None, patch_lengths: torch.Tensor | None
+        self,
+        input_ids: torch.Tensor,
+        token_mask: torch.Tensor | None,
+        patch_lengths: torch.Tensor | None = None,
+        given: torch.Tensor | None = None,
     ) -> BytePatches:
-        """The patches of bytes `(B, T)`; given lengths are taken as they are, in any patching."""
+        """The patches of bytes `(B, T)`; lengths, or ends of the first bytes `(B, K)`, are taken as they are given."""
         if patch_lengths is not None:
             real = torch.ones_like(input_ids, dtype=torch.bool) if token_mask is None else token_mask
             return number_patches(spread_patch_lengths(patch_lengths, real), token_mask, patch_lengths.shape[1])
-        is_static = torch.compiler.is_compiling()
-        return number_patches(
-            self.find_ends(input_ids, token_mask), token_mask, input_ids.shape[1] if is_static else None
-        )
+        is_end = self.find_ends(input_ids, token_mask, given)
+        return number_patches(is_end, token_mask, input_ids.shape[1] if torch.compiler.is_compiling() else None)
 
     def find_ends(
         self, input_ids: torch.Tensor, token_mask: torch.Tensor | None, known: torch.Tensor | None = None
@@ -477,9 +407,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
             return self.norm(states)
         position_ids = slots.first[:, None] + places  # (b, m)
         key_positions = torch.arange(slots.num_used, device=places.device)[None]
-        is_later = key_positions > position_ids[..., None]  # (b, m, P)
-        mask = torch.zeros(is_later.shape, dtype=patch_embeds.dtype, device=places.device)
-        mask = mask.masked_fill(is_later, torch.finfo(patch_embeds.dtype).min)
+        mask = build_mask(key_positions <= position_ids[..., None], patch_embeds.dtype)  # (b, m, P)
         states = self.core(
             patch_embeds,
             position_ids,
@@ -507,9 +435,11 @@ class BytePatchModel(BytePatchPreTrainedModel):
         num_past = cache.get_seq_length()
         num_known = min(num_past, longest + 2)
         known = cache.is_end[:, num_past - num_known :]
+        given = cache.get_given_ends(num_past, num_past + input_ids.shape[1])
+        taken = known if given is None else torch.cat((known, given), dim=1)
         ids = torch.cat((cache.input_ids[:, num_past - num_known :], input_ids), dim=1)
         mask = torch.cat((cache.token_mask[:, num_past - num_known :], token_mask), dim=1)
-        window = number_patches(self.find_ends(ids, mask, known), mask, None)
+        window = number_patches(self.find_ends(ids, mask, taken), mask, None)
         num_before = cache.count_patches() - (known & mask[:, :num_known]).sum(1)  # patches before the window
         first, is_end = cache.count_patches(), window.is_end[:, num_known:]
         cache.append(input_ids, token_mask, is_end)
@@ -577,7 +507,8 @@ class BytePatchModel(BytePatchPreTrainedModel):
         if past_key_values is None and use_cache and not self.training:
             past_key_values = PatchCache(self.config)
 
-        patches = self.find_patches(input_ids, token_mask, patch_lengths)
+        given = None if past_key_values is None else past_key_values.get_given_ends(0, input_ids.shape[1])
+        patches = self.find_patches(input_ids, token_mask, patch_lengths, given)
         patch_embeds = self.embed(input_ids, patches, token_mask)
         states = self.decode(patch_embeds, past_key_values, **kwargs)
         if past_key_values is not None:
@@ -604,7 +535,7 @@ def pick(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
 
 
-class BytePatchForCausalLM(BytePatchPreTrainedModel, GenerationMixin):
+class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, GenerationMixin):
     """
     A language model over bytes that thinks in patches, see [`BytePatchConfig`].
 
@@ -624,7 +555,7 @@ class BytePatchForCausalLM(BytePatchPreTrainedModel, GenerationMixin):
         self.model = BytePatchModel(config)
         self.byte_decoder = ParallelByteDecoder(config) if is_parallel else AutoregressiveByteDecoder(config)
         is_residual = config.byte_layers == "residual"
-        self.byte_norm = RMSNorm(config.byte_hidden_size, config.rms_norm_eps) if is_residual else nn.Identity()
+        self.byte_norm = nn.RMSNorm(config.byte_hidden_size, config.rms_norm_eps) if is_residual else nn.Identity()
         self.lm_head = nn.Linear(config.byte_hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
@@ -666,57 +597,6 @@ class BytePatchForCausalLM(BytePatchPreTrainedModel, GenerationMixin):
             written = self.byte_decoder(self.pick_states(cache, groups)).flatten(1, 2)
             return pick(written, (group - first) * longest + offset)
         return pick(cache.written, offset)
-
-    def _prepare_cache_for_generation(
-        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-    ):
-        if generation_config.cache_implementation is not None:
-            raise ValueError(
-                f'`cache_implementation="{generation_config.cache_implementation}"` came; byte-patch models keep a '
-                "`PatchCache` of their own. Leave it out."
-            )
-        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = PatchCache(self.config)
-        if not generation_config.use_cache and self.config.patching == "token":
-            raise ValueError(
-                '`use_cache=False` came, but generation with `patching="token"` needs the cache, which remembers the '
-                "prompt's patches. Leave it out."
-            )
-
-    @torch.no_grad()
-    def generate(self, inputs=None, *args, output_patches: bool = False, **kwargs):
-        r"""
-        Generate bytes, see transformers' `generate`.
-
-        Args:
-            inputs (`torch.LongTensor` of shape `(B, T)`): the prompts; as `input_ids` too.
-            output_patches (`bool`, defaults to `False`): with `return_dict_in_generate=True`, whether the output gets
-                `patches`, the [`BytePatches`] of prompts and generated bytes. Padding after the end of a text is
-                counted as special tokens.
-        """
-        outputs = super().generate(inputs, *args, **kwargs)
-        if not output_patches:
-            return outputs
-        if not isinstance(outputs, ModelOutput):
-            raise ValueError("`output_patches=True` needs `return_dict_in_generate=True`, to be returned beside text.")
-        prompt = kwargs["input_ids"] if inputs is None else inputs
-        repeats = len(outputs.sequences) // len(prompt)
-        real = kwargs.get("attention_mask", torch.ones_like(prompt)).bool().repeat_interleave(repeats, dim=0)
-        lengths, known = kwargs.get("patch_lengths"), None
-        if lengths is not None:
-            known = spread_patch_lengths(lengths.repeat_interleave(repeats, dim=0), real)
-        num_new = outputs.sequences.shape[1] - prompt.shape[1]
-        token_mask = F.pad(real, (0, num_new), value=True)
-        is_end = self.model.find_ends(outputs.sequences, token_mask, known)
-        outputs["patches"] = number_patches(is_end, token_mask, None)
-        return outputs
-
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, patch_lengths=None, **kwargs):
-        """What `generate` hands to `forward`: lengths of patches only with the bytes that they lie over."""
-        is_first = past_key_values is None or past_key_values.get_seq_length() == 0
-        return super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, patch_lengths=patch_lengths if is_first else None, **kwargs
-        )
 
     def compute_reconstruction_loss(
         self, patch_embeds: torch.Tensor, targets: torch.Tensor, index: torch.Tensor | None, num_items: float | None
@@ -793,6 +673,11 @@ class BytePatchForCausalLM(BytePatchPreTrainedModel, GenerationMixin):
 
     def reconstruct(self, outputs, input_ids, labels, token_mask, num_items) -> torch.Tensor:
         """The auxiliary loss of bytes `(B, T)`; bytes without a label, and padding, are not written."""
+        if outputs.patches is None:
+            raise ValueError(
+                "`labels` came with bytes in `past_key_values`, but `reconstruction_loss_weight` asks for the loss of "
+                "whole patches, which may have begun there. Give all bytes at once."
+            )
         index, longest = outputs.patches.patch_index, self.config.max_patch_bytes
         place = find_places(outputs.patches, token_mask).clamp(max=longest - 1)
         targets = input_ids.masked_fill((labels == -100) | (index < 0), self.config.reconstruction_ignore_id)

@@ -13,6 +13,30 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
+SINUSOID_BASE = 10000.0
+
+
+def embed_sinusoids(position_ids: torch.Tensor, hidden_size: int, frequencies: str = "standard") -> torch.Tensor:
+    """
+    Sinusoidal positions: sines in even channels, cosines in odd ones (SPEC sections 3 and 6).
+
+    Args:
+        position_ids (`torch.LongTensor` of shape `(B or 1, T)`): positions, from 0.
+        hidden_size (`int`): D.
+        frequencies (`str`): `"standard"`, one frequency per channel pair, or `"single"`, 1 for all.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B or 1, T, D)`.
+
+    >>> embed_sinusoids(torch.tensor([[0]]), 4, "standard")
+    tensor([[[0., 1., 0., 1.]]])
+    """
+    pairs = torch.arange(0, hidden_size, 2, device=position_ids.device, dtype=torch.float)
+    frequency = torch.ones_like(pairs) if frequencies == "single" else SINUSOID_BASE ** (-pairs / hidden_size)
+    angles = position_ids[..., None].float() * frequency
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :hidden_size]
+
+
 class RotaryEmbedding(nn.Module):
     """Rotation angles at real-valued positions; every channel of a head is rotated."""
 
@@ -80,4 +104,4 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-__all__ = ["RotaryEmbedding", "eager_attention_forward", "rotate_channels"]
+__all__ = ["RotaryEmbedding", "eager_attention_forward", "embed_sinusoids", "rotate_channels"]

@@ -38,10 +38,7 @@ from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
 from .cache_steps import KeyValue, MemoryParts, StepStates
 from .checks_looped_thinker import check_answer, check_labels, check_mode, check_problem, check_replay, check_text
 from .generation_looped_thinker import AnswerThinkingMixin, TextThinkingMixin
-from .modeling_layers import RotaryEmbedding, eager_attention_forward, rotate_channels
-
-
-SINUSOID_BASE = 10000.0
+from .modeling_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids, rotate_channels
 
 
 class Memory(NamedTuple):
@@ -155,27 +152,6 @@ class LoopedThinkerCausalLMOutput(CausalLMOutputWithPast):
     latents: torch.FloatTensor | None = None
     step_logits: torch.FloatTensor | None = None
     num_steps_used: torch.LongTensor | None = None
-
-
-def embed_sinusoids(position_ids: torch.Tensor, hidden_size: int, frequencies: str) -> torch.Tensor:
-    """
-    Sinusoidal positions: sines in even channels, cosines in odd ones (SPEC section 6).
-
-    Args:
-        position_ids (`torch.LongTensor` of shape `(B or 1, T)`): positions, from 0.
-        hidden_size (`int`): D.
-        frequencies (`str`): `"standard"`, one frequency per channel pair, or `"single"`, 1 for all.
-
-    Returns:
-        `torch.FloatTensor` of shape `(B or 1, T, D)`.
-
-    >>> embed_sinusoids(torch.tensor([[0]]), 4, "standard")
-    tensor([[[0., 1., 0., 1.]]])
-    """
-    pairs = torch.arange(0, hidden_size, 2, device=position_ids.device, dtype=torch.float)
-    frequency = torch.ones_like(pairs) if frequencies == "single" else SINUSOID_BASE ** (-pairs / hidden_size)
-    angles = position_ids[..., None].float() * frequency
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :hidden_size]
 
 
 class LowRankLinear(nn.Module):

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
+from ..tokenization.byte_tokenizer import NUM_BYTES
 
-NUM_BYTES = 256  # ids from here on are special tokens
+
 FONTS = {"DejaVu Sans Mono": 9.5, "DejaVu Sans": 7.0}  # come with matplotlib; size in points, the wider font smaller
 SMALL_FONT = 4.6  # size in points of the digits that stand for what no font can show
 CELL_WIDTH, LINE_HEIGHT = 6.6, 18.0  # points
