@@ -6,6 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from .configuration_generic_transformer import GenericTransformerConfig
+from .size_settings import check_counts, check_heads
 
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8
@@ -90,9 +91,8 @@ class BytePatchConfig(GenericTransformerConfig):
 
     def validate_patches(self):
         """Part of `@strict`-powered validation: patches hold a character, and fixed ones fit."""
-        for name in ("patch_size", "byte_hidden_size", "num_byte_attention_heads", "num_byte_decoder_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
+        names = ("patch_size", "byte_hidden_size", "num_byte_attention_heads", "num_byte_decoder_layers")
+        check_counts(self, names)
         if self.max_patch_bytes < LONGEST_CHARACTER:
             raise ValueError(
                 f"`max_patch_bytes` is {self.max_patch_bytes}; it must be at least {LONGEST_CHARACTER}, so that no "
@@ -112,11 +112,7 @@ class BytePatchConfig(GenericTransformerConfig):
 
     def validate_byte_width(self):
         """Part of `@strict`-powered validation: the heads divide the widths of the layers over bytes."""
-        if self.byte_hidden_size % self.num_byte_attention_heads != 0:
-            raise ValueError(
-                f"`byte_hidden_size` {self.byte_hidden_size} is not a multiple of `num_byte_attention_heads` "
-                f"{self.num_byte_attention_heads}. Change one so that every head gets the same number of channels."
-            )
+        check_heads(self, "byte_hidden_size", "num_byte_attention_heads")
 
     def validate_reconstruction(self):
         """Part of `@strict`-powered validation: only a decoder of whole patches can reconstruct them."""

@@ -9,6 +9,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 from .rope_settings import check_rope_parameters
+from .size_settings import check_counts, check_heads, check_rotary_heads
 
 
 Normalization = Literal["rms_norm", "layer_norm", "none"]
@@ -132,7 +133,7 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
-        for name in (
+        names = (
             "vocab_size",
             "hidden_size",
             "num_hidden_layers",
@@ -141,24 +142,16 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             "intermediate_size",
             "max_position_embeddings",
             "max_relative_position",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
-        if self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
-                f"`hidden_size` {self.hidden_size} is not a multiple of `num_attention_heads` "
-                f"{self.num_attention_heads}. Change one so that every head gets the same number of channels."
-            )
+        )
+        check_counts(self, names)
+        check_heads(self)
         if self.num_attention_heads % self.num_key_value_heads != 0:
             raise ValueError(
                 f"`num_attention_heads` {self.num_attention_heads} is not a multiple of `num_key_value_heads` "
                 f"{self.num_key_value_heads}. Change one so that every head of keys serves as many queries."
             )
-        if self.position_embedding == "rope" and self.head_dim % 2 != 0:
-            raise ValueError(
-                f"The head size `hidden_size / num_attention_heads` = {self.head_dim} is odd; rotary positions turn "
-                "channels in pairs. Use sizes whose quotient is even, or another `position_embedding`."
-            )
+        if self.position_embedding == "rope":
+            check_rotary_heads(self)
 
     def validate_activation(self):
         """Part of `@strict`-powered validation: a known activation."""

@@ -9,6 +9,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 from .rope_settings import check_rope_parameters
+from .size_settings import check_counts, check_heads, check_rotary_heads
 
 
 COUNTS = (
@@ -204,25 +205,15 @@ class LoopedThinkerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
-        for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
+        check_counts(self, COUNTS)
         for name in ("num_probes", "static_memory_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 0.")
         for name, lowest in (("low_rank", 1), ("num_memory_steps", 1), ("num_read_steps", 0)):
             if getattr(self, name) is not None and getattr(self, name) < lowest:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least {lowest}, or None.")
-        if self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
-                f"`hidden_size` {self.hidden_size} is not a multiple of `num_attention_heads` "
-                f"{self.num_attention_heads}. Change one so that every head gets the same number of channels."
-            )
-        if self.head_dim % 2 != 0:
-            raise ValueError(
-                f"The head size `hidden_size / num_attention_heads` = {self.head_dim} is odd; rotary positions turn "
-                "channels in pairs. Use sizes whose quotient is even."
-            )
+        check_heads(self)
+        check_rotary_heads(self)
         if self.num_latents > self.max_latents:
             raise ValueError(
                 f"`num_latents` is {self.num_latents}, but `max_latents` is {self.max_latents}. Use fewer latents or "

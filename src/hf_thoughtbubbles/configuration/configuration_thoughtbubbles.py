@@ -12,6 +12,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 from .rope_settings import check_rope_parameters
+from .size_settings import check_counts, check_heads, check_rotary_heads
 
 
 @strict
@@ -155,26 +156,17 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
-        for name in (
+        names = (
             "vocab_size",
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
             "intermediate_size",
             "max_position_embeddings",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
-        if self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
-                f"`hidden_size` {self.hidden_size} is not a multiple of `num_attention_heads` "
-                f"{self.num_attention_heads}. Change one so that every head gets the same number of channels."
-            )
-        if self.head_dim % 2 != 0:
-            raise ValueError(
-                f"The head size `hidden_size / num_attention_heads` = {self.head_dim} is odd; rotary positions turn "
-                "channels in pairs. Use sizes whose quotient is even."
-            )
+        )
+        check_counts(self, names)
+        check_heads(self)
+        check_rotary_heads(self)
 
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""

@@ -4,10 +4,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import nn
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
 from ..modeling.modeling_byte_patch import BytePatchForCausalLM
+from .state_dicts import copy_parameters
 
 
 NUM_BYTE_HEADS, NUM_ENCODER_LAYERS, NUM_DECODER_LAYERS = 8, 4, 7  # fixed in the original
@@ -143,27 +144,9 @@ def byte_patch_from_stlm(state_dict: Mapping[str, Any], model_cfg: Mapping[str, 
         `ValueError`: when keys or shapes do not fit the configuration; names them.
     """
     config = byte_patch_config_from_stlm(model_cfg)
-    names, given = list_byte_patch_parameters(config), set(state_dict) - set(UNUSED)
-    missing, unexpected = sorted(set(names) - given), sorted(given - set(names))
-    if missing or unexpected:
-        raise ValueError(
-            f"`state_dict` lacks {missing} and has unexpected {unexpected} for this `model_cfg`. Give the "
-            "configuration that the checkpoint was trained with."
-        )
     model = BytePatchForCausalLM(config)
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        parameters["model.initial_state"].zero_()
-        for theirs, ours in names.items():
-            value = torch.as_tensor(state_dict[theirs])
-            targets = [parameters[name] for name in (ours if isinstance(ours, tuple) else (ours,))]
-            shape = (sum(len(target) for target in targets), *targets[0].shape[1:])
-            if value.shape != shape:
-                raise ValueError(
-                    f"`state_dict` has {theirs} of shape {tuple(value.shape)}, but this `model_cfg` makes it {shape}."
-                )
-            for target, part in zip(targets, value.split([len(target) for target in targets]), strict=True):
-                target.copy_(part)
+    nn.init.zeros_(model.model.initial_state)
+    copy_parameters(model, list_byte_patch_parameters(config), state_dict, "these `model_cfg`", set(UNUSED))
     return model.eval()
 
 

@@ -4,10 +4,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
-
 from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
 from ..modeling.modeling_looped_thinker import LoopedThinkerForConditionalGeneration
+from .state_dicts import copy_parameters
 
 
 # A key of the original to the field of ours that it sets.
@@ -141,25 +140,10 @@ def looped_thinker_from_toythinker(
         `ValueError`: when keys or shapes do not fit the arguments; names them.
     """
     config = config_from_toythinker(model_kwargs, readout)
-    names, given = list_parameters(config), set(state_dict) - UNUSED
-    optional = {name for name in given & {"emb_static_mem.weight"} if len(state_dict[name]) == 0}
-    missing, unexpected = sorted(set(names) - given), sorted(given - set(names) - optional)
-    if missing or unexpected:
-        raise ValueError(
-            f"`state_dict` lacks {missing} and has unexpected {unexpected} for these `model_kwargs`. Give the "
-            "arguments that the checkpoint was built with."
-        )
+    is_empty = len(state_dict.get("emb_static_mem.weight", ())) == 0  # kept by the original where there is none
     model = LoopedThinkerForConditionalGeneration(config)
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for theirs, ours in names.items():
-            value = torch.as_tensor(state_dict[theirs])
-            if value.shape != parameters[ours].shape:
-                raise ValueError(
-                    f"`state_dict` has {theirs} of shape {tuple(value.shape)}, but these `model_kwargs` make it "
-                    f"{tuple(parameters[ours].shape)}."
-                )
-            parameters[ours].copy_(value)
+    ignored = UNUSED | ({"emb_static_mem.weight"} if is_empty else set())
+    copy_parameters(model, list_parameters(config), state_dict, "these `model_kwargs`", ignored)
     return model.eval()
 
 

@@ -1,0 +1,34 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which sizes can our models have?"""
+
+from collections.abc import Iterable
+
+from transformers.configuration_utils import PreTrainedConfig
+
+
+def check_counts(config: PreTrainedConfig, names: Iterable[str]):
+    """Refuse fields below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; it must be at least 1.")
+
+
+def check_heads(config: PreTrainedConfig, width: str = "hidden_size", heads: str = "num_attention_heads"):
+    """Refuse heads that do not divide the width evenly."""
+    if getattr(config, width) % getattr(config, heads) != 0:
+        raise ValueError(
+            f"`{width}` {getattr(config, width)} is not a multiple of `{heads}` {getattr(config, heads)}. Change one "
+            "so that every head gets the same number of channels."
+        )
+
+
+def check_rotary_heads(config: PreTrainedConfig):
+    """Refuse an odd head size, where positions are rotary."""
+    if config.head_dim % 2 != 0:
+        raise ValueError(
+            f"The head size `hidden_size / num_attention_heads` = {config.head_dim} is odd; rotary positions turn "
+            "channels in pairs. Use sizes whose quotient is even."
+        )
+
+
+__all__ = ["check_counts", "check_heads", "check_rotary_heads"]
