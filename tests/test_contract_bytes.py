@@ -157,6 +157,25 @@ def test_promise_4_cached_logits_equal_uncached(variant, data):
         torch.testing.assert_close(torch.cat(seen, dim=1)[:, kept], outputs.logits[:, kept], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("byte_layers", ["published", "residual"])
+def test_bytes_in_full_patches_are_read_and_written_as_blocks_are(byte_layers):
+    """The published computation, which the reference arrays check, and ours over plain bytes are one."""
+    changes = {"decoder": "parallel", "byte_layers": byte_layers, "patching": "fixed", "patch_size": 7}
+    model, ids = Variant("blocks", changes).build(reconstruction_loss_weight=0.5), draw(2, 28)
+    blocks = ids.view(2, 4, 7)
+    expected, seen = model(patch_input_ids=blocks, labels=blocks), model(ids, labels=ids)
+    base, plain = model.model(patch_input_ids=blocks), model.model(ids)
+    torch.testing.assert_close(plain.patch_embeds, base.patch_embeds, atol=1e-5, rtol=1e-5)
+    # The block after block s is written where block s ends: its byte j is the one after byte 7 (s + 1) + j - 1.
+    written = expected.logits[:, :-1].flatten(1, 2)  # (B, 21, V)
+    torch.testing.assert_close(seen.logits[:, 6:-1], written, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(seen.reconstruction_loss, expected.reconstruction_loss)
+    model.config.reconstruction_loss_weight = 0.0
+    for labels, outputs, inputs in ((ids, seen, {"input_ids": ids}), (blocks, expected, {"patch_input_ids": blocks})):
+        without = model(**inputs, labels=labels).loss
+        torch.testing.assert_close(outputs.loss, without + 0.5 * expected.reconstruction_loss)
+
+
 @WITH_UNCACHED
 @pytest.mark.parametrize(
     "strategy",

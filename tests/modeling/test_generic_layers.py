@@ -42,6 +42,17 @@ def test_shared_feed_forward_is_one_and_so_is_the_learned_curve():
     assert sum(p.numel() for p in core.act_fn.parameters()) == 31
 
 
+def test_relative_positions_add_what_was_learned_for_the_distance():
+    model = VARIANTS[0].build(position_embedding="relative", max_relative_position=2)
+    attention = model.model.core.layers[0].self_attn
+    with torch.no_grad():
+        attention.distances.weight.copy_(torch.tensor([-2.0, -1, 0, 1, 2])[:, None] / 8)  # a head has 8 channels
+    query = torch.ones(1, 3, 4, 8)
+    added = attention.relate(query, torch.arange(4)[None], torch.arange(4)[None]) / attention.scaling
+    expected = torch.tensor([[0.0, 1, 2, 2], [-1, 0, 1, 2], [-2, -1, 0, 1], [-2, -2, -1, 0]])
+    torch.testing.assert_close(added, expected.expand(1, 3, 4, 4))
+
+
 def test_dropout_acts_in_training_alone():
     model, ids = VARIANTS[0].build(attention_dropout=0.5, hidden_dropout=0.5, embedding_dropout=0.5), draw(1, 29)
     assert torch.equal(model(ids).logits, model(ids).logits)
