@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DataCollatorWithFlattening, DynamicCache
 
 from hf_thoughtbubbles import (
     BytePatchConfig,
@@ -389,6 +389,67 @@ def test_anything_survives_encoding_training_generation_and_decoding(variant, da
     assert tokenizer.decode(generated[0], skip_special_tokens=True) == data.decode(errors="replace")
 
 
+PACKED = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
+
+
+DOCUMENTS = (
+    "ends in a wo".encode(),
+    b"rd",
+    b" ",
+    b"x",
+    "unfinished 漢".encode()[:-1],
+    "漢字".encode()[2:],
+    b"abcdefg",  # as long as a patch may be
+    b"abcde",
+    b"fghij ",
+    RANDOM_BYTES[:19],
+)
+
+
+@ALL
+def test_packed_documents_are_read_as_if_each_were_alone(variant):
+    model = variant.build()
+    rows = [list(document) for document in DOCUMENTS] + [[257], list(b"and so on")]
+    alone = [model(torch.tensor([row]), use_cache=False, **variant.measure([row])).logits for row in rows]
+    packed = DataCollatorWithFlattening()([{"input_ids": row} for row in rows])
+    lengths = [variant.measure([row]).get("patch_lengths") for row in rows]
+    if lengths[0] is not None:
+        packed["patch_lengths"] = torch.cat([row[row > 0] for row in lengths])[None]
+    outputs = model(**packed, output_patches=True)
+    assert outputs.past_key_values is None
+    torch.testing.assert_close(outputs.logits, torch.cat(alone, dim=1), atol=1e-5, rtol=1e-5)
+    assert outputs.patches.lengths.sum() == sum(map(len, rows))
+
+    # Two packed rows at once, and a training step: the gradient is that of the rows read apart.
+    num_items = sum(len(row) - 1 for row in rows)
+    for read in (
+        lambda: model(**packed, num_items_in_batch=num_items).loss,
+        lambda: sum(
+            model(
+                torch.tensor([row]), labels=torch.tensor([[-100, *row[1:]]]), num_items_in_batch=num_items,
+                use_cache=False, **variant.measure([row]),
+            ).loss
+            for row in rows
+        ),
+    ):  # fmt: skip
+        model.zero_grad()
+        read().backward()
+        found = {name: p.grad.clone() for name, p in model.named_parameters()}
+        expected = locals().get("expected") or found
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4, msg=name)
+    twice = {name: value.repeat(2, 1) for name, value in packed.items() if name != "labels"}
+    torch.testing.assert_close(model(**twice).logits[1:], outputs.logits, atol=1e-5, rtol=1e-5)
+
+
+@WITH_UNCACHED
+def test_packed_documents_compile_without_a_graph_break(variant):
+    model = variant.build().train()
+    packed = DataCollatorWithFlattening()([{"input_ids": list(document)} for document in DOCUMENTS[:5]])
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(**packed).loss, model(**packed).loss)
+
+
 def test_promise_9_bad_input_is_one_clear_error():
     model, ids = VARIANTS[0].build(), draw(2, 9)
     token = VARIANTS[4].build()
@@ -398,7 +459,15 @@ def test_promise_9_bad_input_is_one_clear_error():
         (lambda: model(torch.zeros(1, 0, dtype=torch.long)), "no size 0"),
         (lambda: model(draw(1, 152)), "`max_position_embeddings` is 151"),
         (lambda: model(ids, attention_mask=torch.ones(2, 8)), "`attention_mask` has shape"),
-        (lambda: model(ids, position_ids=torch.arange(9)[None]), "`position_ids` came"),
+        (lambda: model(ids, position_ids=PACKED, use_cache=True), "and a cache came too"),
+        (lambda: model(ids, position_ids=PACKED, past_key_values=PatchCache(model.config)), "and a cache came too"),
+        (lambda: model(ids, position_ids=PACKED, attention_mask=torch.ones(2, 9)), "and an `attention_mask` came too"),
+        (lambda: model(ids, position_ids=torch.arange(8)[None]), "`position_ids` has shape"),
+        (lambda: model(draw(1, 160), position_ids=torch.arange(160)[None]), "longest document is 160 tokens"),
+        (
+            lambda: token(ids, position_ids=PACKED, patch_lengths=torch.tensor([[4, 5], [3, 6]])),
+            "bytes 3 and 4 of row 1",
+        ),
         (lambda: model(ids, past_key_values=DynamicCache()), "is a DynamicCache"),
         (lambda: model(patch_input_ids=torch.zeros(1, 2, 7, dtype=torch.long)), 'needs `decoder="parallel"`'),
         (lambda: token(ids), "`patch_lengths` is missing"),

@@ -6,6 +6,7 @@ import torch
 from ..configuration.configuration_byte_patch import BytePatchConfig
 from .cache_patches import PatchCache
 from .checks_tokens import check_ids, check_tokens
+from .patch_ends import find_starts, spread_patch_lengths
 
 
 def check_bytes(
@@ -14,15 +15,17 @@ def check_bytes(
     attention_mask: torch.Tensor | None = None,
     patch_lengths: torch.Tensor | None = None,
     past_key_values: PatchCache | None = None,
+    position_ids: torch.Tensor | None = None,
+    use_cache: bool | None = None,
+    inputs_embeds: torch.Tensor | None = None,
     **others,
 ):
     """Refuse bytes whose shapes or ids do not fit, patch lengths that do not lie over them, and what is not read."""
-    for name in ("position_ids", "inputs_embeds"):
-        if others.get(name) is not None:
-            raise ValueError(
-                f"`{name}` came, which byte-patch models do not read: patches, and so all places, follow from the "
-                "bytes. Give `input_ids`, one document a row."
-            )
+    if inputs_embeds is not None:
+        raise ValueError(
+            "`inputs_embeds` came, which byte-patch models do not read: patches follow from the bytes. Give "
+            "`input_ids`."
+        )
     if input_ids is None:
         raise ValueError("Neither `input_ids` nor `patch_input_ids` came; give one of them.")
     if past_key_values is not None and not isinstance(past_key_values, PatchCache):
@@ -30,7 +33,7 @@ def check_bytes(
             f"`past_key_values` is a {type(past_key_values).__name__}; byte-patch models take a `PatchCache`, which "
             "they make with `use_cache=True`."
         )
-    check_tokens(config, input_ids, attention_mask, past_key_values=past_key_values)
+    check_tokens(config, input_ids, attention_mask, position_ids, past_key_values)
     if past_key_values is not None and past_key_values.get_seq_length() > 0:
         if patch_lengths is not None:
             raise ValueError("`patch_lengths` came with bytes in `past_key_values`; give them with the first bytes.")
@@ -44,6 +47,42 @@ def check_bytes(
     if patch_lengths is not None:
         check_patch_lengths(
             config, patch_lengths, torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        )
+    if position_ids is not None:
+        check_documents(attention_mask, position_ids, past_key_values, use_cache, patch_lengths)
+
+
+def check_documents(
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor,
+    past_key_values: PatchCache | None,
+    use_cache: bool | None,
+    patch_lengths: torch.Tensor | None,
+):
+    """Refuse packed documents with padding or a cache, and patches that lie in two; where no device has to wait."""
+    if position_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    is_inner = find_starts(position_ids)[:, 1:]  # the first byte is no news
+    if attention_mask is not None:
+        real = attention_mask[:, -position_ids.shape[1] :].bool()
+        is_inner = is_inner & real[:, 1:] & real[:, :-1]
+    if not is_inner.any():
+        return
+    if attention_mask is not None or past_key_values is not None or use_cache:
+        came = "an `attention_mask`" if attention_mask is not None else "a cache"
+        raise ValueError(
+            f"`position_ids` pack several documents into a row, and {came} came too. Packed rows have no padding and "
+            "are read at once: leave `attention_mask` out and set `use_cache=False`."
+        )
+    if patch_lengths is None:
+        return
+    is_end = spread_patch_lengths(patch_lengths, torch.ones(len(patch_lengths), position_ids.shape[1]).bool())
+    wrong = (is_inner & ~is_end[:, :-1]).nonzero().tolist()
+    if wrong:
+        row, place = wrong[0]
+        raise ValueError(
+            f"`patch_lengths` put bytes {place} and {place + 1} of row {row} into one patch, but `position_ids` begin "
+            "a document between them. Measure the patches of each document apart, as `TokenPatchCollator` does."
         )
 
 

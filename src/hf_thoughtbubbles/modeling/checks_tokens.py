@@ -33,9 +33,14 @@ def check_tokens(
         num_past_tokens = int(num_past_tokens)  # a static cache counts on its device
     num_seen_tokens = num_past_tokens + num_tokens
     is_counted = isinstance(num_seen_tokens, int)
-    if is_counted and num_seen_tokens > config.max_position_embeddings:
+    num_positions, what = num_seen_tokens, "input"
+    is_packable = position_ids is not None and attention_mask is None and past_key_values is None
+    if is_packable and is_counted and num_seen_tokens > config.max_position_embeddings and position_ids.numel():
+        is_looked_at = is_readable and position_ids.device.type == "cpu"
+        num_positions, what = int(position_ids.max()) + 1 if is_looked_at else 0, "longest document"
+    if is_counted and num_positions > config.max_position_embeddings:
         raise ValueError(
-            f"The input is {num_seen_tokens} tokens long, but `max_position_embeddings` is "
+            f"The {what} is {num_positions} tokens long, but `max_position_embeddings` is "
             f"{config.max_position_embeddings}. Shorten the input or split it into blocks."
         )
     is_paired = attention_mask is not None and attention_mask.ndim != 2  # over query and key pairs

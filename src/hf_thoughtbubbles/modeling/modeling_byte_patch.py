@@ -42,7 +42,15 @@ from .generic_layers import (
 )
 from .modeling_layers import eager_attention_forward
 from .neighbourhoods import WHOLE_ROWS, Neighbourhood, Window, build_mask, build_neighbourhood, build_window
-from .patch_ends import BytePatches, count_open_bytes, find_patch_ends, number_patches, spread_patch_lengths
+from .patch_ends import (
+    BytePatches,
+    count_open_bytes,
+    find_last,
+    find_patch_ends,
+    find_starts,
+    number_patches,
+    spread_patch_lengths,
+)
 
 
 @dataclass
@@ -100,9 +108,10 @@ class BytePatchCausalLMOutput(ModelOutput):
 class BytePlaces(NamedTuple):
     """Where bytes stand among patches, as a decoder sees them; of padding, -1 patches are finished."""
 
-    num_finished: torch.LongTensor  # (B, T) patches that are finished with each byte
+    num_finished: torch.LongTensor  # (B, T) patches finished with each byte; 0 while its document has none
     num_open_bytes: torch.LongTensor  # (B, T) bytes that the open patch has by then
-    key_groups: torch.LongTensor | None = None  # (B, K + T) `num_finished`, with K bytes that were read before
+    groups: torch.LongTensor  # (B, T) equal for bytes of the same open patch; after a cache (B, K + T)
+    is_continued: bool = False  # whether K bytes were read before
 
 
 class ByteAttention(nn.Module):
@@ -230,8 +239,33 @@ class ByteEncoder(nn.Module):
 
 def find_places(patches: BytePatches, token_mask: torch.Tensor | None) -> torch.Tensor:
     """The place `(B, T)` of each byte in its patch, from 0; what padding gets is left open."""
-    num_open = count_open_bytes(patches.is_end, token_mask)
-    return torch.where(patches.is_end, F.pad(num_open, (1, 0))[:, :-1], num_open - 1).clamp(min=0)
+    num_open = count_open_bytes(patches.is_end, token_mask, patches.is_start)
+    place = torch.where(patches.is_end, F.pad(num_open, (1, 0))[:, :-1], num_open - 1).clamp(min=0)
+    return place if patches.is_start is None else place.masked_fill(patches.is_start, 0)
+
+
+def place_bytes(patches: BytePatches, token_mask: torch.Tensor | None) -> BytePlaces:
+    """How a decoder sees the bytes `(B, T)`."""
+    num_finished = patches.patch_index + patches.is_end.long()  # -1 for padding, which ends nothing
+    num_open = count_open_bytes(patches.is_end, token_mask, patches.is_start)
+    if patches.is_start is None:
+        return BytePlaces(num_finished, num_open, num_finished)
+    document = patches.is_start.long().cumsum(1)
+    first = patches.patch_index.gather(1, find_last(patches.is_start).clamp(min=0))  # of the document
+    groups = num_finished + document  # the last byte of a document never shares its group with the next one's first
+    return BytePlaces(torch.where(num_finished > first, num_finished, 0), num_open, groups)
+
+
+def place_patches(patches: BytePatches) -> torch.Tensor:
+    """The position `(B or 1, P)` of each patch in its document."""
+    num_patches = patches.lengths.shape[1]
+    places = torch.arange(num_patches, device=patches.lengths.device)[None]
+    if patches.is_start is None:
+        return places
+    is_first = torch.zeros_like(patches.lengths).scatter_reduce(
+        1, patches.patch_index, patches.is_start.long(), reduce="amax"
+    )
+    return places - find_last(is_first.bool()).clamp(min=0)
 
 
 def pool_patches(hidden_states: torch.Tensor, patches: BytePatches) -> torch.Tensor:
@@ -278,10 +312,10 @@ class AutoregressiveByteDecoder(nn.Module):
         """
         longest = self.config.max_patch_bytes
         hidden_states = byte_embeds + context + self.positions(places.num_open_bytes.clamp(0, longest - 1))
-        if places.key_groups is None:
-            seen = build_neighbourhood(places.num_finished, longest, True, hidden_states.dtype)
+        if places.is_continued:
+            seen = build_window(places.groups, hidden_states.shape[1], hidden_states.dtype)
         else:
-            seen = build_window(places.key_groups, hidden_states.shape[1], hidden_states.dtype)
+            seen = build_neighbourhood(places.groups, longest, True, hidden_states.dtype)
         for layer in self.layers:
             hidden_states = layer(hidden_states, seen, past_key_values=past_key_values)
         return hidden_states
@@ -359,21 +393,28 @@ class BytePatchModel(BytePatchPreTrainedModel):
         token_mask: torch.Tensor | None,
         patch_lengths: torch.Tensor | None = None,
         given: torch.Tensor | None = None,
+        is_start: torch.Tensor | None = None,
     ) -> BytePatches:
         """The patches of bytes `(B, T)`; lengths, or ends of the first bytes `(B, K)`, are taken as they are given."""
         if patch_lengths is not None:
             real = torch.ones_like(input_ids, dtype=torch.bool) if token_mask is None else token_mask
-            return number_patches(spread_patch_lengths(patch_lengths, real), token_mask, patch_lengths.shape[1])
-        is_end = self.find_ends(input_ids, token_mask, given)
-        return number_patches(is_end, token_mask, input_ids.shape[1] if torch.compiler.is_compiling() else None)
+            is_end = spread_patch_lengths(patch_lengths, real)
+            return number_patches(is_end, token_mask, patch_lengths.shape[1], is_start)
+        is_end = self.find_ends(input_ids, token_mask, given, is_start)
+        num_patches = input_ids.shape[1] if torch.compiler.is_compiling() else None
+        return number_patches(is_end, token_mask, num_patches, is_start)
 
     def find_ends(
-        self, input_ids: torch.Tensor, token_mask: torch.Tensor | None, known: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        token_mask: torch.Tensor | None,
+        known: torch.Tensor | None = None,
+        is_start: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Which bytes end a patch; words stand in for the tokens of bytes that were just written."""
         patching = "space" if self.config.patching == "token" else self.config.patching
         return find_patch_ends(
-            input_ids, patching, self.config.patch_size, self.config.max_patch_bytes, token_mask, known
+            input_ids, patching, self.config.patch_size, self.config.max_patch_bytes, token_mask, known, is_start
         )
 
     def embed(
@@ -387,23 +428,28 @@ class BytePatchModel(BytePatchPreTrainedModel):
         patch_embeds: torch.Tensor,
         past_key_values: PatchCache | None = None,
         slots: PatchSlots | None = None,
+        position_ids: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """
         Vectors of patches `(B, P, D)` to the core's states `(B, P, D)`; patches that are not there come last.
 
-        With `slots` the patches `(b, m, D)` come after those that the cache holds of some rows.
+        With `slots` the patches `(b, m, D)` come after those that the cache holds of some rows. Where `position_ids`
+        `(B, P)` begin again, so does a document.
         """
         places = torch.arange(patch_embeds.shape[1], device=patch_embeds.device)[None]
         if slots is None:
+            position_ids = places if position_ids is None else position_ids
             mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=patch_embeds,
                 attention_mask=None,
                 past_key_values=None,
-                position_ids=places,
+                position_ids=position_ids,
             )
-            states = self.core(patch_embeds, places, attention_mask=mask, past_key_values=past_key_values, **kwargs)
+            states = self.core(
+                patch_embeds, position_ids, attention_mask=mask, past_key_values=past_key_values, **kwargs
+            )
             return self.norm(states)
         position_ids = slots.first[:, None] + places  # (b, m)
         key_positions = torch.arange(slots.num_used, device=places.device)[None]
@@ -463,6 +509,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
             groups[:, num_known:],
             count_open_bytes(window.is_end, mask)[:, num_known:],
             groups[:, max(0, num_known - longest + 1) :],
+            is_continued=True,
         )
         return BytePatchModelOutput(last_hidden_state=states, past_key_values=cache, places=places)
 
@@ -475,6 +522,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
         patch_input_ids: torch.LongTensor | None = None,
         past_key_values: PatchCache | None = None,
         use_cache: bool | None = None,
+        position_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BytePatchModelOutput:
         r"""
@@ -482,6 +530,9 @@ class BytePatchModel(BytePatchPreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(B, T)`): bytes and special tokens.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 0 for padding, on either side; also of the
                 bytes in `past_key_values`.
+            position_ids (`torch.LongTensor` of shape `(B or 1, T)`, *optional*): begin again where a document does,
+                when several are packed into a row: they do not see each other. Such rows have no padding and no cache. The
+                places of patches follow from the bytes, whatever other positions say.
             patch_lengths (`torch.LongTensor` of shape `(B, P)`, *optional*): bytes in each patch, from the first real
                 byte on; 0 after the last. Their sum is the row's number of real bytes.
             patch_input_ids (`torch.LongTensor` of shape `(B, P, W)`): blocks of bytes instead of `input_ids`, padding
@@ -498,29 +549,33 @@ class BytePatchModel(BytePatchPreTrainedModel):
             return BytePatchModelOutput(
                 last_hidden_state=self.decode(patch_embeds, **kwargs), patch_embeds=patch_embeds
             )
-        check_bytes(self.config, input_ids, attention_mask, patch_lengths, past_key_values, **kwargs)
+        check_bytes(
+            self.config, input_ids, attention_mask, patch_lengths, past_key_values, position_ids, use_cache, **kwargs
+        )
         token_mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
         real = torch.ones_like(input_ids, dtype=torch.bool) if token_mask is None else token_mask
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             return self.read_on(input_ids, real, past_key_values, **kwargs)
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        if past_key_values is None and use_cache and not self.training:
+        is_packed = position_ids is not None and attention_mask is None and past_key_values is None and not use_cache
+        is_start = find_starts(position_ids).expand(input_ids.shape) if is_packed else None
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and not is_packed
+        if past_key_values is None and use_cache:
             past_key_values = PatchCache(self.config)
 
         given = None if past_key_values is None else past_key_values.get_given_ends(0, input_ids.shape[1])
-        patches = self.find_patches(input_ids, token_mask, patch_lengths, given)
+        patches = self.find_patches(input_ids, token_mask, patch_lengths, given, is_start)
         patch_embeds = self.embed(input_ids, patches, token_mask)
-        states = self.decode(patch_embeds, past_key_values, **kwargs)
+        states = self.decode(patch_embeds, past_key_values, position_ids=place_patches(patches), **kwargs)
         if past_key_values is not None:
             past_key_values.append(input_ids, real, patches.is_end)
             past_key_values.states = states.clone()  # later patches are written into it
-        num_finished = patches.patch_index + patches.is_end.long()  # -1 for padding, which ends nothing
         return BytePatchModelOutput(
             last_hidden_state=states,
             patch_embeds=patch_embeds,
             past_key_values=past_key_values,
             patches=patches,
-            places=BytePlaces(num_finished, count_open_bytes(patches.is_end, token_mask)),
+            places=place_bytes(patches, token_mask),
         )
 
 
@@ -567,11 +622,11 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         if self.config.decoder == "parallel":
             return self.read_written(outputs, past_key_values)
         states, initial = outputs.last_hidden_state, self.model.initial_state
-        if places.key_groups is None:  # every state is here, more bytes than states
+        if places.is_continued:
+            context = self.byte_decoder.projection(self.pick_states(past_key_values, places.num_finished))
+        else:  # every state is here, more bytes than states
             context = self.byte_decoder.projection(torch.cat((initial.expand(len(states), 1, -1), states), dim=1))
             context = pick(context, places.num_finished)
-        else:
-            context = self.byte_decoder.projection(self.pick_states(past_key_values, places.num_finished))
         return self.byte_decoder(context, self.model.embed_tokens(input_ids), places, past_key_values)
 
     def pick_states(self, cache: PatchCache, num_finished: torch.Tensor) -> torch.Tensor:
@@ -583,7 +638,7 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         """Of patches that the parallel decoder writes at once, the states `(B, T, E)` of the bytes to come."""
         places, longest = outputs.places, self.config.max_patch_bytes
         group, offset = places.num_finished.clamp(min=0), places.num_open_bytes.clamp(0, longest - 1)
-        if places.key_groups is None:
+        if not places.is_continued:
             states = outputs.last_hidden_state
             states = torch.cat((self.model.initial_state.expand(len(states), 1, -1), states), dim=1)
             return pick(self.byte_decoder(states).flatten(1, 2), group * longest + offset)
@@ -625,6 +680,7 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         past_key_values: PatchCache | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        position_ids: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_patches: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -638,6 +694,8 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
             patch_input_ids (`torch.LongTensor` of shape `(B, P, W)`): blocks instead of `input_ids`, as published.
             labels (`torch.LongTensor` of shape `(B, T)` or `(B, P, W)`, *optional*): the bytes themselves, -100 where
                 none is to be predicted; shifted here, by one byte, or by one block.
+            position_ids (`torch.LongTensor` of shape `(B or 1, T)`, *optional*): begin again where a document does,
+                when several are packed into a row, see [`BytePatchModel.forward`].
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0): the last so many bytes, or these; 0 keeps all.
             output_patches (`bool`, defaults to `False`): whether to return where the patches lie.
 
@@ -645,7 +703,14 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
             `ValueError`: when shapes, ids or lengths do not fit.
         """
         outputs = self.model(
-            input_ids, attention_mask, patch_lengths, patch_input_ids, past_key_values, use_cache, **kwargs
+            input_ids,
+            attention_mask,
+            patch_lengths,
+            patch_input_ids,
+            past_key_values,
+            use_cache,
+            position_ids,
+            **kwargs,
         )
         num_items = kwargs.get("num_items_in_batch")
         if patch_input_ids is not None:

@@ -30,11 +30,14 @@ class BytePatches(ModelOutput):
         patch_index (`torch.LongTensor` of shape `(B, T)`): the patch of each byte, -1 for padding.
         lengths (`torch.LongTensor` of shape `(B, P)`): bytes in each patch, 0 after a row's last one. The last may be
             unfinished.
+        is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): whether a byte begins a document, where several
+            are packed into a row. The last patch of each may be unfinished.
     """
 
     is_end: torch.BoolTensor | None = None
     patch_index: torch.LongTensor | None = None
     lengths: torch.LongTensor | None = None
+    is_start: torch.BoolTensor | None = None
 
 
 def shift_right(values: torch.Tensor, num_places: int, fill) -> torch.Tensor:
@@ -48,6 +51,22 @@ def find_last(is_mark: torch.Tensor) -> torch.Tensor:
     return torch.where(is_mark, places, -1).cummax(dim=1).values
 
 
+def find_starts(position_ids: torch.Tensor) -> torch.Tensor:
+    """
+    Which bytes `(B, T)` begin a document: the first of each row, and those whose positions do not go on.
+
+    >>> find_starts(torch.tensor([[0, 1, 2, 0, 1]])).long()
+    tensor([[1, 0, 0, 1, 0]])
+    """
+    return torch.diff(position_ids, prepend=position_ids[:, :1] - 2) != 1
+
+
+def find_last_byte(is_end: torch.Tensor, is_start: torch.Tensor | None) -> torch.Tensor:
+    """Place of the last byte before the patch that is open after each byte `(B, T)`: an end, or another document's."""
+    last = find_last(is_end)
+    return last if is_start is None else torch.maximum(last, find_last(is_start) - 1)
+
+
 def is_word(ids: torch.Tensor) -> torch.Tensor:
     """Whether ids are bytes of letters or digits; every byte of a longer character counts as one."""
     is_digit, is_capital, is_small = (
@@ -56,10 +75,12 @@ def is_word(ids: torch.Tensor) -> torch.Tensor:
     return is_digit | is_capital | is_small | ((ids >= 0x80) & (ids < NUM_BYTES))
 
 
-def is_character_open(ids: torch.Tensor) -> torch.Tensor:
+def is_character_open(ids: torch.Tensor, is_start: torch.Tensor | None = None) -> torch.Tensor:
     """Whether the character of each byte `(B, T)` goes on after it, as far as its first byte tells."""
     num_bytes = sum(((ids >= first) & (ids < 0xF8)).long() for first in (0xC0, 0xE0, 0xF0)) + 1  # 1 for other bytes
     is_continuing = (ids >= 0x80) & (ids < 0xC0)
+    if is_start is not None:
+        is_continuing = is_continuing & ~is_start
     is_open, is_run = num_bytes > 1, torch.ones_like(is_continuing)
     for distance in range(1, LONGEST_CHARACTER - 1):
         is_run = is_run & shift_right(is_continuing, distance - 1, False)
@@ -67,10 +88,13 @@ def is_character_open(ids: torch.Tensor) -> torch.Tensor:
     return is_open
 
 
-def cut_long_patches(is_end: torch.Tensor, is_cuttable: torch.Tensor, longest: int) -> torch.Tensor:
+def cut_long_patches(
+    is_end: torch.Tensor, is_cuttable: torch.Tensor, longest: int, is_start: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Ends `(B, T)` with more where patches grow too long: at the first cuttable byte that leaves no room for another
-    character of four bytes, and at `longest` bytes where invalid UTF-8 has no such byte.
+    character of four bytes, and at `longest` bytes where invalid UTF-8 has no such byte. Where `is_start`, a document
+    begins, and with it a patch.
 
     Cutting goes from one cut to the next, which only the first few know of; so each place first finds where a patch
     that begins there would end, then these jumps are doubled until every one has been followed.
@@ -86,12 +110,17 @@ def cut_long_patches(is_end: torch.Tensor, is_cuttable: torch.Tensor, longest: i
     earliest = (places + longest - LONGEST_CHARACTER).clamp(max=never).expand(batch_size, -1)
     stop = torch.minimum(find_next(is_cuttable).gather(1, earliest), find_next(is_end)[:, :-1])  # of a patch from here
     stop = torch.minimum(stop, (places + longest - 1).clamp(max=never))
-    jump = F.pad(stop + 1, (0, 2), value=never + 1)  # where the patch after it begins
-    starts = F.pad(shift_right(is_end, 1, True).long(), (0, 2))
+    begins = shift_right(is_end, 1, True)  # a patch, for all that is known so far
+    if is_start is not None:
+        stop = torch.where(find_next(is_start)[:, 1:] <= stop, never, stop)  # it lies in another document
+        begins = begins | is_start
+    after = jump = F.pad(stop + 1, (0, 2), value=never + 1)  # where the next patch begins
+    begins = F.pad(begins.long(), (0, 2))
     for _ in range(num_bytes.bit_length()):
-        starts = starts.scatter_reduce(1, jump, starts, reduce="amax")
+        begins = begins.scatter_reduce(1, jump, begins, reduce="amax")
         jump = jump.gather(1, jump)
-    return is_end | starts[:, 1:-1].bool()
+    is_after = torch.zeros_like(begins).scatter_reduce(1, after, begins, reduce="amax")
+    return is_end | is_after[:, 1:-1].bool()
 
 
 def find_patch_ends(
@@ -101,6 +130,7 @@ def find_patch_ends(
     max_patch_bytes: int,
     token_mask: torch.Tensor | None = None,
     known: torch.Tensor | None = None,
+    is_start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Which bytes end a patch.
@@ -115,6 +145,8 @@ def find_patch_ends(
         known (`torch.BoolTensor` of shape `(B, K)`, *optional*): the ends among the first bytes of each row, which
             are taken as they are. The bytes after them are split as if the text had been seen from its beginning,
             when K is 0, all, or at least `max_patch_bytes + 2`.
+        is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): the bytes that begin a document, which are split
+            as if nothing came before.
 
     Returns:
         `torch.BoolTensor` of shape `(B, T)`; padding is no part of a patch, and what it holds is left open.
@@ -134,10 +166,12 @@ def find_patch_ends(
     if patching == "fixed":
         is_end = keep_known(is_special)
         places = torch.arange(ids.shape[1], device=ids.device)
-        return keep_known(is_end | ((places - find_last(is_end)) % patch_size == 0))
+        return keep_known(is_end | ((places - find_last_byte(is_end, is_start)) % patch_size == 0))
     was_word = shift_right(is_word(ids), 1, False)
+    if is_start is not None:
+        was_word = was_word & ~is_start
     is_end = keep_known(is_special | (~is_word(ids) & was_word))
-    return keep_known(cut_long_patches(is_end, ~is_character_open(ids), max_patch_bytes))
+    return keep_known(cut_long_patches(is_end, ~is_character_open(ids, is_start), max_patch_bytes, is_start))
 
 
 def spread_patch_lengths(patch_lengths: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
@@ -148,7 +182,12 @@ def spread_patch_lengths(patch_lengths: torch.Tensor, token_mask: torch.Tensor) 
     return (last.gather(1, found) == place) & token_mask
 
 
-def number_patches(is_end: torch.Tensor, token_mask: torch.Tensor | None, num_patches: int | None) -> BytePatches:
+def number_patches(
+    is_end: torch.Tensor,
+    token_mask: torch.Tensor | None,
+    num_patches: int | None,
+    is_start: torch.Tensor | None = None,
+) -> BytePatches:
     """
     Number the patches of each row from 0, padding left out.
 
@@ -156,13 +195,17 @@ def number_patches(is_end: torch.Tensor, token_mask: torch.Tensor | None, num_pa
         is_end (`torch.BoolTensor` of shape `(B, T)`): whether a byte ends its patch.
         token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): False for padding.
         num_patches (`int`, *optional*): P, if it is known; otherwise it is read off the batch.
+        is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): the bytes that begin a document, and so a patch.
 
     Returns:
         [`BytePatches`].
     """
     if token_mask is not None:
         is_end = is_end & token_mask
-    patch_index = is_end.long().cumsum(1) - is_end.long()
+    begins = shift_right(is_end, 1, False)
+    if is_start is not None:
+        begins = begins | F.pad(is_start[:, 1:], (1, 0))
+    patch_index = begins.long().cumsum(1)
     if token_mask is not None:
         patch_index = patch_index.masked_fill(~token_mask, -1)
     if num_patches is None:
@@ -171,14 +214,16 @@ def number_patches(is_end: torch.Tensor, token_mask: torch.Tensor | None, num_pa
     counts = torch.zeros(len(is_end), num_patches + 1, dtype=torch.long, device=is_end.device)
     real = torch.ones_like(patch_index)
     counts = counts.scatter_add(1, torch.where(patch_index < 0, num_patches, patch_index), real)
-    return BytePatches(is_end=is_end, patch_index=patch_index, lengths=counts[:, :-1])
+    return BytePatches(is_end=is_end, patch_index=patch_index, lengths=counts[:, :-1], is_start=is_start)
 
 
-def count_open_bytes(is_end: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+def count_open_bytes(
+    is_end: torch.Tensor, token_mask: torch.Tensor | None = None, is_start: torch.Tensor | None = None
+) -> torch.Tensor:
     """How many bytes of the patch after each byte `(B, T)` are there already: 0 where the byte ends its patch."""
     places = torch.arange(is_end.shape[1], device=is_end.device)
     is_before = is_end if token_mask is None else is_end | ~token_mask
-    return places - find_last(is_before)
+    return places - find_last_byte(is_before, is_start)
 
 
 __all__ = [
@@ -187,7 +232,9 @@ __all__ = [
     "count_open_bytes",
     "cut_long_patches",
     "find_last",
+    "find_last_byte",
     "find_patch_ends",
+    "find_starts",
     "is_character_open",
     "is_word",
     "number_patches",
