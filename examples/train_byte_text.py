@@ -12,6 +12,11 @@ size, and the published decoder that writes all bytes of a patch at once:
     python examples/train_byte_text.py --output_dir runs/fixed --patching fixed --patch_size 6
     python examples/train_byte_text.py --output_dir runs/parallel --decoder parallel --reconstruction_loss_weight 1
 
+Patches that the tokens of that tokenizer make (it chooses them by looking ahead, so the score is that of a model which
+is told where tokens end):
+
+    python examples/train_byte_text.py --output_dir runs/token --patching token
+
 Data, several processes and flags of TrainingArguments: as in `train_thoughtbubbles_text.py`. The text that the model
 goes on to write is shown as it comes, character by character.
 """
@@ -29,9 +34,18 @@ from train_thoughtbubbles_text import (
     report,
     train,
 )
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, HfArgumentParser, TextStreamer, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    HfArgumentParser,
+    TextStreamer,
+    default_data_collator,
+    set_seed,
+)
 
 from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
+from hf_thoughtbubbles.data.patches import TokenPatchCollator, measure_patch_lengths
 from hf_thoughtbubbles.data.text import load_text
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 
@@ -46,7 +60,7 @@ class ModelArguments:
     byte_hidden_size: int = field(default=64, metadata={"help": "Width of a byte."})
     num_byte_encoder_layers: int = field(default=1, metadata={"help": "Layers over the bytes that are read."})
     num_byte_decoder_layers: int = field(default=2, metadata={"help": "Layers over the bytes that are written."})
-    patching: Literal["space", "fixed"] = field(default="space", metadata={"help": "Where patches end."})
+    patching: Literal["space", "fixed", "token"] = field(default="space", metadata={"help": "Where patches end."})
     patch_size: int = field(default=4, metadata={"help": "Bytes in a fixed patch."})
     decoder: Literal["autoregressive", "parallel"] = field(
         default="autoregressive", metadata={"help": "Whether a byte sees the earlier ones of its patch."}
@@ -54,7 +68,7 @@ class ModelArguments:
     reconstruction_loss_weight: float = field(
         default=0.0, metadata={"help": "Weight of writing each patch from its own vector; with --decoder parallel."}
     )
-    bpe_vocab_size: int = field(default=2048, metadata={"help": "Tokens of the tokenizer of --baseline bpe."})
+    bpe_vocab_size: int = field(default=2048, metadata={"help": "Tokens of --patching token and --baseline bpe."})
     prompt: str = field(default="def ", metadata={"help": "What the trained model continues."})
     model: str | None = field(
         default=None, metadata={"help": "Train this checkpoint (folder or Hub name) on; its sizes stay."}
@@ -89,9 +103,20 @@ def build_bpe_baseline(model: BytePatchForCausalLM, tokenizer, block_size: int) 
     return baseline
 
 
-def write_on(model: BytePatchForCausalLM, tokenizer, prompt: str):
+def measure_patches(splits: dict, patch_tokenizer, longest: int) -> dict:
+    """Blocks with the lengths of the patches that a tokenizer's tokens make."""
+
+    def measure(row: dict) -> dict:
+        return {"patch_lengths": measure_patch_lengths(row["input_ids"], patch_tokenizer, longest)}
+
+    return {split: blocks.map(measure) for split, blocks in splits.items()}
+
+
+def write_on(model: BytePatchForCausalLM, tokenizer, patch_tokenizer, prompt: str):
     """Show what the model writes after a prompt, as it comes."""
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    if model.config.patching == "token":
+        inputs["patch_lengths"] = torch.tensor([measure_patch_lengths(inputs.input_ids[0].tolist(), patch_tokenizer)])
     model.eval().generate(
         **inputs, max_new_tokens=80, do_sample=True, temperature=0.7, streamer=TextStreamer(tokenizer)
     )
@@ -136,16 +161,24 @@ def main():
     if not isinstance(model.config, BytePatchConfig):
         parser.error(f"--model {model_args.model} is no byte-patch model")
 
+    # Patches
+    patch_tokenizer, blocks, collator = None, splits, default_data_collator
+    if model.config.patching == "token" or "bpe" in model_args.baseline:
+        documents = load_text(data_args.source, data_args.dataset_name, data_args.text_column)
+        patch_tokenizer = train_bpe_tokenizer(documents["train"], model_args.bpe_vocab_size)
+    if model.config.patching == "token":
+        blocks = measure_patches(splits, patch_tokenizer, model.config.max_patch_bytes)
+        collator = TokenPatchCollator(tokenizer, patch_tokenizer, model.config.max_patch_bytes)
+
     # Train
-    trained = {"byte_patch": (model, train(model, "byte_patch", splits, tokenizer, args, []), splits, tokenizer)}
+    folder = train(model, "byte_patch", blocks, tokenizer, args, [], collator)
+    trained = {"byte_patch": (model, folder, blocks, tokenizer)}
     for name in model_args.baseline:
         set_seed(args.seed)
         if name == "gpt2":
             baseline, blocks, reader = matched_baseline(model), splits, tokenizer
         else:
-            documents = load_text(data_args.source, data_args.dataset_name, data_args.text_column)
-            reader = train_bpe_tokenizer(documents["train"], model_args.bpe_vocab_size)
-            blocks = load_blocks(data_args, reader, args)
+            reader, blocks = patch_tokenizer, load_blocks(data_args, patch_tokenizer, args)
             baseline = build_bpe_baseline(model, reader, data_args.block_size)
         trained[name] = (baseline, train(baseline, name, blocks, reader, args, []), blocks, reader)
 
@@ -158,7 +191,7 @@ def main():
             check_reload(trained_model, checkpoint)
             print(f"{name:16} saved in {checkpoint}")
         torch.manual_seed(args.seed)
-        write_on(model, tokenizer, model_args.prompt)
+        write_on(model, tokenizer, patch_tokenizer, model_args.prompt)
 
 
 if __name__ == "__main__":

@@ -176,9 +176,11 @@ def check_reload(model: PreTrainedModel, folder: Path):
     """The saved checkpoint, loaded through AutoModelForCausalLM, must give the same logits to the last bit."""
     reloaded = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.arange(min(model.config.vocab_size, model.config.max_position_embeddings))[None]
+    inputs = {"input_ids": ids, "use_cache": False}
+    if getattr(model.config, "patching", None) == "token":
+        inputs["patch_lengths"] = torch.ones_like(ids)
     with torch.no_grad():
-        expected = model.to("cpu").eval()(input_ids=ids, use_cache=False).logits
-        logits = reloaded.eval()(input_ids=ids, use_cache=False).logits
+        expected, logits = model.to("cpu").eval()(**inputs).logits, reloaded.eval()(**inputs).logits
     if not torch.equal(logits, expected):
         raise AssertionError(f"{folder} gives other logits after reloading: {(logits - expected).abs().max()} apart.")
     print(f"{folder.name:16} reloaded through AutoModelForCausalLM: logits identical")

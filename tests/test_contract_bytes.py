@@ -393,7 +393,7 @@ PACKED = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
 
 
 DOCUMENTS = (
-    "ends in a wo".encode(),
+    b"ends in a wo",
     b"rd",
     b" ",
     b"x",
@@ -404,6 +404,15 @@ DOCUMENTS = (
     b"fghij ",
     RANDOM_BYTES[:19],
 )
+
+
+def test_a_training_model_gives_a_cache_only_when_asked():
+    model, ids = VARIANTS[0].build().train(), draw(1, 9)
+    assert model(ids).past_key_values is None
+    outputs = model(ids, use_cache=True)
+    assert outputs.past_key_values.get_seq_length() == 9
+    more = model(draw(1, 2), past_key_values=outputs.past_key_values)
+    assert more.past_key_values.get_seq_length() == 11
 
 
 @ALL

@@ -9,10 +9,15 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch.utils.data import DataLoader
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from transformers import (
+    ByT5Tokenizer,
+    DataCollatorForLanguageModeling,
+    DataCollatorWithFlattening,
+    PreTrainedTokenizerFast,
+)
 
-from hf_thoughtbubbles import build_byte_tokenizer
-from hf_thoughtbubbles.data.patches import TokenPatchCollator, measure_patch_lengths
+from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles.data.patches import PatchCollator, TokenPatchCollator, measure_patch_lengths
 from hf_thoughtbubbles.tokenization.bpe_tokenizer import train_bpe_tokenizer
 
 
@@ -278,3 +283,33 @@ def test_settings_are_checked_before_the_first_batch(patch_tokenizer):
         TokenPatchCollator(make_tokenizer(), patch_tokenizer, max_patch_bytes=3)
     with pytest.raises(ValueError, match="`pad_to_multiple_of` is 8, but `packing` pads nothing"):
         TokenPatchCollator(make_tokenizer(), patch_tokenizer, packing=True, pad_to_multiple_of=8)
+
+
+@pytest.mark.parametrize("patching", ["space", "fixed"])
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_lengths_of_words_and_of_fixed_patches_are_those_that_the_model_finds(patching, padding_side):
+    config = BytePatchConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, byte_hidden_size=16, patching=patching
+    )
+    model = BytePatchForCausalLM(config).eval()
+    rows = [{"input_ids": list("to be, or not to bé".encode())}, {"input_ids": [*b"that is", EOS, *b"th"]}]
+    for collator in (
+        DataCollatorForLanguageModeling(make_tokenizer(padding_side), mlm=False),
+        DataCollatorWithFlattening(),
+    ):
+        batch = PatchCollator(config, collator, pad_to_multiple_of=4)(rows)
+        lengths = batch.pop("patch_lengths")
+        found = model(**batch, use_cache=False, output_patches=True)
+        assert lengths.shape[1] % 4 == 0
+        num_patches = found.patches.lengths.shape[1]
+        assert torch.equal(lengths[:, :num_patches], found.patches.lengths)
+        assert not lengths[:, num_patches:].any()
+        told = model(**batch, use_cache=False, patch_lengths=lengths)
+        torch.testing.assert_close(told.loss, found.loss)
+
+
+def test_collator_of_found_patches_refuses_what_it_cannot_measure():
+    with pytest.raises(ValueError, match="`TokenPatchCollator` measures"):
+        PatchCollator(BytePatchConfig(patching="token"), DataCollatorWithFlattening())
+    with pytest.raises(ValueError, match="`pad_to_multiple_of` is 0"):
+        PatchCollator(BytePatchConfig(), DataCollatorWithFlattening(), pad_to_multiple_of=0)

@@ -8,7 +8,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from hf_thoughtbubbles import LoopedThinkerForCausalLM, ThoughtbubblesForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles import (
+    BytePatchConfig,
+    BytePatchForCausalLM,
+    LoopedThinkerForCausalLM,
+    ThoughtbubblesForCausalLM,
+    build_byte_tokenizer,
+)
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import count_token_bytes, score_dataset
 from tests.families import FAMILIES, make_config, make_thinker_config
@@ -78,6 +84,31 @@ def test_both_readings_agree_for_a_causal_model(fork_policy):
     prefix = score_dataset(model, rows, tokenizer, reading="prefix", batch_size=3)
     assert prefix == pytest.approx(blockwise, rel=1e-5)
     assert model.training, "scoring leaves the model as it found it"
+
+
+def test_patch_lengths_of_rows_reach_the_model_and_prefixes_refuse_them():
+    torch.manual_seed(0)
+    config = BytePatchConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, byte_hidden_size=16)
+    config.patching, rows = "token", make_rows(7, 7, 5)
+    model = BytePatchForCausalLM(config).eval()
+    for row, lengths in zip(rows, ([3, 4], [1, 2, 4], [5]), strict=True):
+        row["patch_lengths"] = lengths
+    nats = 0.0
+    for row in rows:
+        ids, lengths = torch.tensor([row["input_ids"]]), torch.tensor([row["patch_lengths"]])
+        nats += model(ids, patch_lengths=lengths, labels=ids).loss.item() * (ids.shape[1] - 1)
+    score = score_dataset(model, rows, build_byte_tokenizer())
+    assert score["num_tokens"] == 16
+    assert score["loss"] * 16 == pytest.approx(nats, rel=1e-5)
+    with pytest.raises(ValueError, match="came with rows that have `patch_lengths`"):
+        score_dataset(model, rows, build_byte_tokenizer(), reading="prefix")
+
+
+def test_rows_may_be_tensors():
+    model, rows = ThoughtbubblesForCausalLM(make_config(vocab_size=259)).eval(), make_rows(6, 6)
+    expected = score_dataset(model, rows, build_byte_tokenizer())
+    tensors = [{"input_ids": torch.tensor(row["input_ids"]), "labels": None} for row in rows]
+    assert score_dataset(model, tensors, build_byte_tokenizer()) == expected
 
 
 def test_ignored_labels_and_a_limit_are_respected():

@@ -40,6 +40,14 @@ def test_training_compares_with_bytes_and_tokens_and_writes_on(source, tmp_path)
     assert abs(byte_patch - gpt2) <= 17  # half a channel of the feed-forward layer
 
 
+def test_patches_of_a_tokenizer_are_trained_scored_and_written_on(source, tmp_path):
+    result = run("--source", source, "--output_dir", tmp_path, "--patching", "token", *TINY)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert re.search(r"^byte_patch +\d\.\d{4} bits per byte, whole blocks", result.stdout, re.MULTILINE)
+    assert re.search(r"^byte_patch +reloaded .* logits identical$", result.stdout, re.MULTILINE)
+    assert "\ndef " in result.stdout.split("saved in")[-1]
+
+
 def test_the_published_decoder_trains_on_and_a_tokenizer_is_refused(source, tmp_path):
     first = run(
         *("--source", source, "--output_dir", tmp_path / "a", "--decoder", "parallel", "--patching", "fixed"),

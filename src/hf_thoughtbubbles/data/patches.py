@@ -2,15 +2,18 @@
 """How many bytes does each patch hold when a tokenizer draws the boundaries, and how do such rows become a batch?"""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorForTokenClassification, DataCollatorWithFlattening, PreTrainedTokenizerBase
 
+from ..configuration.configuration_byte_patch import BytePatchConfig
+from ..modeling.patch_ends import find_patch_ends, find_starts, number_patches
 from ..tokenization.byte_tokenizer import NUM_BYTES
 
 
@@ -133,7 +136,7 @@ class TokenPatchCollator:
     Makes a batch of rows of byte ids, with the patches that another tokenizer's tokens make of them.
 
     For patches at spaces or of fixed length, which a model finds in the bytes themselves, use transformers' own
-    collators: `DataCollatorWithFlattening` packs as this one does.
+    collators: `DataCollatorWithFlattening` packs as this one does. [`PatchCollator`] adds lengths to their batches.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): pads the bytes, on its own `padding_side`.
@@ -228,4 +231,55 @@ class TokenPatchCollator:
         return collate(rows)
 
 
-__all__ = ["TokenPatchCollator", "measure_patch_lengths"]
+@dataclass
+class PatchCollator:
+    """
+    Adds the lengths of patches at spaces or of fixed length to the batches of another collator.
+
+    A model finds such patches by itself; but only when it is told how many there are does it not have to wait for its
+    device, and only then does a compiled one know its shapes without making the core as long as the row.
+
+    Args:
+        config ([`BytePatchConfig`]): the model's.
+        collator (`Callable`): makes batches of `input_ids` `(B, T)`, perhaps with `attention_mask` or with
+            `position_ids` that begin again where a document does.
+        pad_to_multiple_of (`int`, *optional*): makes P, the number of lengths, a multiple of this, so that compiled
+            models meet few different shapes.
+
+    Returns:
+        When called with rows: what `collator` returns, and `patch_lengths` `(B, P)`, filled on the right with 0. The
+        last patch of a text counts as finished.
+
+    Raises:
+        `ValueError`: for token patching, whose lengths [`TokenPatchCollator`] measures, and a multiple below 1.
+
+    >>> from transformers import default_data_collator
+    >>> rows = [{"input_ids": list(b"to be, or")}, {"input_ids": list(b"not to be")}]
+    >>> PatchCollator(BytePatchConfig(), default_data_collator)(rows)["patch_lengths"].tolist()
+    [[3, 3, 3], [4, 3, 2]]
+    """
+
+    config: BytePatchConfig
+    collator: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, torch.Tensor]]
+    pad_to_multiple_of: int | None = None
+
+    def __post_init__(self):
+        if self.config.patching == "token":
+            raise ValueError('`config` has `patching="token"`; `TokenPatchCollator` measures its patches.')
+        if self.pad_to_multiple_of is not None and self.pad_to_multiple_of < 1:
+            raise ValueError(f"`pad_to_multiple_of` is {self.pad_to_multiple_of}; it must be at least 1, or None.")
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch, config = self.collator(rows), self.config
+        mask, positions = batch.get("attention_mask"), batch.get("position_ids")
+        mask = None if mask is None else mask.bool()
+        is_start = None if positions is None else find_starts(positions)
+        is_end = find_patch_ends(
+            batch["input_ids"], config.patching, config.patch_size, config.max_patch_bytes, mask, is_start=is_start
+        )
+        lengths = number_patches(is_end, mask, None, is_start).lengths
+        missing = -lengths.shape[1] % (self.pad_to_multiple_of or 1)
+        return {**batch, "patch_lengths": F.pad(lengths, (0, missing))}
+
+
+__all__ = ["PatchCollator", "TokenPatchCollator", "measure_patch_lengths"]

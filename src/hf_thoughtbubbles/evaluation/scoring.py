@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..tokenization.byte_tokenizer import byte_alphabet
@@ -16,6 +17,7 @@ from .metrics import BitsPerByte
 
 
 IGNORED_LABEL = -100
+SCORED_COLUMNS = ("input_ids", "labels", "patch_lengths")
 MAX_EXPONENT = 700.0  # about the largest whose exponential a float holds
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # SentencePiece's name for a byte that no other token covers
 
@@ -47,25 +49,38 @@ def count_token_bytes(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     return torch.tensor([count(i, token) for i, token in enumerate(tokens)])
 
 
-def _iterate_batches(dataset: Iterable[dict], batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Rows of equal length together, `(B, T)` ids and labels; padding would change what the top-k rule keeps."""
-    rows, labels = [], []
+def _iterate_batches(dataset: Iterable[dict], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """
+    Rows of equal length together, `input_ids` and `labels` `(B, T)`, perhaps `patch_lengths` `(B, P)`; padding would
+    change what the top-k rule keeps.
+    """
+    rows: list[dict[str, torch.Tensor]] = []
+
+    def collate() -> dict[str, torch.Tensor]:
+        return {name: pad_sequence([row[name] for row in rows], batch_first=True) for name in rows[0]}
+
     for row in dataset:
-        if rows and (len(rows) == batch_size or len(rows[0]) != len(row["input_ids"])):
-            yield torch.tensor(rows), torch.tensor(labels)
-            rows, labels = [], []
-        rows.append(list(row["input_ids"]))
-        labels.append(list(row.get("labels") or row["input_ids"]))
+        given = {"labels": row["input_ids"], **{name: value for name, value in row.items() if value is not None}}
+        read = {name: torch.as_tensor(given[name]) for name in SCORED_COLUMNS if name in given}
+        if rows and (len(rows) == batch_size or len(rows[0]["input_ids"]) != len(read["input_ids"])):
+            yield collate()
+            rows = []
+        rows.append(read)
     if rows:
-        yield torch.tensor(rows), torch.tensor(labels)
+        yield collate()
 
 
-def _score_blockwise(model, input_ids: torch.Tensor, **compute) -> torch.Tensor:
-    return model(input_ids=input_ids, use_cache=False, **compute).logits[:, :-1]
+def _score_blockwise(model, input_ids: torch.Tensor, **inputs) -> torch.Tensor:
+    return model(input_ids=input_ids, use_cache=False, **inputs).logits[:, :-1]
 
 
 def _score_prefixes(model, input_ids: torch.Tensor, **compute) -> torch.Tensor:
     """Each token from a call that saw nothing after it: one call per length, never a padded batch."""
+    if "patch_lengths" in compute:
+        raise ValueError(
+            '`reading="prefix"` came with rows that have `patch_lengths`: where the last patch of a prefix ends is '
+            'not known before the text after it. Use `reading="blockwise"`.'
+        )
     return torch.cat(
         [
             model(input_ids=input_ids[:, :length], use_cache=False, logits_to_keep=1, **compute).logits
@@ -90,8 +105,9 @@ def score_dataset(
 
     Args:
         model (`PreTrainedModel`): any causal language model.
-        dataset (`Iterable[dict]`): rows with `input_ids` and optionally `labels` (-100 is not scored). The first token
-            of a row is never scored.
+        dataset (`Iterable[dict]`): rows with `input_ids` and optionally `labels` (-100 is not scored) and
+            `patch_lengths`, which byte-patch models with `patching="token"` need. The first token of a row is never
+            scored.
         tokenizer (`PreTrainedTokenizerBase`): tells how many bytes each token stands for.
         reading (`str`): `"blockwise"` reads each row in one call, as papers report. For the published top-k fork rule
             **that is not a likelihood**, because later tokens influence earlier forks; `"prefix"` predicts every token
@@ -106,7 +122,8 @@ def score_dataset(
         `dict` with `loss` (mean nats per token), `perplexity` (per token), `bits_per_byte`, `num_tokens`, `num_bytes`.
 
     Raises:
-        `ValueError`: for an unknown `reading`, a batch size or limit below 1, or when nothing was scored.
+        `ValueError`: for an unknown `reading`, prefixes of rows with `patch_lengths`, a batch size or limit below 1,
+            or when nothing was scored.
     """
     readers = {"blockwise": _score_blockwise, "prefix": _score_prefixes}
     if reading not in readers:
@@ -137,12 +154,12 @@ def _sum_losses(model, dataset, token_bytes: torch.Tensor, read, batch_size: int
     missing = max(0, model.config.vocab_size - len(token_bytes))  # rows that only fill up the embedding matrix
     token_bytes = F.pad(token_bytes, (0, missing)).to(model.device)
     nats, num_tokens, num_bytes, num_blocks = [], 0, 0, 0
-    for input_ids, labels in _iterate_batches(dataset, batch_size):
+    for batch in _iterate_batches(dataset, batch_size):
         if max_blocks is not None:
-            input_ids, labels = input_ids[: max_blocks - num_blocks], labels[: max_blocks - num_blocks]
-        num_blocks += len(input_ids)
-        input_ids, targets = input_ids.to(model.device), labels[:, 1:].to(model.device)
-        logits = read(model, input_ids).float()
+            batch = {name: values[: max_blocks - num_blocks] for name, values in batch.items()}
+        num_blocks += len(batch["input_ids"])
+        targets = batch.pop("labels")[:, 1:].to(model.device)
+        logits = read(model, **{name: values.to(model.device) for name, values in batch.items()}).float()
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
         is_scored = targets != IGNORED_LABEL
         nats.append(losses.double().sum().item())

@@ -381,11 +381,19 @@ class BytePatchModel(BytePatchPreTrainedModel):
     def __init__(self, config: BytePatchConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.byte_hidden_size)
+        self.embed_scale = config.byte_hidden_size**0.5 if config.byte_layers == "residual" else 1.0
         self.byte_encoder = ByteEncoder(config)
         self.core = GenericStack(config)
         self.norm = build_norm(config, config.final_normalization, config.head_bias)
         self.initial_state = nn.Parameter(torch.empty(config.hidden_size))  # the core's, while no patch is finished
         self.post_init()
+
+    def embed_bytes(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """
+        Ids of any shape to vectors `(..., E)`, as in Vaswani et al. (2017), section 3.4: unscaled, a byte would be
+        drowned by what the core says about its patch.
+        """
+        return self.embed_tokens(input_ids) * self.embed_scale
 
     def find_patches(
         self,
@@ -421,7 +429,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
         self, input_ids: torch.Tensor, patches: BytePatches, token_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Bytes `(B, T)` to the vectors of their patches `(B, P, D)`."""
-        return self.byte_encoder(self.embed_tokens(input_ids), patches, token_mask)
+        return self.byte_encoder(self.embed_bytes(input_ids), patches, token_mask)
 
     def decode(
         self,
@@ -531,8 +539,8 @@ class BytePatchModel(BytePatchPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 0 for padding, on either side; also of the
                 bytes in `past_key_values`.
             position_ids (`torch.LongTensor` of shape `(B or 1, T)`, *optional*): begin again where a document does,
-                when several are packed into a row: they do not see each other. Such rows have no padding and no cache. The
-                places of patches follow from the bytes, whatever other positions say.
+                when several are packed into a row: they do not see each other. Such rows have no padding and no
+                cache. The places of patches follow from the bytes, whatever other positions say.
             patch_lengths (`torch.LongTensor` of shape `(B, P)`, *optional*): bytes in each patch, from the first real
                 byte on; 0 after the last. Their sum is the row's number of real bytes.
             patch_input_ids (`torch.LongTensor` of shape `(B, P, W)`): blocks of bytes instead of `input_ids`, padding
@@ -545,7 +553,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
         """
         if patch_input_ids is not None:
             check_blocks(self.config, patch_input_ids, input_ids, attention_mask, patch_lengths, past_key_values)
-            patch_embeds = self.byte_encoder.encode_blocks(self.embed_tokens(patch_input_ids))
+            patch_embeds = self.byte_encoder.encode_blocks(self.embed_bytes(patch_input_ids))
             return BytePatchModelOutput(
                 last_hidden_state=self.decode(patch_embeds, **kwargs), patch_embeds=patch_embeds
             )
@@ -627,7 +635,7 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         else:  # every state is here, more bytes than states
             context = self.byte_decoder.projection(torch.cat((initial.expand(len(states), 1, -1), states), dim=1))
             context = pick(context, places.num_finished)
-        return self.byte_decoder(context, self.model.embed_tokens(input_ids), places, past_key_values)
+        return self.byte_decoder(context, self.model.embed_bytes(input_ids), places, past_key_values)
 
     def pick_states(self, cache: PatchCache, num_finished: torch.Tensor) -> torch.Tensor:
         """The core's state of the last finished patch, `(B, T, D)`; the initial one while there is none."""

@@ -1,0 +1,216 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""How well do byte-patch models predict text, clean and badly typed, and how well do other models of their size?
+
+    python benchmarks/byte_text.py --output benchmarks/byte_text.jsonl          # train what is missing
+    python benchmarks/byte_text.py --output benchmarks/byte_text.jsonl --table  # print the tables
+
+Every arm and seed reads as many bytes of the standard library's source, in blocks of `BLOCK_BYTES` bytes; it is scored
+in bits per byte on the same held-out documents: as they are, and with character noise. Each finished run is one line
+of the output file, so the script can be stopped, started again, and run twice side by side with different `--arms` or
+`--seeds`.
+
+Arms: patches of words or of a fixed size, each with both decoders; `GPT-2, FLOPs`, native, over bytes, as deep as the
+core and so wide that a forward pass takes as many operations a byte as that of `words, autoregressive`; `GPT-2,
+parameters`, as wide and deep as the core with as many parameters; `GPT-2, BPE`, of the core's width and depth over
+tokens of a tokenizer trained on the same text. Operations of training are three times those of a forward pass over
+the bytes read, counted by torch.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from bytes import count_flops
+from datasets import Dataset
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+
+from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
+from hf_thoughtbubbles.data.noise import add_character_noise
+from hf_thoughtbubbles.data.text import load_text, pack_blocks
+from hf_thoughtbubbles.evaluation.baselines import matched_baseline
+from hf_thoughtbubbles.evaluation.scoring import score_dataset
+
+
+OURS = {
+    "words, autoregressive": {},
+    "words, parallel": {"decoder": "parallel"},
+    "six bytes, autoregressive": {"patching": "fixed", "patch_size": 6},
+    "six bytes, parallel": {"patching": "fixed", "patch_size": 6, "decoder": "parallel"},
+}
+ARMS = (*OURS, "GPT-2, FLOPs", "GPT-2, parameters", "GPT-2, BPE")
+SIZES = {
+    "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "byte_hidden_size": 64,
+    "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 2,
+}  # fmt: skip
+BLOCK_BYTES = 512
+BPE_VOCAB_SIZE = 2048
+SCORED_BYTES = 200_000
+NOISE = (0.0, 0.05, 0.15)
+NOISE_SEED = 1
+
+
+def build_ours(changes: dict) -> BytePatchForCausalLM:
+    """One of ours."""
+    return BytePatchForCausalLM(BytePatchConfig(**SIZES, max_position_embeddings=BLOCK_BYTES, **changes))
+
+
+def build_gpt2(width: int, num_positions: int, vocab_size: int) -> GPT2LMHeadModel:
+    """A native GPT-2, as deep as the core."""
+    config = GPT2Config(
+        vocab_size=vocab_size, n_embd=width, n_layer=SIZES["num_hidden_layers"], n_head=SIZES["num_attention_heads"],
+        n_positions=num_positions, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
+        eos_token_id=None,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about this one
+    return model
+
+
+def build(arm: str, tokenizer, block: torch.Tensor, num_positions: int) -> PreTrainedModel:
+    """The model of an arm; `block` `(1, T)` is text in bytes, over which operations are counted."""
+    if arm in OURS:
+        return build_ours(OURS[arm])
+    if arm == "GPT-2, BPE":
+        return build_gpt2(SIZES["hidden_size"], num_positions, len(tokenizer))
+    reference = build_ours({})
+    if arm == "GPT-2, parameters":
+        return matched_baseline(reference)
+    wanted, step = count_flops(reference, block), 2 * SIZES["num_attention_heads"]
+    models = [build_gpt2(width, BLOCK_BYTES, len(tokenizer)) for width in range(step, SIZES["hidden_size"], step)]
+    return min(models, key=lambda model: abs(count_flops(model, block) - wanted))
+
+
+def cut_text(documents: Dataset, num_bytes: int) -> list[str]:
+    """The first documents that hold so many bytes."""
+    texts, size = [], 0
+    for row in documents:
+        if size >= num_bytes:
+            break
+        texts.append(row["text"])
+        size += len(row["text"].encode())
+    return texts
+
+
+def score(model: PreTrainedModel, texts: list[str], tokenizer, block_size: int) -> dict[str, float]:
+    """Bits per byte of the texts by share of noise."""
+    scores = {}
+    for share in NOISE:
+        noisy = [add_character_noise(text, share, NOISE_SEED + i) for i, text in enumerate(texts)]
+        blocks = pack_blocks(Dataset.from_dict({"text": noisy}), tokenizer, block_size)
+        scores[str(share)] = score_dataset(model, blocks, tokenizer, batch_size=16)["bits_per_byte"]
+    return scores
+
+
+def run(arm: str, seed: int, args) -> dict:
+    """Train and score one arm with one seed."""
+    documents = load_text()
+    byte_tokenizer = build_byte_tokenizer()
+    tokenizer, bytes_per_token = byte_tokenizer, 1.0
+    if arm == "GPT-2, BPE":
+        tokenizer = train_bpe_tokenizer(documents["train"], BPE_VOCAB_SIZE)
+        sample = cut_text(documents["train"].shuffle(seed=0), SCORED_BYTES)
+        bytes_per_token = sum(len(text.encode()) for text in sample) / sum(map(len, tokenizer(sample).input_ids))
+    block_size = round(BLOCK_BYTES / bytes_per_token)
+    blocks = pack_blocks(documents["train"], tokenizer, block_size)
+    texts = cut_text(documents["validation"], SCORED_BYTES)
+    text_bytes = pack_blocks(Dataset.from_dict({"text": texts}), byte_tokenizer, BLOCK_BYTES)[0]["input_ids"]
+
+    set_seed(seed)
+    model = build(arm, tokenizer, torch.tensor([text_bytes]), block_size)
+    flops = count_flops(model, torch.tensor([blocks[0]["input_ids"]])) / bytes_per_token  # a byte
+    arguments = TrainingArguments(
+        output_dir=str(args.output.parent / "trainer"),
+        max_steps=args.steps,
+        per_device_train_batch_size=args.batch,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=args.steps // 20,
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        logging_steps=200,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=blocks, data_collator=default_data_collator)
+    start = time.perf_counter()
+    trainer.train()
+    seconds, num_bytes = time.perf_counter() - start, args.steps * args.batch * block_size * bytes_per_token
+    return {
+        "arm": arm,
+        "seed": seed,
+        "learning_rate": args.learning_rate,
+        "parameters": model.num_parameters(),
+        "flops": round(flops),
+        "bytes": round(num_bytes),
+        "seconds": round(seconds, 1),
+        "scores": score(model, texts, tokenizer, block_size),
+    }
+
+
+def describe(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
+
+
+def print_table(output: Path):
+    """Bits per byte of each arm."""
+    runs = [json.loads(line) for line in output.read_text().splitlines()]
+    print("\n| arm | parameters | MFLOPs a byte | training PFLOPs | MB read | seeds |", end=" ")
+    print(" | ".join(f"{100 * share:g} % noise" for share in NOISE), "|\n|" + "---|" * (6 + len(NOISE)))
+    for arm in ARMS:
+        found = sorted((run for run in runs if run["arm"] == arm), key=lambda run: run["seed"])
+        if not found:
+            continue
+        flops, num_bytes = found[0]["flops"], found[0]["bytes"]
+        print(
+            f"| {arm} | {found[0]['parameters']:,} | {flops / 1e6:.2f} | {3 * flops * num_bytes / 1e15:.4f} |", end=" "
+        )
+        print(f"{num_bytes / 1e6:.2f} | {', '.join(str(run['seed']) for run in found)} |", end=" ")
+        print(" | ".join(describe([run["scores"][str(share)] for run in found]) for share in NOISE), "|")
+
+
+def main():
+    """Train what the output file does not hold yet, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--learning_rate", type=float, default=4e-3)
+    parser.add_argument("--threads", type=int, default=1, help="two runs side by side are faster than two threads")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if not args.table:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        for seed, arm in itertools.product(args.seeds, args.arms):
+            done = args.output.read_text().splitlines() if args.output.exists() else []
+            if any((run["arm"], run["seed"]) == (arm, seed) for run in map(json.loads, done)):
+                continue
+            line = json.dumps(run(arm, seed, args))
+            print(line, flush=True)
+            with args.output.open("a") as file:
+                file.write(line + "\n")
+    print_table(args.output)
+
+
+if __name__ == "__main__":
+    main()
