@@ -55,11 +55,50 @@ class PatchSlotLayer(DynamicLayer):
             return key_states, value_states
         self.keys = slots.write(self.keys, key_states.transpose(1, 2))
         self.values = slots.write(self.values, value_states.transpose(1, 2))
-        found = (states[slots.rows, : slots.num_used].transpose(1, 2) for states in (self.keys, self.values))
-        return tuple(found)
+        rows = slice(None) if len(slots.rows) == len(self.keys) else slots.rows  # all rows are not copied
+        return tuple(states[rows, : slots.num_used].transpose(1, 2) for states in (self.keys, self.values))
 
     def crop(self, tokens_to_remove: int) -> None:
         """Nothing: how many slots count follows from the bytes that are left."""
+
+
+class ByteSlotLayer(DynamicLayer):
+    """Keys and values of bytes `(B, N, T, H)`, with spare room behind them so that one more byte copies nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_bytes = 0
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args):
+        """Add keys and values `(B, N, n, H)`; gives those of all bytes."""
+        start, self.num_bytes = self.num_bytes, self.num_bytes + key_states.shape[2]
+        if start == 0:
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+            self.keys, self.values = key_states, value_states
+            return key_states, value_states
+        self.keys = write_slots(self.keys, key_states, start)
+        self.values = write_slots(self.values, value_states, start)
+        return self.keys[:, :, : self.num_bytes], self.values[:, :, : self.num_bytes]
+
+    def get_seq_length(self) -> int:
+        """Cached bytes."""
+        return self.num_bytes
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last bytes."""
+        self.num_bytes += tokens_to_remove
+
+
+def write_slots(storage: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
+    """Write `values` `(B, N, n, H)` into `storage` `(B, N, T, H)` from place `start` on; it grows if need be."""
+    stop = start + values.shape[2]
+    is_tracked = storage.requires_grad or values.requires_grad
+    is_locked = storage.is_inference() and not torch.is_inference_mode_enabled()
+    if storage.shape[2] < stop or is_tracked or is_locked:
+        room = max(stop, start + NUM_SPARE_SLOTS + int(SPARE_SHARE * start)) - start
+        storage = F.pad(storage[:, :, :start], (0, 0, 0, room))
+    storage[:, :, start:stop] = values
+    return storage
 
 
 class PatchCache(Cache):
@@ -79,7 +118,7 @@ class PatchCache(Cache):
     def __init__(self, config: PreTrainedConfig):
         num_byte_layers = config.num_byte_decoder_layers if config.decoder == "autoregressive" else 0
         layers = [PatchSlotLayer() for _ in range(config.num_hidden_layers)]
-        super().__init__(layers=layers + [DynamicLayer() for _ in range(num_byte_layers)])
+        super().__init__(layers=layers + [ByteSlotLayer() for _ in range(num_byte_layers)])
         self.given_ends: torch.BoolTensor | None = None  # (B, K) of the prompt, where they were said to be
         self.forget()
 
@@ -158,4 +197,4 @@ class PatchCache(Cache):
         self._change(lambda value: value[indices, ...])
 
 
-__all__ = ["PatchCache", "PatchSlotLayer", "PatchSlots"]
+__all__ = ["ByteSlotLayer", "PatchCache", "PatchSlotLayer", "PatchSlots"]

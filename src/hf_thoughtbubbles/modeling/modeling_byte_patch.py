@@ -493,16 +493,17 @@ class BytePatchModel(BytePatchPreTrainedModel):
         taken = known if given is None else torch.cat((known, given), dim=1)
         ids = torch.cat((cache.input_ids[:, num_past - num_known :], input_ids), dim=1)
         mask = torch.cat((cache.token_mask[:, num_past - num_known :], token_mask), dim=1)
-        window = number_patches(self.find_ends(ids, mask, taken), mask, None)
-        num_before = cache.count_patches() - (known & mask[:, :num_known]).sum(1)  # patches before the window
-        first, is_end = cache.count_patches(), window.is_end[:, num_known:]
-        cache.append(input_ids, token_mask, is_end)
+        is_end = self.find_ends(ids, mask, taken) & mask
+        counts, first = is_end.long().cumsum(1), cache.count_patches()
+        num_before = first - counts[:, num_known - 1]  # patches before the window
+        cache.append(input_ids, token_mask, is_end[:, num_known:])
 
-        num_ended = is_end.sum(1)
+        num_ended = counts[:, -1] + num_before - first
         states = None
         rows = num_ended.nonzero().flatten()
         if len(rows) > 0:
-            patch_embeds = self.embed(ids[rows], take_rows(window, rows), mask[rows])
+            patches = number_patches(is_end[rows], mask[rows], None)
+            patch_embeds = self.embed(ids[rows], patches, mask[rows])
             most = int(num_ended.max())
             index = (first - num_before)[rows, None] + torch.arange(most, device=ids.device)
             index = index.clamp(max=patch_embeds.shape[1] - 1)[..., None].expand(-1, -1, patch_embeds.shape[-1])
@@ -510,12 +511,10 @@ class BytePatchModel(BytePatchPreTrainedModel):
             states = self.decode(patch_embeds.gather(1, index), cache, slots, **kwargs)
             cache.states = slots.write(cache.states, states)
 
-        is_real = window.patch_index >= 0
-        groups = window.patch_index + window.is_end.long() + num_before[:, None]
-        groups = torch.where(is_real, groups, -1)
+        groups = (counts + num_before[:, None]).masked_fill(~mask, -1)
         places = BytePlaces(
             groups[:, num_known:],
-            count_open_bytes(window.is_end, mask)[:, num_known:],
+            count_open_bytes(is_end, mask)[:, num_known:],
             groups[:, max(0, num_known - longest + 1) :],
             is_continued=True,
         )
@@ -585,11 +584,6 @@ class BytePatchModel(BytePatchPreTrainedModel):
             patches=patches,
             places=place_bytes(patches, token_mask),
         )
-
-
-def take_rows(patches: BytePatches, rows: torch.Tensor) -> BytePatches:
-    """Some rows of a batch's patches."""
-    return BytePatches(patches.is_end[rows], patches.patch_index[rows], patches.lengths[rows])
 
 
 def pick(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

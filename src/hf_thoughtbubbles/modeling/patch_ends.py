@@ -163,6 +163,9 @@ def find_patch_ends(
             return is_end
         return torch.cat((known | is_special[:, :num_known], is_end[:, num_known:]), dim=1)  # padding ends too
 
+    if 0 < num_known == ids.shape[1] - 1 and is_start is None:
+        last = is_next_end(ids, keep_known(is_special)[:, :-1], patching, patch_size, max_patch_bytes)
+        return keep_known(F.pad(last[:, None], (num_known, 0)))
     if patching == "fixed":
         is_end = keep_known(is_special)
         places = torch.arange(ids.shape[1], device=ids.device)
@@ -172,6 +175,21 @@ def find_patch_ends(
         was_word = was_word & ~is_start
     is_end = keep_known(is_special | (~is_word(ids) & was_word))
     return keep_known(cut_long_patches(is_end, ~is_character_open(ids, is_start), max_patch_bytes, is_start))
+
+
+def is_next_end(
+    ids: torch.Tensor, is_end: torch.Tensor, patching: str, patch_size: int, max_patch_bytes: int
+) -> torch.Tensor:
+    """Whether the last byte of each row `(B, T)` ends its patch, `(B,)`; of the others it is known, `(B, T - 1)`."""
+    num_open = ids.shape[1] - 1 - find_last(is_end)[:, -1]  # with the last byte
+    newest = ids[:, -LONGEST_CHARACTER:]
+    is_last = newest[:, -1] >= NUM_BYTES
+    if patching == "fixed":
+        return is_last | (num_open % patch_size == 0)
+    is_letter = is_word(newest[:, -2:])
+    is_separated = is_letter[:, 0] & ~is_letter[:, 1]
+    is_full = (num_open > max_patch_bytes - LONGEST_CHARACTER) & ~is_character_open(newest)[:, -1]
+    return is_last | is_separated | is_full | (num_open >= max_patch_bytes)
 
 
 def spread_patch_lengths(patch_lengths: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
