@@ -215,6 +215,30 @@ def test_promise_4_assisted_and_chunked_generation_equals_greedy(variant, strate
 
 
 @ALL
+def test_promise_4_beams_are_as_likely_as_the_uncached_model_finds_their_bytes(variant):
+    """Token patching has no uncached generation to compare with, but given where patches ended it can be read."""
+    model, rows = variant.build(), [list(b"to be, or"), list(b"a b c")]
+    batch, lengths = pad(rows, "left"), variant.measure(rows)
+    outputs = model.generate(
+        **batch,
+        **lengths,
+        num_beams=3,
+        do_sample=False,
+        max_new_tokens=11,
+        eos_token_id=-1,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+        output_scores=True,
+        output_patches=True,
+    )
+    mask = torch.cat((batch["attention_mask"], torch.ones(2, 11, dtype=torch.long)), dim=1)
+    given = {"patch_lengths": outputs.patches.lengths} if lengths else {}
+    logits = model(outputs.sequences, attention_mask=mask, use_cache=False, **given).logits[:, -12:-1]
+    scores = logits.log_softmax(-1).gather(2, outputs.sequences[:, -11:, None]).sum((1, 2))
+    torch.testing.assert_close(outputs.sequences_scores, scores, atol=1e-4, rtol=1e-4)
+
+
+@ALL
 def test_promise_4_the_core_runs_once_a_patch(variant):
     """Counted, for a single row: patches of the prompt at once, then one run for each patch that ends."""
     model, prompt = variant.build(), torch.tensor([list(b"abc de")])
