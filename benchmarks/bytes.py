@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer
 from hf_thoughtbubbles.data.text import load_text
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
+from hf_thoughtbubbles.evaluation.flops import measure_flops
 
 
 SIZES = {
@@ -75,15 +75,9 @@ def build_flat(size: dict, width: int) -> GPT2LMHeadModel:
     return model
 
 
-@torch.no_grad()
 def count_flops(model: PreTrainedModel, ids: torch.Tensor) -> float:
     """Operations of a forward pass a byte."""
-    attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the counter knows the products of which this one is made
-    with FlopCounterMode(display=False) as counter:
-        model.eval()(ids, use_cache=False)
-    model.set_attn_implementation(attention)
-    return counter.get_total_flops() / ids.numel()
+    return measure_flops(model, ids, use_cache=False) / ids.numel()
 
 
 def build_models(size: dict, text: torch.Tensor, length: int) -> dict[str, PreTrainedModel]:

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     DataCollatorForSeq2Seq,
     GPT2Config,
@@ -39,6 +38,7 @@ from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGe
 from hf_thoughtbubbles.data.collation import ThinkingCollator
 from hf_thoughtbubbles.data.numbers import NumberTask, load_number_dataset, make_task, stream_number_dataset
 from hf_thoughtbubbles.evaluation.answers import score_answers
+from hf_thoughtbubbles.evaluation.flops import measure_flops
 from hf_thoughtbubbles.plots.steps import plot_accuracy_grid
 from hf_thoughtbubbles.tokenization.number_tokenizer import build_number_tokenizer
 from hf_thoughtbubbles.training.curriculum import Curriculum, CurriculumCallback, TimeBudgetCallback
@@ -139,12 +139,7 @@ def join_answer(row: dict) -> dict:
 
 def count_flops(model: PreTrainedModel, batch: dict) -> float:
     """Operations of a forward pass, per problem."""
-    attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the counter knows the products of which this one is made
-    with FlopCounterMode(display=False) as counter:
-        model(**batch, use_cache=False)
-    model.set_attn_implementation(attention)
-    return counter.get_total_flops() / len(batch["input_ids"])
+    return measure_flops(model, **batch, use_cache=False) / len(batch["input_ids"])
 
 
 def build(arm: str, plan: dict, task: NumberTask, batches: dict) -> PreTrainedModel:

@@ -58,8 +58,12 @@ class ModelArguments:
     num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads."})
     fork_layers: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Layers that fork."})
     fork_budget: float = field(default=2.0, metadata={"help": "Streams kept, in multiples of the tokens."})
-    fork_policy: Literal["topk", "threshold"] = field(
-        default="topk", metadata={"help": "topk: as published, over the whole block; threshold: causal."}
+    fork_policy: Literal["topk", "threshold", "copy"] = field(
+        default="topk",
+        metadata={
+            "help": "topk: as published, over the whole block; threshold: causal; copy: --fork_budget equal streams "
+            "before the one layer in --fork_layers, the paper's baseline."
+        },
     )
     fork_score_init: list[float] | None = field(
         default=None, metadata={"help": "Two logits at which the scores of copies and of streams themselves start."}
@@ -190,7 +194,7 @@ def report(model: PreTrainedModel, name: str, validation, tokenizer: PreTrainedT
     """Print bits per byte: read in one go, and where forks look ahead also from prefixes alone."""
     score = score_dataset(model, validation, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
     print(f"{name:16} {score['bits_per_byte']:.4f} bits per byte, whole blocks ({score['num_bytes']} bytes)")
-    if getattr(model.config, "fork_policy", None) == "threshold":
+    if getattr(model.config, "fork_policy", None) in ("threshold", "copy"):
         print(f"{name:16} forks look at the past alone, so that is what generation gets")
     elif getattr(model.config, "fork_layers", None) and data.prefix_blocks > 0:
         prefix = {"batch_size": data.prefix_blocks, "max_blocks": data.prefix_blocks}

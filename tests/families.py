@@ -7,6 +7,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_thoughtbubbles import (
+    GenericTransformerConfig,
+    GenericTransformerForCausalLM,
     LoopedThinkerConfig,
     LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
@@ -28,8 +30,9 @@ def draw_ids(*shape: int) -> torch.Tensor:
 @torch.no_grad()
 def sharpen_forks(model: ThoughtbubblesForCausalLM) -> ThoughtbubblesForCausalLM:
     """Make random fork scores differ by more than rounding."""
-    for fork in model.model.forks.values():
-        fork.score.weight.mul_(SHARPENING)
+    if model.config.fork_policy != "copy":
+        for fork in model.model.forks.values():
+            fork.score.weight.mul_(SHARPENING)
     return model
 
 
@@ -51,6 +54,11 @@ class Family:
         ({"fork_layers": [9]}, "names layer 9"),
         ({"fork_budget": 0.5}, "`fork_budget` is 0.5"),
     )
+
+    @property
+    def is_forking(self) -> bool:
+        """Whether it forks by the published rule, which looks ahead."""
+        return self.model_class is ThoughtbubblesForCausalLM and not self.is_causal
 
     @property
     def needs_positions(self) -> bool:
@@ -120,6 +128,34 @@ def make_thinker(name: str, **changes) -> Family:
     )
 
 
+def make_generic(name: str, is_causal: bool = True, **changes) -> Family:
+    """A generic transformer of tiny, distinct sizes."""
+    sizes = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "intermediate_size": 47,
+        "max_position_embeddings": 37,
+        "pad_token_id": 0,
+        "eos_token_id": 60,
+        "initializer_range": 0.3,
+    }
+    return Family(
+        name,
+        GenericTransformerConfig(**{**sizes, **changes}, is_causal=is_causal),
+        is_causal=is_causal,
+        has_cache=is_causal,
+        model_class=GenericTransformerForCausalLM,
+        assistant_changes={"num_hidden_layers": 1},
+        undecided_changes={},
+        bad_changes=(
+            ({"num_key_value_heads": 4}, "is not a multiple of `num_key_value_heads` 4"),
+            ({"hidden_act": "swish"}, '`hidden_act` is "swish"'),
+        ),
+    )
+
+
 FAMILIES = [
     Family("thoughtbubbles", make_config(tie_word_embeddings=False), is_causal=False, has_cache=False),
     Family("thoughtbubbles-probability", make_config(fold="probability"), is_causal=False, has_cache=False),
@@ -142,10 +178,55 @@ FAMILIES = [
         make_config(fork_policy="threshold", position_embedding="learned", fork_layers=[2], fork_score_channel=False),
         assistant_changes={"num_hidden_layers": 2, "fork_layers": []},
     ),
+    Family(
+        "copy",
+        make_config(fork_policy="copy", fork_layers=[1], fork_budget=3),
+        assistant_changes={"num_hidden_layers": 2},
+        undecided_changes={},
+        bad_changes=(
+            ({"fork_budget": 2.5}, "as a whole number says"),
+            ({"fork_layers": [0, 1]}, "copies are made before one layer"),
+        ),
+    ),
+    Family(
+        "copy-probability",
+        make_config(fork_policy="copy", fork_layers=[0], fork_budget=2, fold="probability"),
+        assistant_changes={"num_hidden_layers": 2},
+        undecided_changes={},
+        bad_changes=(({"fork_score_init": [-1, 2]}, "whose streams have no"),),
+    ),
     make_thinker("thinker"),
     make_thinker("thinker-window", num_hidden_layers=1, num_steps=4, num_memory_steps=2, num_read_steps=1, low_rank=5),
     make_thinker("thinker-skip", skip_self_attention=True),
     make_thinker("thinker-exit", num_steps=5, exit_threshold=0.25, self_attention_mlp=True),
+    make_generic("generic", num_key_value_heads=2, hidden_act="learned", tie_word_embeddings=False),
+    make_generic("generic-relative", position_embedding="relative", max_relative_position=5, feed_forward="swiglu"),
+    make_generic(
+        "generic-gpt2",
+        position_embedding="learned",
+        attention_normalization="layer_norm",
+        mlp_normalization="layer_norm",
+        final_normalization="layer_norm",
+        attention_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+    ),
+    make_generic(
+        "generic-shared",
+        share_feed_forward=True,
+        feed_forward="swiglu",
+        position_embedding="sinusoidal",
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    ),
+    make_generic(
+        "generic-bare",
+        position_embedding="none",
+        attention_normalization="none",
+        hidden_act="tanh",
+        initializer_range=0.15,
+    ),
+    make_generic("generic-bidirectional", is_causal=False, position_embedding="relative", hidden_act="silu"),
 ]
 
 

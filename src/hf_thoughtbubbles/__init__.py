@@ -17,17 +17,32 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from .configuration.configuration_byte_patch import BytePatchConfig
+from .configuration.configuration_generic_transformer import GenericTransformerConfig
 from .configuration.configuration_looped_thinker import LoopedThinkerConfig
+from .configuration.configuration_next_thought import NextThoughtConfig
 from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .generation.calibration import calibrate_forks
 from .modeling.cache_patches import PatchCache
 from .modeling.cache_streams import StreamCache
 from .modeling.modeling_byte_patch import BytePatchForCausalLM, BytePatchModel, BytePatchPreTrainedModel
+from .modeling.modeling_generic_transformer import (
+    GenericTransformerForCausalLM,
+    GenericTransformerForQuestionAnswering,
+    GenericTransformerForSequenceClassification,
+    GenericTransformerForTokenClassification,
+    GenericTransformerModel,
+    GenericTransformerPreTrainedModel,
+)
 from .modeling.modeling_looped_thinker import (
     LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
     LoopedThinkerModel,
     LoopedThinkerPreTrainedModel,
+)
+from .modeling.modeling_next_thought import (
+    NextThoughtForConditionalGeneration,
+    NextThoughtModel,
+    NextThoughtPreTrainedModel,
 )
 from .modeling.modeling_thoughtbubbles import (
     ThoughtbubblesForCausalLM,
@@ -57,10 +72,21 @@ _FAMILIES = {
         AutoModel: BytePatchModel,
         AutoModelForCausalLM: BytePatchForCausalLM,
     },
+    GenericTransformerConfig: {
+        AutoModel: GenericTransformerModel,
+        AutoModelForCausalLM: GenericTransformerForCausalLM,
+        AutoModelForQuestionAnswering: GenericTransformerForQuestionAnswering,
+        AutoModelForSequenceClassification: GenericTransformerForSequenceClassification,
+        AutoModelForTokenClassification: GenericTransformerForTokenClassification,
+    },
     LoopedThinkerConfig: {
         AutoModel: LoopedThinkerModel,
         AutoModelForCausalLM: LoopedThinkerForCausalLM,
         AutoModelForSeq2SeqLM: LoopedThinkerForConditionalGeneration,
+    },
+    NextThoughtConfig: {
+        AutoModel: NextThoughtModel,
+        AutoModelForSeq2SeqLM: NextThoughtForConditionalGeneration,
     },
     ThoughtbubblesConfig: {
         AutoModel: ThoughtbubblesModel,
@@ -94,11 +120,22 @@ __all__ = [
     "BytePatchForCausalLM",
     "BytePatchModel",
     "BytePatchPreTrainedModel",
+    "GenericTransformerConfig",
+    "GenericTransformerForCausalLM",
+    "GenericTransformerForQuestionAnswering",
+    "GenericTransformerForSequenceClassification",
+    "GenericTransformerForTokenClassification",
+    "GenericTransformerModel",
+    "GenericTransformerPreTrainedModel",
     "LoopedThinkerConfig",
     "LoopedThinkerForCausalLM",
     "LoopedThinkerForConditionalGeneration",
     "LoopedThinkerModel",
     "LoopedThinkerPreTrainedModel",
+    "NextThoughtConfig",
+    "NextThoughtForConditionalGeneration",
+    "NextThoughtModel",
+    "NextThoughtPreTrainedModel",
     "PatchCache",
     "StreamCache",
     "ThoughtbubblesConfig",

@@ -9,17 +9,28 @@ import numpy as np
 import pytest
 import torch
 
-from hf_thoughtbubbles.conversion.stlm import byte_patch_config_from_stlm, byte_patch_from_stlm
+from hf_thoughtbubbles.conversion.stlm import (
+    byte_patch_config_from_stlm,
+    byte_patch_from_stlm,
+    generic_config_from_stlm,
+    generic_transformer_from_stlm,
+)
 
 
-PATH = Path(__file__).parents[1] / "parity" / "stlm_byte" / "d1_E16_W6_v258"
+PARITY = Path(__file__).parents[1] / "parity"
+
+
+def read_checkpoint(name: str) -> tuple[dict, dict]:
+    """State and configuration of an original."""
+    path = PARITY / name
+    arrays, case = np.load(path.with_suffix(".npz")), json.loads(path.with_suffix(".json").read_text())
+    state = {name.removeprefix("params/"): arrays[name] for name in arrays.files if name.startswith("params/")}
+    return state, case["upstream_cfg"]
 
 
 @pytest.fixture(scope="module")
 def checkpoint():
-    arrays, case = np.load(PATH.with_suffix(".npz")), json.loads(PATH.with_suffix(".json").read_text())
-    state = {name.removeprefix("params/"): arrays[name] for name in arrays.files if name.startswith("params/")}
-    return state, case["upstream_cfg"]
+    return read_checkpoint("stlm_byte/d1_E16_W6_v258")
 
 
 def test_the_configuration_is_translated(checkpoint):
@@ -61,3 +72,44 @@ def test_what_does_not_fit_is_named(checkpoint):
         byte_patch_from_stlm(state, wider)
     with pytest.raises(ValueError, match=r"`model_cfg` lacks \['hidden_dim'\]"):
         byte_patch_from_stlm(state, {name: value for name, value in model_cfg.items() if name != "hidden_dim"})
+
+
+def test_what_the_generic_original_shares_is_found_in_its_weights():
+    state, model_cfg = read_checkpoint("stlm_generic/d4_ffnshared_swiglu_rope_gqa2")
+    model = generic_transformer_from_stlm(state, model_cfg)
+    assert model.config.share_feed_forward and not model.config.tie_word_embeddings
+    first = {name: value for name, value in state.items() if ".ffn." not in name or ".h.0." in name}
+    ids = torch.arange(1, 9)[None]
+    assert torch.equal(generic_transformer_from_stlm(first, model_cfg)(ids).logits, model(ids).logits)
+    unshared = {name: value + ("h.1.ffn.linear_1.weight" in name) for name, value in state.items()}
+    assert not generic_transformer_from_stlm(unshared, model_cfg).config.share_feed_forward
+
+    state, model_cfg = read_checkpoint("stlm_generic/d2_rms_swiglu_rope_gqa2_tied")
+    model = generic_transformer_from_stlm(state, model_cfg)
+    assert model.config.tie_word_embeddings and not model.config.share_feed_forward
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    one = {name: value for name, value in state.items() if name != "model_head.linear.weight"}
+    assert torch.equal(generic_transformer_from_stlm(one, model_cfg)(ids).logits, model(ids).logits)
+
+
+def test_tables_of_positions_in_a_generic_state_are_no_parameters():
+    state, model_cfg = read_checkpoint("stlm_generic/d3_none_silu_sincos_noncausal")
+    with_table = {**state, "embedding_model.positional_encodings.pe": np.zeros((1, 3, 3))}
+    config = generic_transformer_from_stlm(with_table, model_cfg).config
+    assert (config.position_embedding, config.is_causal) == ("sinusoidal", False)
+
+
+def test_what_does_not_fit_a_generic_model_is_named():
+    state, model_cfg = read_checkpoint("stlm_generic/d6_learnedact_learnedpos")
+    curves = {name: value + ("h.1.ffn.activation" in name) for name, value in state.items()}
+    with pytest.raises(ValueError, match="learned activations that differ"):
+        generic_transformer_from_stlm(curves, model_cfg)
+    with pytest.raises(ValueError, match="positional_encoding_type 'alibi'"):
+        generic_config_from_stlm({**model_cfg, "positional_encoding_type": "alibi"})
+    with pytest.raises(ValueError, match=r"`model_cfg` lacks \['lm_head'\]"):
+        generic_transformer_from_stlm(state, {name: value for name, value in model_cfg.items() if name != "lm_head"})
+    with pytest.raises(ValueError, match=r"lacks \['core_model.transformer.h.1.attn.c_proj.bias'\]"):
+        lacking = {
+            name: value for name, value in state.items() if name != "core_model.transformer.h.1.attn.c_proj.bias"
+        }
+        generic_transformer_from_stlm(lacking, model_cfg)

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedConfig, PreTrainedModel
 
 import hf_thoughtbubbles
-from hf_thoughtbubbles import BytePatchConfig, LoopedThinkerConfig, ThoughtbubblesConfig
+from hf_thoughtbubbles import (
+    BytePatchConfig,
+    GenericTransformerConfig,
+    LoopedThinkerConfig,
+    NextThoughtConfig,
+    ThoughtbubblesConfig,
+)
 
 
 # Two layers, as the common tests demand. They set sizes of their own in places, so heads divide 32 and 64.
@@ -145,11 +151,79 @@ CANNOT_HOLD_BYTES = {
     "test_model_outputs_equivalence": "subtracts outputs, of which `patches.is_end` is true or false",
 }
 
+NO_LAYERS_OF_ENCODER = (
+    "expects an entry for each layer of an encoder that is as deep as the decoder, but a thought is pooled on the way "
+    "to one vector; our contract tests cover the decoder's, and `output_pooling`"
+)
+
+NO_CAUSAL_LM = (
+    "trains through `AutoModelForCausalLM`, which has no model that reads one text and writes another; the other "
+    "processes would wait for the one that is refused"
+)
+
+SHARDING_TESTS = (
+    "test_fsdp2_bf16_training",
+    "test_fsdp2_plan_vs_ddp_0_untied",
+    "test_fsdp2_plan_vs_ddp_1_tied",
+    "test_fsdp2_save_load",
+    "test_fsdp2_save_load_dcp",
+    "test_fsdp2_sharding_structure_0_untied",
+    "test_fsdp2_sharding_structure_1_tied",
+    "test_hsdp_grad_accumulation_vs_single_device_0_replicate_and_shard",
+    "test_hsdp_grad_accumulation_vs_single_device_1_replicate_only",
+    "test_hsdp_save_load",
+    "test_hsdp_save_load_dcp",
+)
+
+CANNOT_HOLD_NEXT_THOUGHT = {
+    **CANNOT_HOLD,
+    **dict.fromkeys(SHARDING_TESTS, NO_CAUSAL_LM),
+    "test_attention_outputs": NO_LAYERS_OF_ENCODER,
+    "test_hidden_states_output": NO_LAYERS_OF_ENCODER,
+    "test_retain_grad_hidden_states_attentions": NO_LAYERS_OF_ENCODER,
+    "test_training_overfit": (
+        "asks, once the loss has fallen, to generate the training text from its first token, but of a thought of one "
+        "token none would be kept; our contract tests cover training"
+    ),
+}
+
+NEXT_THOUGHT = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "pooling_sizes": [48, 20],
+    "removed_shares": [0.2, 0.3],
+    "num_pooling_heads": 2,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "num_latent_tokens": 3,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+
 VARIANTS = {
     "BytePatch": Variant(
         config_class=BytePatchConfig,
         config_kwargs={**SMALL, "vocab_size": 259, "byte_hidden_size": 32, "num_byte_attention_heads": 2},
         cannot_hold=CANNOT_HOLD_BYTES,
+    ),
+    "GenericTransformer": Variant(
+        config_class=GenericTransformerConfig,
+        config_kwargs={**SMALL, "hidden_act": "learned"},
+        cannot_hold=CANNOT_HOLD,
+    ),
+    "GenericTransformerShared": Variant(
+        config_class=GenericTransformerConfig,
+        config_kwargs={
+            **SMALL,
+            "share_feed_forward": True,
+            "position_embedding": "relative",
+            "num_key_value_heads": 1,
+            "attention_normalization": "layer_norm",
+            "attention_bias": True,
+        },
+        cannot_hold=CANNOT_HOLD,
     ),
     "LoopedThinkerText": Variant(
         config_class=LoopedThinkerConfig,
@@ -163,6 +237,11 @@ VARIANTS = {
         cannot_hold=CANNOT_HOLD_ANSWERING,
         class_names=("LoopedThinkerModel", "LoopedThinkerForConditionalGeneration"),
     ),
+    "NextThought": Variant(
+        config_class=NextThoughtConfig,
+        config_kwargs=NEXT_THOUGHT,
+        cannot_hold=CANNOT_HOLD_NEXT_THOUGHT,
+    ),
     "ThoughtbubblesForking": Variant(
         config_class=ThoughtbubblesConfig,
         config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_policy": "topk"},
@@ -171,6 +250,11 @@ VARIANTS = {
     "ThoughtbubblesCausalForking": Variant(
         config_class=ThoughtbubblesConfig,
         config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_policy": "threshold"},
+        cannot_hold=CANNOT_HOLD,
+    ),
+    "ThoughtbubblesCopies": Variant(
+        config_class=ThoughtbubblesConfig,
+        config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 2, "fork_policy": "copy"},
         cannot_hold=CANNOT_HOLD,
     ),
     "ThoughtbubblesPlain": Variant(

@@ -108,7 +108,7 @@ def test_promise_6_accumulated_steps_equal_one_big_batch(family, tmp_path):
         torch.testing.assert_close(models[1][name], parameter, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["thoughtbubbles", "threshold"])
+@pytest.mark.parametrize("family", ["thoughtbubbles", "threshold", "generic-shared"])
 def test_promise_6_two_processes_equal_one_with_twice_the_batch(family, tmp_path):
     script = REPOSITORY / "tests" / "training" / "train_once.py"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}

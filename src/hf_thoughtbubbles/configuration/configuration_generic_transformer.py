@@ -79,7 +79,7 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     Example:
 
-    >>> from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
+    >>> from hf_thoughtbubbles import GenericTransformerConfig
     >>> GenericTransformerConfig(num_attention_heads=8, num_key_value_heads=2).head_dim
     64
     """

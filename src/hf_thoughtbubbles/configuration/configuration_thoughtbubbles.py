@@ -45,7 +45,9 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             How streams are chosen. `"topk"` is the published rule: the best `ceil(fork_budget * T)` streams of the
             whole sequence. **It is not causal**: a later token can take a stream from an earlier one. `"threshold"`
             is: a stream stays when its score reaches the layer's threshold, which training tracks so that a token has
-            `fork_budget` streams on average.
+            `fork_budget` streams on average. `"copy"` is the paper's baseline: before the one layer in `fork_layers`
+            (0 for the whole depth) every token becomes `fork_budget` equal streams without scores, whose outputs are
+            averaged; rotary positions and causal order are all that tells them apart.
         fork_score_init (`tuple[float, float]`, *optional*):
             Logits at which the scores of a copy and of the stream itself start, `(fork_logit, keep_logit)`, as a
             learned bias. Not given, scores have no bias and start at one half, as published.
@@ -109,7 +111,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     max_position_embeddings: int = 512
     fork_layers: list[int] | tuple[int, ...] = (3, 7, 11)
     fork_budget: float | int = 2.0
-    fork_policy: Literal["topk", "threshold"] = "topk"
+    fork_policy: Literal["topk", "threshold", "copy"] = "topk"
     fork_score_init: list[float | int] | tuple[float | int, ...] | None = None
     fork_calibration: dict | None = None
     fork_score_channel: bool = True
@@ -142,7 +144,12 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     @property
     def is_cacheable(self) -> bool:
         """Whether a token's streams depend on its past alone, so that keys and values can be kept."""
-        return not self.fork_layers or self.fork_policy == "threshold"
+        return not self.fork_layers or self.fork_policy != "topk"
+
+    @property
+    def max_streams_per_token(self) -> int:
+        """The most streams that a token can have in the last layer."""
+        return int(self.fork_budget) if self.fork_policy == "copy" else 2 ** len(self.fork_layers)
 
     @property
     def layer_types(self) -> list[str]:
@@ -196,6 +203,22 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
                 "keep_logit)`, or None for scores without a bias."
             )
         self.check_calibration()
+        if self.fork_policy == "copy" and self.fork_layers:
+            self.check_copies()
+
+    def check_copies(self):
+        """Copies are whole, made once, and have no scores."""
+        if len(self.fork_layers) != 1 or self.fork_budget != int(self.fork_budget):
+            raise ValueError(
+                f'`fork_policy="copy"` came with `fork_layers` {list(self.fork_layers)} and `fork_budget` '
+                f"{self.fork_budget}; copies are made before one layer, as many as a whole number says. Use "
+                "`fork_layers=[0]` and 2 or more."
+            )
+        if self.fork_score_init is not None or self.fork_calibration is not None:
+            raise ValueError(
+                '`fork_score_init` or `fork_calibration` came with `fork_policy="copy"`, whose streams have no '
+                "scores. Leave them out."
+            )
 
     def check_calibration(self):
         """Every calibrated budget has a threshold for every fork layer."""

@@ -4,16 +4,21 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
+from ..configuration.configuration_generic_transformer import GenericTransformerConfig
 from ..modeling.modeling_byte_patch import BytePatchForCausalLM
+from ..modeling.modeling_generic_transformer import GenericTransformerForCausalLM
 from .state_dicts import copy_parameters
 
 
 NUM_BYTE_HEADS, NUM_ENCODER_LAYERS, NUM_DECODER_LAYERS = 8, 4, 7  # fixed in the original
 IGNORED_TARGET = 257  # of its auxiliary loss (SPEC quirk B2)
 ACTIVATIONS = {"leakyrelu": "leaky_relu", None: "none"}
+POSITIONS = {"learned": "learned", "sincos": "sinusoidal", "rope": "rope", "none": "none"}
+EMBEDDING, OUTPUT = "embedding_model.token_embedder.weight", "model_head.linear.weight"
 
 # What the original's state may hold beside the parameters: the tables of rotary and sinusoidal positions.
 UNUSED = ("core_model.freqs_cis", "embedding_model.positional_encodings.pe")
@@ -40,6 +45,13 @@ def translate_core(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_keys(model_cfg: Mapping[str, Any], needed: set[str], what: str):
+    """Refuse a configuration that lacks something."""
+    missing = sorted(needed - set(model_cfg))
+    if missing:
+        raise ValueError(f"`model_cfg` lacks {missing}; give the original's configuration of {what}.")
+
+
 def byte_patch_config_from_stlm(model_cfg: Mapping[str, Any]) -> BytePatchConfig:
     """
     Translate the configuration of the original's byte-level model.
@@ -56,9 +68,7 @@ def byte_patch_config_from_stlm(model_cfg: Mapping[str, Any]) -> BytePatchConfig
     """
     needed = {"hidden_dim", "context_window", "positional_encoding_type", "core_model"}
     needed |= {"byte_vocab_size", "byte_embedding_dim", "byte_context_window"}
-    missing = sorted(needed - set(model_cfg))
-    if missing:
-        raise ValueError(f"`model_cfg` lacks {missing}; give the original's configuration of a byte-level model.")
+    check_keys(model_cfg, needed, "a byte-level model")
     is_rotary = model_cfg["positional_encoding_type"] == "rope"  # the only kind that its byte level reads
     return BytePatchConfig(
         **translate_core(model_cfg),
@@ -86,23 +96,91 @@ def replace_weight(names: str | tuple[str, ...]) -> str | tuple[str, ...]:
     return names.removesuffix("weight") + "bias"
 
 
-def list_layer(theirs: str, ours: str, has_gate: bool = False, biases: tuple[bool, bool] = (False, False)):
-    """Names of one layer's parameters; queries, keys and values of the original are one matrix."""
+def with_biases(names: dict, has_bias: bool) -> dict:
+    """The names of weights, with those of their biases if there are any."""
+    return names | {replace_weight(name): replace_weight(ours) for name, ours in names.items() if has_bias}
+
+
+def list_attention(theirs: str, ours: str, has_bias: bool = False) -> dict:
+    """Names of one attention; queries, keys and values of the original are one matrix."""
     names = {
-        f"{theirs}.attn_norm.weight": f"{ours}.input_layernorm.weight",
-        f"{theirs}.attn.c_attn.weight": tuple(f"{ours}.self_attn.{part}_proj.weight" for part in "qkv"),
-        f"{theirs}.attn.c_proj.weight": f"{ours}.self_attn.o_proj.weight",
-        f"{theirs}.ffn_norm.weight": f"{ours}.post_attention_layernorm.weight",
-        f"{theirs}.ffn.linear_1.weight": f"{ours}.mlp.{'gate' if has_gate else 'up'}_proj.weight",
-        f"{theirs}.ffn.linear_2.weight": f"{ours}.mlp.down_proj.weight",
+        f"{theirs}.c_attn.weight": tuple(f"{ours}.{part}_proj.weight" for part in "qkv"),
+        f"{theirs}.c_proj.weight": f"{ours}.o_proj.weight",
+    }
+    return with_biases(names, has_bias)
+
+
+def list_feed_forward(theirs: str, ours: str, has_gate: bool = False, has_bias: bool = False) -> dict:
+    """Names of one feed-forward layer."""
+    names = {
+        f"{theirs}.linear_1.weight": f"{ours}.{'gate' if has_gate else 'up'}_proj.weight",
+        f"{theirs}.linear_2.weight": f"{ours}.down_proj.weight",
     }
     if has_gate:
-        names[f"{theirs}.ffn.linear_3.weight"] = f"{ours}.mlp.up_proj.weight"
-    attention_bias, mlp_bias = biases
-    for their_name, our_name in list(names.items()):
-        if mlp_bias if ".ffn" in their_name else attention_bias:
-            names[replace_weight(their_name)] = replace_weight(our_name)
+        names[f"{theirs}.linear_3.weight"] = f"{ours}.up_proj.weight"
+    return with_biases(names, has_bias)
+
+
+def list_norm(theirs: str, ours: str, kind: str = "rms_norm", has_bias: bool = False) -> dict:
+    """Names of one norm, if it has any."""
+    if kind == "none":
+        return {}
+    return with_biases({f"{theirs}.weight": f"{ours}.weight"}, has_bias and kind == "layer_norm")
+
+
+def list_byte_layer(theirs: str, ours: str) -> dict:
+    """Names of one layer over bytes."""
+    names = list_norm(f"{theirs}.attn_norm", f"{ours}.input_layernorm")
+    names |= list_attention(f"{theirs}.attn", f"{ours}.self_attn")
+    names |= list_norm(f"{theirs}.ffn_norm", f"{ours}.post_attention_layernorm")
+    return names | list_feed_forward(f"{theirs}.ffn", f"{ours}.mlp")
+
+
+def list_core(config: GenericTransformerConfig) -> dict[str, str | tuple[str, ...]]:
+    """Names of a core's parameters; of what its layers share, those in the first layer."""
+    names, has_gate = {}, config.feed_forward == "swiglu"
+    for i in range(config.num_hidden_layers):
+        theirs, ours = f"core_model.transformer.h.{i}", f"model.core.layers.{i}"
+        attention_norm, mlp_norm = config.attention_normalization, config.mlp_normalization
+        names |= list_norm(f"{theirs}.attn_norm", f"{ours}.input_layernorm", attention_norm, config.attention_bias)
+        names |= list_attention(f"{theirs}.attn", f"{ours}.self_attn", config.attention_bias)
+        names |= list_norm(f"{theirs}.ffn_norm", f"{ours}.post_attention_layernorm", mlp_norm, config.mlp_bias)
+        if i == 0 or not config.share_feed_forward:
+            mlp = "model.core.shared_mlp" if config.share_feed_forward else f"{ours}.mlp"
+            names |= list_feed_forward(f"{theirs}.ffn", mlp, has_gate, config.mlp_bias)
+    if config.hidden_act == "learned" and not has_gate:
+        for part, place in (("fc1", "up"), ("fc2", "down")):
+            for kind in ("weight", "bias"):
+                names[f"core_model.transformer.h.0.ffn.activation.{part}.{kind}"] = f"model.core.act_fn.{place}_{kind}"
     return names
+
+
+def find_copies(state_dict: Mapping[str, Any], num_layers: int, part: str) -> dict[str, str]:
+    """Names below `core_model.transformer.h.i.{part}` of layers after the first, each to that of the first layer."""
+    copies = {}
+    for i in range(1, num_layers):
+        start, first = f"core_model.transformer.h.{i}.{part}", f"core_model.transformer.h.0.{part}"
+        copies |= {name: first + name.removeprefix(start) for name in state_dict if name.startswith(start)}
+    return copies
+
+
+def are_equal(state_dict: Mapping[str, Any], copies: Mapping[str, str]) -> bool:
+    """Whether every copy has the values of what it is a copy of."""
+    return all(
+        first in state_dict and torch.equal(torch.as_tensor(state_dict[name]), torch.as_tensor(state_dict[first]))
+        for name, first in copies.items()
+    )
+
+
+def leave_out_curves(state_dict: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
+    """The state with the learned activation of the first layer alone, which all layers share."""
+    copies = find_copies(state_dict, num_layers, "ffn.activation.")
+    if not are_equal(state_dict, copies):
+        raise ValueError(
+            "`state_dict` has learned activations that differ between layers, but the original has one for all. Give "
+            "the state of one model, as its `state_dict()` is."
+        )
+    return {name: value for name, value in state_dict.items() if name not in copies}
 
 
 def list_byte_patch_parameters(config: BytePatchConfig) -> dict[str, str | tuple[str, ...]]:
@@ -115,17 +193,10 @@ def list_byte_patch_parameters(config: BytePatchConfig) -> dict[str, str | tuple
         "model_head.lm_head.weight": "lm_head.weight",
     }
     for i in range(config.num_byte_encoder_layers):
-        names |= list_layer(f"embedding_model.transformer.{i}", f"model.byte_encoder.layers.{i}")
+        names |= list_byte_layer(f"embedding_model.transformer.{i}", f"model.byte_encoder.layers.{i}")
     for i in range(config.num_byte_decoder_layers):
-        names |= list_layer(f"model_head.transformer.{i}", f"byte_decoder.layers.{i}")
-    for i in range(config.num_hidden_layers):
-        names |= list_layer(
-            f"core_model.transformer.h.{i}",
-            f"model.core.layers.{i}",
-            config.feed_forward == "swiglu",
-            (config.attention_bias, config.mlp_bias),
-        )
-    return names
+        names |= list_byte_layer(f"model_head.transformer.{i}", f"byte_decoder.layers.{i}")
+    return names | list_core(config)
 
 
 def byte_patch_from_stlm(state_dict: Mapping[str, Any], model_cfg: Mapping[str, Any]) -> BytePatchForCausalLM:
@@ -144,10 +215,96 @@ def byte_patch_from_stlm(state_dict: Mapping[str, Any], model_cfg: Mapping[str, 
         `ValueError`: when keys or shapes do not fit the configuration; names them.
     """
     config = byte_patch_config_from_stlm(model_cfg)
+    state_dict = leave_out_curves(state_dict, config.num_hidden_layers)
     model = BytePatchForCausalLM(config)
     nn.init.zeros_(model.model.initial_state)
     copy_parameters(model, list_byte_patch_parameters(config), state_dict, "these `model_cfg`", set(UNUSED))
     return model.eval()
 
 
-__all__ = ["byte_patch_config_from_stlm", "byte_patch_from_stlm", "list_byte_patch_parameters"]
+def generic_config_from_stlm(model_cfg: Mapping[str, Any], **changes) -> GenericTransformerConfig:
+    """
+    Translate the configuration of the original's generic model.
+
+    Args:
+        model_cfg (`Mapping`): `hidden_dim context_window vocab_size positional_encoding_type core_model lm_head`, as
+            the original's; what else it has plays no part.
+        changes: fields that the original's configuration does not have.
+
+    Returns:
+        [`GenericTransformerConfig`]
+
+    Raises:
+        `ValueError`: for keys that are missing, and positions that the original does not have; names them.
+    """
+    needed = {"hidden_dim", "context_window", "vocab_size", "positional_encoding_type", "core_model", "lm_head"}
+    check_keys(model_cfg, needed, "a generic model")
+    positions, head = model_cfg["positional_encoding_type"], model_cfg["lm_head"]
+    if positions not in POSITIONS:
+        raise ValueError(
+            f"`model_cfg` has positional_encoding_type {positions!r}; the original's are {sorted(POSITIONS)}."
+        )
+    return GenericTransformerConfig(
+        **translate_core(model_cfg),
+        vocab_size=model_cfg["vocab_size"],
+        max_position_embeddings=model_cfg["context_window"],
+        position_embedding=POSITIONS[positions],
+        final_normalization=head["normalization"],
+        head_bias=head["bias"],
+        **changes,
+    )
+
+
+def list_generic_parameters(config: GenericTransformerConfig) -> dict[str, str | tuple[str, ...]]:
+    """Every name that the original's state must have for a configuration, to the names of our parameters."""
+    names = {EMBEDDING: "model.embed_tokens.weight", **list_core(config)}
+    if config.position_embedding == "learned":
+        names["embedding_model.positional_encodings.pe.weight"] = "model.core.positions.table.weight"
+    names |= list_norm("model_head.layer_norm", "model.norm", config.final_normalization, config.head_bias)
+    names |= with_biases({OUTPUT: "lm_head.weight"}, config.head_bias)
+    if config.tie_word_embeddings:
+        del names[OUTPUT]
+    return names
+
+
+def generic_transformer_from_stlm(
+    state_dict: Mapping[str, Any], model_cfg: Mapping[str, Any]
+) -> GenericTransformerForCausalLM:
+    """
+    Build our model with the weights of the original's generic model.
+
+    What the original shares is found in the weights, because its configuration need not tell: one feed-forward layer
+    when those of all layers are equal, tied embeddings when the output matrix is the embedding matrix. Of what is
+    shared, one copy is enough.
+
+    Args:
+        state_dict (`Mapping[str, Tensor or array]`): the `state_dict()` of its shell.
+        model_cfg (`Mapping`): its configuration, see [`generic_config_from_stlm`].
+
+    Returns:
+        [`GenericTransformerForCausalLM`] in evaluation mode.
+
+    Raises:
+        `ValueError`: when keys or shapes do not fit the configuration; names them.
+    """
+    num_layers = generic_config_from_stlm(model_cfg).num_hidden_layers
+    state_dict = leave_out_curves(state_dict, num_layers)
+    layers, tied = find_copies(state_dict, num_layers, "ffn."), {OUTPUT: EMBEDDING}
+    is_tied = OUTPUT not in state_dict or are_equal(state_dict, tied)
+    is_shared = num_layers > 1 and are_equal(state_dict, layers)
+    config = generic_config_from_stlm(model_cfg, share_feed_forward=is_shared, tie_word_embeddings=is_tied)
+    copies = {*(layers if is_shared else ()), *(tied if is_tied else ())}
+    model = GenericTransformerForCausalLM(config)
+    names = list_generic_parameters(config)
+    copy_parameters(model, names, state_dict, "these `model_cfg`", {*UNUSED, *copies})
+    return model.eval()
+
+
+__all__ = [
+    "byte_patch_config_from_stlm",
+    "byte_patch_from_stlm",
+    "generic_config_from_stlm",
+    "generic_transformer_from_stlm",
+    "list_byte_patch_parameters",
+    "list_generic_parameters",
+]

@@ -1,49 +1,378 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Which native model is a fair one to compare with?"""
 
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from .flops import Flops, count_layer, count_linear, estimate_flops
 
 
-def matched_baseline(model: PreTrainedModel) -> GPT2LMHeadModel:
+TOLERANCE = 0.02
+KINDS = ("parameters", "flops", "both")
+DEPTH_FACTOR = 4  # how much deeper than the model a baseline that matches both may be
+INTERMEDIATE_FACTORS = (0.5, 16)  # how narrow and wide its feed-forward layers may be, in multiples of its width
+
+
+class Shape(NamedTuple):
+    """The sizes that are searched."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+
+
+class NativeFamily(NamedTuple):
+    """How a native model is built and counted."""
+
+    model_class: type[PreTrainedModel]
+    build_config: Callable[[PreTrainedConfig, Shape, int], PreTrainedConfig]
+    count_parameters: Callable[[PreTrainedConfig, Shape, int], int]
+    is_gated: bool
+    usual_factor: float  # intermediate size in multiples of the width
+    head_unit: int  # what a head's size is a multiple of
+
+    def count_flops(self, config: PreTrainedConfig, shape: Shape, num_tokens: int) -> float:
+        """FLOPs of a forward pass over `num_tokens` tokens, for each of them."""
+        layer = count_layer(num_tokens, num_tokens, shape.hidden_size, shape.intermediate_size, self.is_gated)
+        return shape.num_hidden_layers * layer / num_tokens + count_linear(1, shape.hidden_size, config.vocab_size)
+
+
+def build_gpt2_config(config: PreTrainedConfig, shape: Shape, num_positions: int) -> GPT2Config:
+    """A GPT-2 with the vocabulary, heads and dropouts of a model."""
+    dropout = getattr(config, "hidden_dropout", 0.0)
+    return GPT2Config(
+        vocab_size=config.vocab_size,
+        n_positions=num_positions,
+        n_embd=shape.hidden_size,
+        n_layer=shape.num_hidden_layers,
+        n_head=config.num_attention_heads,
+        n_inner=shape.intermediate_size,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def count_gpt2_parameters(config: PreTrainedConfig, shape: Shape, num_positions: int) -> int:
+    """Tokens and positions, then each layer's matrices, biases and norms, then the last norm."""
+    depth, width, wide = shape
+    layer = 4 * width**2 + 9 * width + 2 * width * wide + wide
+    return (config.vocab_size + num_positions) * width + depth * layer + 2 * width
+
+
+def build_llama_config(config: PreTrainedConfig, shape: Shape, num_positions: int) -> LlamaConfig:
+    """A Llama with the vocabulary and heads of a model, tied as it is. Its only dropout is that of attention."""
+    return LlamaConfig(
+        vocab_size=config.vocab_size,
+        max_position_embeddings=num_positions,
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=shape.intermediate_size,
+        attention_dropout=getattr(config, "hidden_dropout", 0.0),
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        tie_word_embeddings=config.tie_word_embeddings,
+    )
+
+
+def count_llama_parameters(config: PreTrainedConfig, shape: Shape, num_positions: int) -> int:
+    """Tokens, perhaps an output matrix, then each layer's matrices and norms, then the last norm."""
+    depth, width, wide = shape
+    num_tables = 1 if config.tie_word_embeddings else 2
+    return num_tables * config.vocab_size * width + depth * (4 * width**2 + 3 * width * wide + 2 * width) + width
+
+
+FAMILIES = {
+    "gpt2": NativeFamily(GPT2LMHeadModel, build_gpt2_config, count_gpt2_parameters, False, 4, head_unit=1),
+    "llama": NativeFamily(LlamaForCausalLM, build_llama_config, count_llama_parameters, True, 8 / 3, head_unit=2),
+}
+
+
+@dataclass(frozen=True)
+class BaselineMatch:
     """
-    A native GPT-2 with the width, depth, heads, context and dropouts of a model and as many parameters.
+    How near a baseline is to its model, see [`describe_match`].
 
-    Learned positions cost parameters that rotary ones do not; the feed-forward layers give them back. The depth of a
-    looped model is that of its shared block, not of its steps, which cost no parameters.
+    Args:
+        model_parameters (`int`), baseline_parameters (`int`): parameters, shared ones once.
+        model_flops (`float`), baseline_flops (`float`): FLOPs of a forward pass for each token, or byte.
+    """
+
+    model_parameters: int
+    baseline_parameters: int
+    model_flops: float
+    baseline_flops: float
+
+    @property
+    def parameter_ratio(self) -> float:
+        """The baseline's parameters in multiples of the model's."""
+        return self.baseline_parameters / self.model_parameters
+
+    @property
+    def flops_ratio(self) -> float:
+        """The baseline's FLOPs in multiples of the model's."""
+        return self.baseline_flops / self.model_flops
+
+    def __str__(self) -> str:
+        return (
+            f"{self.baseline_parameters:,} parameters, {self.parameter_ratio:.3f} of the model's; "
+            f"{self.baseline_flops:,.0f} FLOPs a token, {self.flops_ratio:.3f} of the model's"
+        )
+
+
+def describe_match(
+    model: PreTrainedModel, baseline: PreTrainedModel, num_tokens: int | None = None, **lengths
+) -> BaselineMatch:
+    """
+    How near any baseline, made here or not, is to a model in parameters and FLOPs.
+
+    Args:
+        model (`PreTrainedModel`), baseline (`PreTrainedModel`): of families that [`estimate_flops`] knows.
+        num_tokens (`int`, *optional*): tokens that the model reads at once; `max_position_embeddings` by default. The
+            baseline reads as many, and a problem's answer with it.
+        lengths: what else the model's FLOPs depend on, see [`estimate_flops`].
+
+    Returns:
+        [`BaselineMatch`], which prints as a sentence.
+
+    Raises:
+        `ValueError`: see [`estimate_flops`].
+
+    Example:
+
+    >>> from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM
+    >>> config = ThoughtbubblesConfig(
+    ...     vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64,
+    ...     fork_layers=[1],
+    ... )
+    >>> model = ThoughtbubblesForCausalLM(config)
+    >>> print(describe_match(model, matched_baseline(model, by="flops")))
+    52,260 parameters, 1.888 of the model's; 118,976 FLOPs a token, 1.001 of the model's
+    """
+    num_tokens = model.config.max_position_embeddings if num_tokens is None else num_tokens
+    wanted = estimate_flops(model.config, num_tokens, **lengths)
+    return BaselineMatch(
+        model_parameters=model.num_parameters(),
+        baseline_parameters=baseline.num_parameters(),
+        model_flops=wanted.forward_per_token,
+        baseline_flops=estimate_flops(baseline.config, wanted.num_tokens).forward_per_token,
+    )
+
+
+def solve_intermediate_size(count: Callable[[Shape], float], depth: int, width: int, wanted: float) -> int:
+    """The intermediate size whose count, which grows evenly with it, is nearest to what is wanted; below 1 if none."""
+    first, second = (count(Shape(depth, width, size)) for size in (1, 2))
+    return 1 + round((wanted - first) / (second - first))
+
+
+def list_shapes(
+    count: Callable[[Shape], float], wanted: float, depth: int, width_unit: int, lowest: float = 0
+) -> list[Shape]:
+    """Shapes of that depth with the wanted count, narrow to wide; feed-forward layers are `lowest` widths or more."""
+    shapes: list[Shape] = []
+    while True:
+        width = width_unit * (len(shapes) + 1)
+        size = solve_intermediate_size(count, depth, width, wanted)
+        if size < max(1, lowest * width):
+            return shapes
+        shapes.append(Shape(depth, width, size))
+
+
+def measure_misfit(value: float, wanted: float) -> float:
+    """Relative distance from what is wanted."""
+    return abs(value / wanted - 1)
+
+
+class Search:
+    """What a baseline must match, and the shapes that do."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        family: NativeFamily,
+        num_positions: int,
+        flops: Flops | None,
+        num_steps: int | None,
+    ):
+        self.config, self.family = model.config, family
+        self.num_parameters, self.flops, self.num_positions = model.num_parameters(), flops, num_positions
+        self.width_unit = family.head_unit * self.config.num_attention_heads
+        # A looped model passes its block once a step.
+        self.num_passes = num_steps or self.config.to_dict().get("num_steps", 1)
+
+    def count_parameters(self, shape: Shape) -> int:
+        return self.family.count_parameters(self.config, shape, self.num_positions)
+
+    def count_flops(self, shape: Shape) -> float:
+        return self.family.count_flops(self.config, shape, self.flops.num_tokens)
+
+    def rate(self, shape: Shape) -> float:
+        """How far the proportions of the feed-forward layers are from the family's usual ones."""
+        return abs(math.log(shape.intermediate_size / (self.family.usual_factor * shape.hidden_size)))
+
+    def measure_misfits(self, shape: Shape, by: str) -> dict[str, float]:
+        """Relative distances of what was to be matched."""
+        misfits = {}
+        if by != "flops":
+            misfits["parameters"] = measure_misfit(self.count_parameters(shape), self.num_parameters)
+        if by != "parameters":
+            misfits["FLOPs"] = measure_misfit(self.count_flops(shape), self.flops.forward_per_token)
+        return misfits
+
+    def match_parameters(self) -> Shape | None:
+        """The model's depth and width."""
+        depth, width = self.config.num_hidden_layers, self.config.hidden_size
+        size = solve_intermediate_size(self.count_parameters, depth, width, self.num_parameters)
+        is_possible = size >= 1 and width % self.width_unit == 0
+        return Shape(depth, width, size) if is_possible else None
+
+    def match_flops(self) -> Shape | None:
+        """At each depth the most usual proportions; of the depths between one step and all, nearest to the width."""
+        wanted, width, best = self.flops.forward_per_token, self.config.hidden_size, []
+        for depth in range(self.config.num_hidden_layers, self.config.num_hidden_layers * self.num_passes + 1):
+            shapes = list_shapes(self.count_flops, wanted, depth, self.width_unit)
+            best += [min(shapes, key=self.rate)] if shapes else []
+        return min(best, key=lambda shape: abs(math.log(shape.hidden_size / width)), default=None)
+
+    def explain(self, family: str, by: str) -> str:
+        """Why there is no shape at all."""
+        config, depth = self.config, self.config.num_hidden_layers
+        if by == "both":
+            return f'no "{family}" with {config.num_attention_heads} heads is as small with sensible proportions.'
+        if by == "flops":
+            found, wanted = self.count_flops(Shape(depth, self.width_unit, 1)), self.flops.forward_per_token
+        elif config.hidden_size % self.width_unit != 0:
+            size = config.hidden_size / config.num_attention_heads
+            return f'a "{family}" needs heads of even size, and those of the model have {size:g} channels.'
+        else:
+            found, wanted = self.count_parameters(Shape(depth, config.hidden_size, 1)), self.num_parameters
+        unit = "FLOPs a token" if by == "flops" else "parameters"
+        return f'the smallest "{family}" with {depth} layers has {found:,.0f} {unit}, the model has {wanted:,.0f}.'
+
+    def match_both(self, tolerance: float) -> Shape | None:
+        """Of all depths and widths: the most usual that is near enough, or else the nearest."""
+        usual_depth, tolerance = self.config.num_hidden_layers * self.num_passes, min(tolerance, TOLERANCE)
+        lowest, highest = INTERMEDIATE_FACTORS
+
+        def count(shape: Shape) -> float:
+            """2 where one is above by the same share as the other is below: as near as that width can be."""
+            flops = self.count_flops(shape) / self.flops.forward_per_token
+            return self.count_parameters(shape) / self.num_parameters + flops
+
+        def rank(shape: Shape) -> tuple[float, float]:
+            misfit = max(self.measure_misfits(shape, "both").values())
+            detour = abs(math.log(shape.num_hidden_layers / usual_depth))
+            return max(misfit, tolerance), self.rate(shape) + detour
+
+        shapes = (
+            shape
+            for depth in range(1, DEPTH_FACTOR * usual_depth + 1)
+            for shape in list_shapes(count, 2.0, depth, self.width_unit, lowest)
+            if shape.intermediate_size <= highest * shape.hidden_size
+        )
+        return min(shapes, key=rank, default=None)
+
+
+def matched_baseline(
+    model: PreTrainedModel,
+    family: Literal["gpt2", "llama"] = "gpt2",
+    by: Literal["parameters", "flops", "both"] = "parameters",
+    num_tokens: int | None = None,
+    tolerance: float = TOLERANCE,
+    **lengths,
+) -> PreTrainedModel:
+    """
+    A native GPT-2 or Llama with the vocabulary, heads, context and dropouts of a model, as large or costly as it is.
+
+    What is matched decides what is free:
+
+    - `"parameters"`: depth and width are the model's, the feed-forward layers give the rest. Learned positions cost
+      parameters that rotary ones do not; the feed-forward layers give them back. The depth of a looped model is that
+      of its shared block, not of its steps, which cost no parameters.
+    - `"flops"`: of a forward pass for each token, or byte. The depth is the model's, the width the multiple of the
+      heads with the most usual proportions, and the feed-forward layers give the rest. For a looped model the depth
+      lies between the layers of one step and of all of them, where the width is nearest to the model's.
+    - `"both"`: depth, width and feed-forward layers are searched, up to four times the model's depth. A model that
+      computes much more with a weight than a native one, as a looped one does, has no such baseline.
+
+    The shape is searched by numbers alone, then the model is built once. [`describe_match`] tells how near it is.
 
     Args:
         model (`PreTrainedModel`): one of ours, or any model whose configuration uses transformers' common names.
+        family (`str`): `"gpt2"`, tied, with learned positions; or `"llama"`, tied as the model, with rotary positions,
+            gated feed-forward layers and no biases.
+        by (`str`): see above.
+        num_tokens (`int`, *optional*): tokens that both read at once where FLOPs are matched, a problem's answer comes
+            on top; the model's `max_position_embeddings` by default.
+        tolerance (`float`): by how much what is matched may differ, relative to the model.
+        lengths: what else the model's FLOPs depend on, see [`estimate_flops`], for example `bytes_per_patch=5.0`.
 
     Returns:
-        `GPT2LMHeadModel`, freshly initialised, whose parameter count differs from `model.num_parameters()` by at most
-        `num_hidden_layers * (2 * hidden_size + 1) / 2`.
+        `GPT2LMHeadModel` or `LlamaForCausalLM`, freshly initialised. With `"parameters"` the count of a GPT-2 differs
+        from `model.num_parameters()` by at most `num_hidden_layers * (2 * hidden_size + 1) / 2`.
+
+    Raises:
+        `ValueError`: for an unknown `family` or `by`, lengths that have no effect, or when no baseline is near enough.
     """
-    config = model.config
-    dropout = getattr(config, "hidden_dropout", 0.0)
-
-    def build(intermediate_size: int) -> GPT2Config:
-        return GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.max_position_embeddings,
-            n_embd=config.hidden_size,
-            n_layer=config.num_hidden_layers,
-            n_head=config.num_attention_heads,
-            n_inner=intermediate_size,
-            resid_pdrop=dropout,
-            embd_pdrop=dropout,
-            attn_pdrop=dropout,
-            bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_id,
-            pad_token_id=config.pad_token_id,
-        )
-
-    with torch.device("meta"):
-        surplus = GPT2LMHeadModel(build(config.intermediate_size)).num_parameters() - model.num_parameters()
-    parameters_per_channel = config.num_hidden_layers * (2 * config.hidden_size + 1)
-    baseline = GPT2LMHeadModel(build(config.intermediate_size - round(surplus / parameters_per_channel)))
-    baseline.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about this one
+    check_request(family, by, num_tokens, tolerance, lengths)
+    config, native = model.config, FAMILIES[family]
+    num_positions, flops = config.max_position_embeddings, None
+    if by != "parameters":
+        flops = estimate_flops(config, num_positions if num_tokens is None else num_tokens, **lengths)
+        num_positions = max(num_positions, flops.num_tokens)
+    search = Search(model, native, num_positions, flops, lengths.get("num_steps"))
+    if by == "parameters":
+        shape = search.match_parameters()
+    else:
+        shape = search.match_flops() if by == "flops" else search.match_both(tolerance)
+    check_match(search, family, by, shape, tolerance)
+    baseline = native.model_class(native.build_config(config, shape, num_positions))
+    baseline.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about GPT-2's
     return baseline
 
 
-__all__ = ["matched_baseline"]
+def check_request(family: str, by: str, num_tokens: int | None, tolerance: float, lengths: dict):
+    """Refuse what is unknown or has no effect."""
+    if family not in FAMILIES:
+        raise ValueError(f"`family` is {family!r}; it must be one of {sorted(FAMILIES)}.")
+    if by not in KINDS:
+        raise ValueError(f"`by` is {by!r}; it must be one of {KINDS}.")
+    given = [*lengths, *([] if num_tokens is None else ["num_tokens"])]
+    if by == "parameters" and given:
+        raise ValueError(
+            f'`{given[0]}` came with `by="parameters"`, which no length changes. Leave it out, or use `by="flops"`.'
+        )
+    if not tolerance > 0:
+        raise ValueError(f"`tolerance` is {tolerance}; it must be positive, for example {TOLERANCE}.")
+
+
+def check_match(search: Search, family: str, by: str, shape: Shape | None, tolerance: float):
+    """Refuse a baseline that is not there, or too far away."""
+    if shape is None:
+        raise ValueError(f'`by="{by}"` has no match: {search.explain(family, by)} Use another `by` or `family`.')
+    misfits = search.measure_misfits(shape, by)
+    if max(misfits.values()) > tolerance:
+        found = " and ".join(f"{name} that differ by {misfit:.1%}" for name, misfit in misfits.items())
+        raise ValueError(
+            f'`by="{by}"` has no match within the `tolerance` {tolerance:.1%}: the nearest "{family}" has {found}. '
+            f"Use another `by`, or accept it with `tolerance={math.ceil(1000 * max(misfits.values())) / 1000}`."
+        )
+
+
+__all__ = ["BaselineMatch", "describe_match", "matched_baseline"]

@@ -4,7 +4,8 @@
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -170,4 +171,144 @@ def _sum_losses(model, dataset, token_bytes: torch.Tensor, read, batch_size: int
     return math.fsum(nats), num_tokens, num_bytes
 
 
-__all__ = ["count_token_bytes", "score_dataset"]
+@dataclass(frozen=True)
+class ContinuationScore:
+    """
+    How likely a model finds a continuation.
+
+    Args:
+        log_likelihood (`float`): natural log of its probability given the prefix.
+        is_greedy (`bool`): whether each of its tokens is the likeliest one, so that greedy decoding would write it.
+        num_tokens (`int`): its tokens.
+    """
+
+    log_likelihood: float
+    is_greedy: bool
+    num_tokens: int
+
+
+def score_continuations(
+    model: PreTrainedModel,
+    pairs: Iterable[tuple[str | Sequence[int], str | Sequence[int]]],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    reading: Literal["blockwise", "prefix"] = "blockwise",
+    batch_size: int = 8,
+    truncate: bool = False,
+    **compute: int | float,
+) -> list[ContinuationScore]:
+    """
+    Log-likelihoods of continuations given their prefixes, as evaluation harnesses ask for them: in batches of pairs of
+    any lengths, with the same result as one by one.
+
+    Text is tokenized as prefix and continuation together, and what the tokens of the prefix alone do not cover is the
+    continuation, as lm-evaluation-harness does it. (The tiny-models library joins both with a space and scores all,
+    SPEC quirk S6.)
+
+    Args:
+        model (`PreTrainedModel`): any causal language model.
+        pairs (`Iterable[tuple]`): prefix and continuation, both text or both token ids. Before an empty prefix stands
+            the tokenizer's beginning of sequence, or its end of sequence.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): needed for text and for empty prefixes.
+        reading (`str`): `"blockwise"` reads prefix and continuation in one call; `"prefix"` predicts every token from
+            a call on those before it alone. They differ for the published top-k fork rule only, see [`score_dataset`].
+        batch_size (`int`): pairs a call.
+        truncate (`bool`): leave out the beginning of prefixes that are too long for the model.
+        compute: passed on to the model's `forward`: how much it may compute.
+
+    Returns:
+        `list[ContinuationScore]`, one for each pair, in their order.
+
+    Raises:
+        `ValueError`: for an empty continuation, text without a tokenizer, an empty prefix without a token to stand
+            before it, and pairs that are too long.
+    """
+    if reading not in ("blockwise", "prefix") or batch_size < 1:
+        raise ValueError(
+            f"`reading` is {reading!r} and `batch_size` {batch_size}; use blockwise or prefix, 1 or more."
+        )
+    encoded = [_encode_pair(model, tokenizer, truncate, *pair, i) for i, pair in enumerate(pairs)]
+    asked = [(i, ids, start - 1) for i, (ids, start) in enumerate(encoded)]
+    if reading == "prefix":
+        asked = [(i, ids[:stop], stop - 2) for i, ids, place in asked for stop in range(place + 2, len(ids) + 1)]
+    asked.sort(key=lambda question: len(question[1]))  # rows of a batch are about as long
+    was_training, scores = model.training, [[] for _ in encoded]
+    try:
+        for batch in _batch_questions(model.eval(), asked, batch_size):
+            for i, found in zip((i for i, *_ in batch), _answer_questions(model, batch, compute), strict=True):
+                scores[i].append(found)
+    finally:
+        model.train(was_training)
+    return [
+        ContinuationScore(math.fsum(nats for nats, _ in parts), all(is_best for _, is_best in parts), len(ids) - start)
+        for parts, (ids, start) in zip(scores, encoded, strict=True)
+    ]
+
+
+def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_idx: int) -> tuple[list[int], int]:
+    """All ids of a pair, and where the continuation begins, after at least one token."""
+    if isinstance(prefix, str) != isinstance(continuation, str):
+        raise ValueError(f"Pair {pair_idx} is of text and ids; give both as text or both as ids.")
+    if isinstance(prefix, str):
+        if tokenizer is None:
+            raise ValueError(f"Pair {pair_idx} is text, but no `tokenizer` came. Give one, or token ids.")
+        start = len(tokenizer(prefix, verbose=False).input_ids) if prefix else 0
+        ids = list(tokenizer(prefix + continuation, verbose=False).input_ids)
+    else:
+        start, ids = len(prefix), [*map(int, prefix), *map(int, continuation)]
+    if len(ids) <= start:
+        raise ValueError(f"The continuation of pair {pair_idx} is empty; there is nothing to score.")
+    if start == 0:
+        first = None if tokenizer is None else tokenizer.bos_token_id
+        first = tokenizer.eos_token_id if first is None and tokenizer is not None else first
+        if first is None:
+            raise ValueError(
+                f"The prefix of pair {pair_idx} is empty, and no `tokenizer` with a beginning or end of sequence came "
+                "to stand before it. Give one, or a prefix."
+            )
+        start, ids = 1, [first, *ids]
+    longest = getattr(model.config, "max_position_embeddings", None)
+    too_many = 0 if longest is None else len(ids) - 1 - longest  # the last token is not read
+    if too_many > 0:
+        if not truncate or too_many >= start:
+            raise ValueError(
+                f"Pair {pair_idx} has {start} and {len(ids) - start} tokens, but `max_position_embeddings` is "
+                f"{longest}. Shorten it{'' if truncate else ', or set `truncate=True` to leave out a beginning'}."
+            )
+        start, ids = start - too_many, ids[too_many:]
+    return ids, start
+
+
+def _batch_questions(model, asked: list, batch_size: int) -> Iterator[list]:
+    """Batches of `(pair, ids, last place before what is scored)`; top-k forks cannot bear padding in a row."""
+    is_equal = getattr(model.config, "fork_policy", None) == "topk" and bool(model.config.fork_layers)
+    batch = []
+    for question in asked:
+        if batch and (len(batch) == batch_size or (is_equal and len(batch[0][1]) != len(question[1]))):
+            yield batch
+            batch = []
+        batch.append(question)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _answer_questions(model, batch: list, compute: dict) -> list[tuple[float, bool]]:
+    """Nats of the scored tokens of each row, and whether all of them are the likeliest."""
+    rows = [torch.tensor(ids) for _, ids, _ in batch]
+    read = pad_sequence([ids[:-1] for ids in rows], batch_first=True).to(model.device)  # (B, T)
+    lengths = torch.tensor([len(ids) - 1 for ids in rows])
+    mask = (torch.arange(read.shape[1]) < lengths[:, None]).long().to(model.device)
+    inputs = {} if bool(mask.all()) else {"attention_mask": mask}
+    first = min(place for *_, place in batch)  # nothing before it is scored
+    kept = read.shape[1] - first
+    logits = model(input_ids=read, use_cache=False, logits_to_keep=kept, **inputs, **compute).logits.float()
+    answers = []
+    for row, (_, ids, place) in zip(logits, batch, strict=True):
+        scores = row[place - first : len(ids) - 1 - first].log_softmax(-1)
+        targets = torch.tensor(ids[place + 1 :], device=scores.device)
+        nats = scores.gather(1, targets[:, None]).double().sum().item()
+        answers.append((nats, bool((scores.argmax(-1) == targets).all())))
+    return answers
+
+
+__all__ = ["ContinuationScore", "count_token_bytes", "score_continuations", "score_dataset"]

@@ -133,6 +133,8 @@ def calibrate_forks(
         raise ValueError("`model` has no fork layers, so there is nothing to calibrate.")
     base = bases[0]
     config = base.config
+    if config.fork_policy == "copy":
+        raise ValueError('`model` has `fork_policy="copy"`, whose streams have no scores to calibrate.')
     asked = _read_budgets(budgets, config.fork_budget)
     budgets = _fill_gaps(asked, highest=2 ** len(config.fork_layers))
     batches = _read_batches(batches, base)

@@ -5,8 +5,8 @@ import torch
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
 from .cache_patches import PatchCache
-from .checks_tokens import check_ids, check_tokens
-from .patch_ends import find_starts, spread_patch_lengths
+from .checks_tokens import check_ids, check_packing, check_tokens
+from .patch_ends import spread_patch_lengths
 
 
 def check_bytes(
@@ -60,21 +60,8 @@ def check_documents(
     patch_lengths: torch.Tensor | None,
 ):
     """Refuse packed documents with padding or a cache, and patches that lie in two; where no device has to wait."""
-    if position_ids.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    is_inner = find_starts(position_ids)[:, 1:]  # the first byte is no news
-    if attention_mask is not None:
-        real = attention_mask[:, -position_ids.shape[1] :].bool()
-        is_inner = is_inner & real[:, 1:] & real[:, :-1]
-    if not is_inner.any():
-        return
-    if attention_mask is not None or past_key_values is not None or use_cache:
-        came = "an `attention_mask`" if attention_mask is not None else "a cache"
-        raise ValueError(
-            f"`position_ids` pack several documents into a row, and {came} came too. Packed rows have no padding and "
-            "are read at once: leave `attention_mask` out and set `use_cache=False`."
-        )
-    if patch_lengths is None:
+    is_inner = check_packing(attention_mask, position_ids, past_key_values, use_cache)
+    if is_inner is None or patch_lengths is None:
         return
     is_end = spread_patch_lengths(patch_lengths, torch.ones(len(patch_lengths), position_ids.shape[1]).bool())
     wrong = (is_inner & ~is_end[:, :-1]).nonzero().tolist()

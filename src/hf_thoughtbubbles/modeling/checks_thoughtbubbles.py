@@ -51,6 +51,11 @@ def check_budget(config: ThoughtbubblesConfig, is_training: bool, fork_budget: f
     """Refuse budgets that name no number of streams, and any where they would change nothing."""
     if not config.fork_layers:
         raise ValueError(f"`fork_budget={fork_budget}` came, but the model has no fork layers. Leave it out.")
+    if config.fork_policy == "copy":
+        raise ValueError(
+            f'`fork_budget={fork_budget}` came, but with `fork_policy="copy"` every token has as many streams as in '
+            "training. Leave it out."
+        )
     if is_training:
         raise ValueError(
             f"`fork_budget={fork_budget}` came to a model in training, which follows its configuration. Set "

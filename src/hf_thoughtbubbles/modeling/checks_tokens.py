@@ -5,6 +5,8 @@ import torch
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 
+from .token_places import find_starts
+
 
 def check_tokens(
     config: PreTrainedConfig,
@@ -74,6 +76,33 @@ def check_tokens(
         check_ids(input_ids, "input_ids", config.vocab_size)
 
 
+def check_packing(
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor,
+    past_key_values: Cache | None,
+    use_cache: bool | None,
+) -> torch.Tensor | None:
+    """
+    Refuse packed documents with padding or a cache, where no device has to be waited for; gives which tokens
+    `(B, T - 1)` after the first begin a document, and `None` when none does or nobody could look.
+    """
+    if position_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    is_inner = find_starts(position_ids)[:, 1:]  # the first token is no news
+    if attention_mask is not None and attention_mask.ndim == 2:
+        real = attention_mask[:, -position_ids.shape[1] :].bool()
+        is_inner = is_inner & real[:, 1:] & real[:, :-1]
+    if not is_inner.any():
+        return None
+    if attention_mask is not None or past_key_values is not None or use_cache:
+        came = "an `attention_mask`" if attention_mask is not None else "a cache"
+        raise ValueError(
+            f"`position_ids` pack several documents into a row, and {came} came too. Packed rows have no padding and "
+            "are read at once: leave `attention_mask` out and set `use_cache=False`."
+        )
+    return is_inner
+
+
 def check_generation_length(config: PreTrainedConfig, max_cache_length: int):
     """Refuse to generate more than can be read, before any work; the last new token is never read."""
     if max_cache_length > config.max_position_embeddings:
@@ -97,4 +126,4 @@ def check_ids(ids: torch.Tensor, name: str, size: int, size_name: str = "vocab_s
         )
 
 
-__all__ = ["check_generation_length", "check_ids", "check_tokens"]
+__all__ = ["check_generation_length", "check_ids", "check_packing", "check_tokens"]

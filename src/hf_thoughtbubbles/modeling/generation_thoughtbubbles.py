@@ -14,6 +14,7 @@ from transformers.masking_utils import create_causal_mask
 from .cache_streams import StreamCache
 from .checks_thoughtbubbles import check_budget
 from .checks_tokens import check_generation_length
+from .generation_vectors import append_generated
 
 
 class ThoughtbubblesGenerationMixin:
@@ -74,10 +75,9 @@ class ThoughtbubblesGenerationMixin:
     ):
         """Inputs of the next step; a prompt given as vectors is read again with what was generated after it."""
         if not self.config.is_cacheable and inputs_embeds is not None:
-            seen = kwargs["position_ids"] if attention_mask is None else attention_mask  # (B, prompt and generated)
-            num_generated = seen.shape[1] - inputs_embeds.shape[1]
-            generated = self.get_input_embeddings()(input_ids[:, input_ids.shape[1] - num_generated :])
-            inputs_embeds, is_first_iteration = torch.cat((inputs_embeds, generated), dim=1), True
+            embed_tokens, position_ids = self.get_input_embeddings(), kwargs.get("position_ids")
+            inputs_embeds = append_generated(embed_tokens, inputs_embeds, input_ids, attention_mask, position_ids)
+            is_first_iteration = True
         return super().prepare_inputs_for_generation(
             input_ids,
             inputs_embeds=inputs_embeds,

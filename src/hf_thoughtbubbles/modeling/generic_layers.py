@@ -41,15 +41,23 @@ def build_norm(config: GenericTransformerConfig, kind: str, bias: bool) -> nn.Mo
 
 
 class LearnedActivation(nn.Module):
-    """A trainable curve, one for all channels: a network of one input, ten ReLU units and one output."""
+    """
+    A trainable curve, one for all channels: a network of one input, ten ReLU units and one output.
+
+    Its constants are no linear layers, so that adapters for linear layers leave them alone; unit after unit is added,
+    which gives the same bits wherever the weights lie in memory.
+    """
 
     def __init__(self):
         super().__init__()
-        self.up_proj = nn.Linear(1, NUM_CURVE_POINTS)
-        self.down_proj = nn.Linear(NUM_CURVE_POINTS, 1)
+        self.up_weight = nn.Parameter(torch.empty(NUM_CURVE_POINTS, 1))
+        self.up_bias = nn.Parameter(torch.empty(NUM_CURVE_POINTS))
+        self.down_weight = nn.Parameter(torch.empty(1, NUM_CURVE_POINTS))
+        self.down_bias = nn.Parameter(torch.empty(1))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.relu(self.up_proj(hidden_states[..., None]))).squeeze(-1)
+        units = zip(self.up_weight[:, 0], self.up_bias, self.down_weight[0], strict=True)
+        return sum((F.relu(hidden_states * slope + bias) * weight for slope, bias, weight in units), self.down_bias)
 
 
 class Activation(nn.Module):
@@ -100,11 +108,13 @@ def rotate_pairs(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
 
 
 def add_mask(bias: torch.Tensor, attention_mask: torch.Tensor | None, is_causal: bool) -> torch.Tensor:
-    """A bias `(B, N, S, M)` with a mask of either kind, True or 0 for what is seen; without one, the causal one."""
+    """
+    A bias `(B, N, S, M)` with a mask of either kind, True or 0 for what is seen. Without one, causal: transformers
+    leaves it out for a single position, which sees all keys, and for the first ones, whatever room is behind them.
+    """
     lowest = torch.finfo(bias.dtype).min
-    if attention_mask is None and is_causal:
-        num_past = bias.shape[-1] - bias.shape[-2]
-        attention_mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril(num_past)
+    if attention_mask is None and is_causal and bias.shape[-2] > 1:
+        attention_mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
     if attention_mask is None:
         return bias
     if attention_mask.dtype == torch.bool:
@@ -261,11 +271,10 @@ class GenericStack(nn.Module):
 
 def init_generic_weights(module: nn.Module):
     """What transformers' own initialisation does not know of these layers; for `_init_weights`."""
-    if isinstance(module, LearnedActivation):  # starts as the ReLU of torch's own random network
-        for linear, fan_in in ((module.up_proj, 1), (module.down_proj, NUM_CURVE_POINTS)):
-            bound = fan_in**-0.5
-            init.uniform_(linear.weight, -bound, bound)
-            init.uniform_(linear.bias, -bound, bound)
+    if isinstance(module, LearnedActivation):  # starts as torch's own random network
+        for kind, fan_in in (("up", 1), ("down", NUM_CURVE_POINTS)):
+            for name in (f"{kind}_weight", f"{kind}_bias"):
+                init.uniform_(getattr(module, name), -(fan_in**-0.5), fan_in**-0.5)
 
 
 __all__ = [

@@ -47,10 +47,10 @@ from .patch_ends import (
     count_open_bytes,
     find_last,
     find_patch_ends,
-    find_starts,
     number_patches,
     spread_patch_lengths,
 )
+from .token_places import find_starts
 
 
 @dataclass

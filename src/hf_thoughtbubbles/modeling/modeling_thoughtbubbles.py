@@ -58,6 +58,7 @@ from .streams import (
     select_streams_above,
     select_top_streams,
 )
+from .token_places import place_tokens, take_last
 
 
 logger = logging.get_logger(__name__)
@@ -163,7 +164,8 @@ class ThoughtbubblesAttention(nn.Module):
         self.head_dim = config.head_dim
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
-        self.has_score_channel = config.fork_score_channel and len(config.fork_layers) > 0
+        has_scores = len(config.fork_layers) > 0 and config.fork_policy != "copy"
+        self.has_score_channel = config.fork_score_channel and has_scores
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
@@ -276,6 +278,7 @@ class ThoughtbubblesFork(nn.Module):
         super().__init__()
         self.config = config
         self.num_forks = list(config.fork_layers).index(layer_idx) + 1  # up to and with this one
+        self.max_streams_per_token = 2**self.num_forks
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
         # Channel 0 scores the copy, 1 the stream itself.
         self.score = nn.Linear(config.hidden_size, 2, bias=config.fork_score_init is not None)
@@ -406,14 +409,47 @@ class ThoughtbubblesFork(nn.Module):
         return self.window_counts[-2] / self.window_counts[-1].clamp(min=1)
 
 
-def take_last(mask: torch.Tensor, num_tokens: int, past_key_values: Cache | None) -> torch.Tensor:
-    """
-    Of a row `(B, seen tokens)` what belongs to the last `num_tokens`. With a static cache the row may be as long as
-    the cache, so that its shape stays the same while tokens come.
-    """
-    if past_key_values is None or not past_key_values.is_compileable:
-        return mask[:, -num_tokens:]
-    return mask.index_select(1, torch.arange(num_tokens, device=mask.device) + past_key_values.get_seq_length())
+class ThoughtbubblesCopy(nn.Module):
+    """Every token becomes as many equal streams, all with score 1: the baseline of the paper that scores nothing."""
+
+    def __init__(self, config: ThoughtbubblesConfig):
+        super().__init__()
+        self.config = config
+
+    @property
+    def max_streams_per_token(self) -> int:
+        return self.config.max_streams_per_token
+
+    @property
+    def streams_per_token(self) -> torch.Tensor:
+        """Streams per token, which never change."""
+        return torch.tensor(float(self.max_streams_per_token))
+
+    def forward(
+        self,
+        streams: ThoughtbubblesStreams,
+        num_tokens: int,
+        token_mask: torch.Tensor | None = None,
+        fork_budget: float | None = None,
+        threshold: float | torch.Tensor | None = None,
+        is_static: bool = False,
+    ) -> ThoughtbubblesStreams:
+        """Copy `streams` `(B, T, D)`; those of padding leave, as under the causal rule."""
+        hidden_states, num_copies = streams.hidden_states, self.max_streams_per_token
+        batch_size, hidden_size = len(hidden_states), hidden_states.shape[-1]
+        token_index = torch.arange(num_tokens, device=hidden_states.device).expand(batch_size, -1)
+        if token_mask is not None:
+            token_index = token_index.masked_fill(~token_mask, num_tokens)
+        token_index = token_index.repeat_interleave(num_copies, dim=1)  # (B, S)
+        hidden_states = hidden_states.repeat_interleave(num_copies, dim=1)
+        log_scores = torch.zeros(token_index.shape, device=hidden_states.device)
+        if token_mask is None:
+            return ThoughtbubblesStreams(hidden_states, token_index, log_scores)
+        capacity = token_index.shape[1] if is_static or is_learning(self) else None
+        kept, kept_index = select_streams_above(log_scores, token_index, num_tokens, KEEP_ALL, capacity)
+        hidden_states = hidden_states.gather(1, kept[..., None].expand(-1, -1, hidden_size))
+        log_scores = log_scores.gather(1, kept).masked_fill(kept_index == num_tokens, -torch.inf)
+        return ThoughtbubblesStreams(hidden_states, kept_index, log_scores)
 
 
 class ThoughtbubblesPreTrainedModel(PreTrainedModel):
@@ -456,7 +492,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
 
     The published fork rule (`fork_policy="topk"`) compares all offers of a row: what a token's streams become depends
     on later tokens and on the length, so it takes part in no cache, and rows padded into one batch differ slightly
-    from the same rows alone. With `fork_policy="threshold"`, or without fork layers, the model is causal and caches.
+    from the same rows alone. With other fork policies, or without fork layers, the model is causal and caches.
     """
 
     def __init__(self, config: ThoughtbubblesConfig):
@@ -468,7 +504,13 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         else:
             self.rotary_emb = RotaryEmbedding(config)
         self.layers = nn.ModuleList([ThoughtbubblesDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
-        self.forks = nn.ModuleDict({str(i): ThoughtbubblesFork(config, i) for i in config.fork_layers})
+        is_copying = config.fork_policy == "copy"
+        self.forks = nn.ModuleDict(
+            {
+                str(i): ThoughtbubblesCopy(config) if is_copying else ThoughtbubblesFork(config, i)
+                for i in config.fork_layers
+            }
+        )
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
         self.gradient_checkpointing = False
         self.post_init()
@@ -505,7 +547,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
 
         Under the causal rule `thresholds`, one per fork layer, are read in evaluation in place of the budget's.
         """
-        (batch_size, num_tokens), is_causal = inputs_embeds.shape[:2], self.config.fork_policy == "threshold"
+        (batch_size, num_tokens), is_causal = inputs_embeds.shape[:2], self.config.fork_policy != "topk"
         token_mask = documents = None
         if attention_mask is not None and attention_mask.ndim == 2:
             token_mask = take_last(attention_mask, num_tokens, past_key_values).bool()
@@ -537,14 +579,18 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 forks.append(ThoughtbubblesForkOutput(streams.token_index, streams.log_scores))
                 log_scores, is_live = streams.log_scores, None
                 gates = log_scores.exp()[..., None].to(inputs_embeds.dtype)
-                if is_causal or token_mask is not None:  # fillers and dead slots score -inf, which makes NaN in a key
+                if self.config.fork_policy == "copy":
+                    log_scores = gates = None  # nothing is weighed; fillers stand last and are seen by nobody
+                elif (
+                    is_causal or token_mask is not None
+                ):  # fillers and dead slots score -inf, which makes NaN in a key
                     is_live = log_scores > -torch.inf
                     log_scores = log_scores.masked_fill(~is_live, 0.0)
                 if is_causal:
                     slots = None
                     if past_key_values is not None:
                         cache_layer = past_key_values.layers[layer_idx]
-                        slots = cache_layer.place(streams.token_index, num_tokens, 2**fork.num_forks)
+                        slots = cache_layer.place(streams.token_index, num_tokens, fork.max_streams_per_token)
                     shared = self.prepare_causal_streams(streams, places, documents, slots)
                 else:
                     shared = self.prepare_streams(streams, num_tokens, token_mask, is_live, position_ids)
@@ -562,7 +608,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         """
         forks = list(self.forks.values())
         budget = self.config.fork_budget if fork_budget is None else fork_budget
-        if self.config.fork_policy == "topk" or is_learning(self) or not forks:
+        if self.config.fork_policy != "threshold" or is_learning(self) or not forks:
             return [None] * len(forks)
         if budget == 1:
             return [KEEP_NONE] * len(forks)
@@ -602,14 +648,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         past_key_values: Cache | None,
     ) -> torch.Tensor:
         """Positions `(B or 1, T)` of tokens, from 0."""
-        num_tokens = inputs_embeds.shape[1]
-        if position_ids is not None:
-            return position_ids
-        if attention_mask is not None and attention_mask.ndim == 2 and self.config.is_cacheable:
-            places = (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)  # padding takes no place (SPEC section 2)
-            return take_last(places, num_tokens, past_key_values)
-        num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
-        return torch.arange(num_tokens, device=inputs_embeds.device)[None] + num_past_tokens
+        mask = attention_mask if self.config.is_cacheable else None  # the reference ignores it (SPEC section 2)
+        return place_tokens(inputs_embeds, mask, position_ids, past_key_values)
 
     def embed_places(self, positions: torch.Tensor, hidden_states: torch.Tensor):
         """Cosines and sines at `positions`; `None` for learned positions, which are part of the embedding."""
@@ -790,7 +830,10 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         is_original = self.config.fork_policy == "topk" and not is_masked
         if is_original and streams.token_index.shape[1] == num_tokens:
             return streams.hidden_states
-        return fold_streams(streams.hidden_states, streams.log_scores, streams.token_index, num_tokens)
+        log_scores = streams.log_scores
+        if self.config.fork_policy == "copy":
+            log_scores = log_scores - math.log(self.config.max_streams_per_token)  # their average
+        return fold_streams(streams.hidden_states, log_scores, streams.token_index, num_tokens)
 
 
 class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPreTrainedModel, GenerationMixin):
@@ -827,7 +870,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
 
     def take_last_streams(self, streams: ThoughtbubblesStreams, num_tokens: int, num_kept: int):
         """The streams of the last `num_kept` tokens, in rows of as many as these can have."""
-        num_tail = min(num_kept * 2 ** len(self.config.fork_layers), streams.token_index.shape[1])
+        num_tail = min(num_kept * self.config.max_streams_per_token, streams.token_index.shape[1])
         if self.config.fork_policy == "topk":  # the last tokens' streams are the last streams
             return ThoughtbubblesStreams(*(part[:, -num_tail:] for part in streams.to_tuple()))
         num_live = (streams.token_index < num_tokens).sum(-1, keepdim=True)

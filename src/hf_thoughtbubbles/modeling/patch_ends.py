@@ -51,16 +51,6 @@ def find_last(is_mark: torch.Tensor) -> torch.Tensor:
     return torch.where(is_mark, places, -1).cummax(dim=1).values
 
 
-def find_starts(position_ids: torch.Tensor) -> torch.Tensor:
-    """
-    Which bytes `(B, T)` begin a document: the first of each row, and those whose positions do not go on.
-
-    >>> find_starts(torch.tensor([[0, 1, 2, 0, 1]])).long()
-    tensor([[1, 0, 0, 1, 0]])
-    """
-    return torch.diff(position_ids, prepend=position_ids[:, :1] - 2) != 1
-
-
 def find_last_byte(is_end: torch.Tensor, is_start: torch.Tensor | None) -> torch.Tensor:
     """Place of the last byte before the patch that is open after each byte `(B, T)`: an end, or another document's."""
     last = find_last(is_end)
@@ -252,7 +242,6 @@ __all__ = [
     "find_last",
     "find_last_byte",
     "find_patch_ends",
-    "find_starts",
     "is_character_open",
     "is_word",
     "number_patches",

@@ -1,0 +1,368 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Train several kinds of models on the same text and compare them: one command, one table, one picture.
+
+    python examples/compare.py --output_dir runs/compare --models thoughtbubbles byte_patch gpt2 --seeds 3
+
+`--match flops` trains every model for as many operations as the first one in `--max_steps` steps: native models
+(`gpt2`, `llama`) are built so that a forward pass takes as many, ours keep their sizes and take more or fewer steps.
+`--match parameters` gives native models the parameters of the first model, and all models the same text. Folders and
+Hub names of trained causal language models, native ones included, are scored as they are.
+
+Every run is trained and scored in a process of its own and leaves a file in `OUTPUT_DIR/runs`; started again, the
+command does what is missing. `table.md`, `table.csv` and `curves.png` (bits per byte of validation text over training
+operations) are made of all that is there. Scores of whole blocks are no likelihood for the published fork rule, which
+looks ahead; a second column has the honest score, read from prefixes. Memory is what training took at most, beyond
+what the process held before.
+
+Other flags are those of `train_thoughtbubbles_text.py` for text, and of TrainingArguments.
+"""
+
+import csv
+import json
+import math
+import multiprocessing
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from datasets import DatasetDict, load_from_disk
+from matplotlib.figure import Figure
+from train_thoughtbubbles_text import DataArguments, TextTrainingArguments, check_flags, load_blocks
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    HfArgumentParser,
+    PreTrainedModel,
+    Trainer,
+    default_data_collator,
+    set_seed,
+)
+
+from hf_thoughtbubbles import (
+    BytePatchConfig,
+    BytePatchForCausalLM,
+    GenericTransformerConfig,
+    GenericTransformerForCausalLM,
+    LoopedThinkerConfig,
+    LoopedThinkerForCausalLM,
+    ThoughtbubblesConfig,
+    ThoughtbubblesForCausalLM,
+    build_byte_tokenizer,
+)
+from hf_thoughtbubbles.evaluation.baselines import FAMILIES as NATIVE
+from hf_thoughtbubbles.evaluation.baselines import matched_baseline
+from hf_thoughtbubbles.evaluation.flops import estimate_flops, measure_flops
+from hf_thoughtbubbles.evaluation.scoring import count_token_bytes, score_dataset
+
+
+NUM_CURVE_POINTS = 8
+COLUMNS = {  # of the table: what a run calls it, and how it is written
+    "bits_per_byte": "{:.4f}",
+    "prefix_bits_per_byte": "{:.4f}",
+    "parameters": "{:,.0f}",
+    "flops_per_byte": "{:.4g}",
+    "training_flops": "{:.4g}",
+    "tokens_per_second": "{:,.0f}",
+    "peak_memory_mb": "{:,.0f}",
+}
+
+
+@dataclass
+class CompareArguments:
+    """What to compare."""
+
+    models: list[str] = field(
+        default_factory=lambda: ["thoughtbubbles", "byte_patch", "gpt2"],
+        metadata={"help": "Kinds of models to train, or folders and Hub names of trained ones; the first is matched."},
+    )
+    match: Literal["flops", "parameters"] = field(default="flops", metadata={"help": "What all models have alike."})
+    seeds: int = field(default=3, metadata={"help": "Runs of each kind, with the seeds from --seed on."})
+    hidden_size: int = field(default=128, metadata={"help": "Width of tokens, streams or patches."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Layers; of a looped model layers times steps."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads."})
+
+
+def build_thoughtbubbles(sizes: dict, **changes) -> ThoughtbubblesForCausalLM:
+    """Forks before the second and third quarter of the layers."""
+    depth = sizes["num_hidden_layers"]
+    forks = {"fork_layers": sorted({depth // 4, depth // 2}), "fork_budget": 2.0}
+    return ThoughtbubblesForCausalLM(ThoughtbubblesConfig(**{**sizes, **forks, **changes}))
+
+
+def build_thinker(sizes: dict) -> LoopedThinkerForCausalLM:
+    """Half the layers, twice."""
+    depth = max(1, sizes["num_hidden_layers"] // 2)
+    loop = {"num_hidden_layers": depth, "num_steps": sizes["num_hidden_layers"] // depth, "is_encoder_decoder": False}
+    return LoopedThinkerForCausalLM(LoopedThinkerConfig(**{**sizes, **loop}))
+
+
+def build_byte_patch(sizes: dict) -> BytePatchForCausalLM:
+    """Patches of words; bytes are half as wide."""
+    bytes_ = {"byte_hidden_size": sizes["hidden_size"] // 2, "num_byte_attention_heads": sizes["num_attention_heads"]}
+    layers = {"num_byte_encoder_layers": 1, "num_byte_decoder_layers": 2}
+    return BytePatchForCausalLM(BytePatchConfig(**sizes, **bytes_, **layers))
+
+
+OURS = {
+    "thoughtbubbles": build_thoughtbubbles,
+    "threshold": lambda sizes: build_thoughtbubbles(sizes, fork_policy="threshold"),
+    "copy": lambda sizes: build_thoughtbubbles(sizes, fork_policy="copy", fork_layers=[0]),
+    "gpt": lambda sizes: build_thoughtbubbles(sizes, fork_layers=[]),
+    "thinker": build_thinker,
+    "byte_patch": build_byte_patch,
+    "generic": lambda sizes: GenericTransformerForCausalLM(GenericTransformerConfig(**sizes, feed_forward="swiglu")),
+}
+
+
+def choose_sizes(compare: CompareArguments, data: DataArguments, tokenizer) -> dict:
+    """What all kinds have in common."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    return {
+        **{name: getattr(compare, name) for name in names},
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": data.block_size,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def count_patches(model: PreTrainedModel, ids: list[int]) -> dict[str, int]:
+    """Patches of a text, for models that have any."""
+    if not isinstance(model, BytePatchForCausalLM):
+        return {}
+    outputs = model.eval()(torch.tensor([ids]), output_patches=True, use_cache=False)
+    return {"num_patches": outputs.patches.lengths.shape[1]}
+
+
+def count_flops(model: PreTrainedModel, ids: list[int]) -> int:
+    """Operations of a forward pass over a text; a forking model has the streams that its budget says."""
+    return estimate_flops(model.config, len(ids), **count_patches(model, ids)).forward
+
+
+def build(name: str, compare: CompareArguments, sizes: dict, blocks) -> tuple[PreTrainedModel, float]:
+    """A model of a kind, and how many steps it takes for each step of the first kind."""
+    first = next((kind for kind in compare.models if kind in OURS), None)
+    reference = OURS[first](sizes) if first else GenericTransformerForCausalLM(GenericTransformerConfig(**sizes))
+    ids = blocks["validation"][0]["input_ids"]
+    if name in OURS:
+        model = OURS[name](sizes)
+    elif compare.match == "flops":
+        model = matched_baseline(reference, name, "flops", len(ids), **count_patches(reference, ids))
+    else:
+        model = matched_baseline(reference, name, "parameters")
+    return model, 1.0 if compare.match == "parameters" else count_flops(reference, ids) / count_flops(model, ids)
+
+
+def score(model: PreTrainedModel, blocks, tokenizer, data: DataArguments) -> dict[str, float | None]:
+    """Bits per byte of whole blocks, and read from prefixes where that is another number."""
+    whole = score_dataset(model, blocks, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
+    is_ahead = getattr(model.config, "fork_policy", None) == "topk" and bool(model.config.fork_layers)
+    prefix = {"bits_per_byte": None}
+    if is_ahead and data.prefix_blocks > 0:
+        limits = {"batch_size": data.prefix_blocks, "max_blocks": data.prefix_blocks}
+        prefix = score_dataset(model, blocks, tokenizer, reading="prefix", **limits)
+    return {"bits_per_byte": whole["bits_per_byte"], "prefix_bits_per_byte": prefix["bits_per_byte"]}
+
+
+def score_trained(name: str, data: DataArguments, args: TextTrainingArguments) -> dict:
+    """A model that is there already, with its own tokenizer."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(name).to(args.device), AutoTokenizer.from_pretrained(name)
+    blocks = load_blocks(data, tokenizer, args)
+    model.loss_type = "ForCausalLM"
+    ids = blocks["validation"][0]["input_ids"]
+    flops = measure_flops(model, input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+    return {
+        "parameters": model.num_parameters(),
+        "flops_per_byte": flops / count_bytes(ids, tokenizer),
+        **score(model, blocks["validation"], tokenizer, data),
+    }
+
+
+def count_bytes(ids: list[int], tokenizer) -> int:
+    """Bytes of text that ids stand for."""
+    return int(count_token_bytes(tokenizer)[ids].sum())
+
+
+def train_new(
+    name: str, seed: int, compare: CompareArguments, data: DataArguments, args: TextTrainingArguments
+) -> dict:
+    """Train and score one model."""
+    tokenizer, blocks = build_byte_tokenizer(), load_from_disk(str(Path(args.output_dir) / "data"))
+    set_seed(seed)
+    model, num_steps = build(name, compare, choose_sizes(compare, data, tokenizer), blocks)
+    set_seed(seed)
+    args.seed, args.max_steps = seed, max(1, round(args.max_steps * num_steps))
+    args.warmup_steps = args.warmup_steps * num_steps if args.warmup_steps >= 1 else args.warmup_steps
+    args.eval_steps = math.ceil(args.max_steps / NUM_CURVE_POINTS)
+    args.output_dir, args.skip_memory_metrics = str(Path(args.output_dir) / "trainer" / f"{name}-{seed}"), False
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=blocks["train"],
+        eval_dataset=blocks["validation"],
+        processing_class=tokenizer,
+        data_collator=default_data_collator,
+    )
+    metrics = trainer.train().metrics
+    ids = blocks["validation"][0]["input_ids"]
+    flops, rows_a_step = count_flops(model, ids), args.train_batch_size * args.gradient_accumulation_steps
+    step_flops = 3 * flops * rows_a_step
+    curve = [
+        (entry["step"] * step_flops, entry["eval_loss"] / math.log(2))
+        for entry in trainer.state.log_history
+        if "eval_loss" in entry
+    ]
+    device = "gpu" if args.device.type == "cuda" else "cpu"
+    peak = metrics[f"train_mem_{device}_alloc_delta"] + metrics[f"train_mem_{device}_peaked_delta"]
+    return {
+        "steps": args.max_steps,
+        "parameters": model.num_parameters(),
+        "flops_per_byte": flops / count_bytes(ids, tokenizer),
+        "training_flops": args.max_steps * step_flops,
+        "tokens_per_second": args.max_steps * rows_a_step * len(ids) / metrics["train_runtime"],
+        "peak_memory_mb": peak / 2**20,
+        "curve": curve,
+        **score(model, blocks["validation"], tokenizer, data),
+    }
+
+
+def run(name: str, seed: int, path: Path, compare: CompareArguments, data: DataArguments, arguments: dict):
+    """One run, in a process of its own; its file appears when it is whole."""
+    args = TextTrainingArguments(**arguments)
+    is_new = name in OURS or name in NATIVE
+    result = train_new(name, seed, compare, data, args) if is_new else score_trained(name, data, args)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps({"model": name, "seed": seed, **result}, indent=1))
+    unfinished.rename(path)
+
+
+def prepare(compare: CompareArguments, data: DataArguments, args: TextTrainingArguments, parser: HfArgumentParser):
+    """Blocks of bytes, packed once for all runs, and what all runs of the folder have in common."""
+    folder = Path(args.output_dir)
+    names = ("match", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    settings = {name: getattr(compare, name) for name in names}
+    settings |= {name: getattr(data, name) for name in ("source", "dataset_name", "block_size", "scored_blocks")}
+    names = ("max_steps", "train_batch_size", "gradient_accumulation_steps", "learning_rate")
+    settings |= {"first": compare.models[0], **{name: getattr(args, name) for name in names}}
+    path = folder / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [
+            f"{name} {before.get(name)} there, {value} now"
+            for name, value in settings.items()
+            if before.get(name) != value
+        ]
+        if changed:
+            parser.error(
+                f"--output_dir {folder} holds runs with other settings: {'; '.join(changed)}. Use another folder"
+            )
+        return
+    DatasetDict(load_blocks(data, build_byte_tokenizer(), args)).save_to_disk(str(folder / "data"))
+    path.write_text(json.dumps(settings, indent=1))
+
+
+def do_missing(compare: CompareArguments, data: DataArguments, args: TextTrainingArguments, given: dict) -> list[Path]:
+    """Start a process for every run that has no file yet; gives the files of all runs."""
+    folder, paths = Path(args.output_dir) / "runs", []
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(args.seed, args.seed + compare.seeds):
+        for name in compare.models:
+            is_new = name in OURS or name in NATIVE
+            path = folder / f"{name.replace('/', '--')}-{seed if is_new else 'trained'}.json"
+            if path in paths:
+                continue
+            paths.append(path)
+            if path.exists():
+                continue
+            print(f"\n== {name}, seed {seed} ==" if is_new else f"\n== {name} ==", flush=True)
+            process = multiprocessing.get_context("spawn").Process(
+                target=run, args=(name, seed, path, compare, data, given)
+            )
+            process.start()
+            process.join()
+            if process.exitcode != 0:
+                raise SystemExit(f"{path.stem} failed, see above. Started again, the command goes on from here.")
+    return paths
+
+
+def describe(values: list[float | None], form: str) -> str:
+    """Mean and standard deviation, without those that are not there."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return ""
+    deviation = (
+        f" ± {form.format(statistics.stdev(numbers))}" if len(numbers) > 1 and statistics.stdev(numbers) else ""
+    )
+    return form.format(statistics.mean(numbers)) + deviation
+
+
+def write_tables(runs: dict[str, list[dict]], folder: Path) -> str:
+    """`table.csv` with a line a run, `table.md` with a line a model; gives the latter."""
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["model", "seed", "steps", *COLUMNS], extrasaction="ignore")
+        writer.writeheader()
+        for results in runs.values():
+            writer.writerows(results)
+    lines = ["| model | seeds | " + " | ".join(name.replace("_", " ") for name in COLUMNS) + " |"]
+    lines.append("|" + "---|" * (2 + len(COLUMNS)))
+    for name, results in runs.items():
+        cells = [describe([result.get(column) for result in results], form) for column, form in COLUMNS.items()]
+        lines.append(f"| {name} | {len(results)} | " + " | ".join(cells) + " |")
+    table = "\n".join(lines) + "\n"
+    (folder / "table.md").write_text(table)
+    return table
+
+
+def draw_curves(runs: dict[str, list[dict]], path: Path):
+    """Bits per byte over training operations: mean over seeds, and the span between them."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, results in runs.items():
+        curves = [result["curve"] for result in results if result.get("curve")]
+        if not curves:
+            for result in results:
+                axes.axhline(result["bits_per_byte"], linestyle="--", linewidth=1, label=name)
+            continue
+        points = list(zip(*curves, strict=False))  # as many as the shortest has
+        flops = [column[0][0] for column in points]
+        bits = [[bits for _, bits in column] for column in points]
+        line = axes.plot(flops, [statistics.mean(values) for values in bits], marker=".", label=name)[0]
+        axes.fill_between(flops, list(map(min, bits)), list(map(max, bits)), alpha=0.2, color=line.get_color())
+    axes.set_xlabel("training FLOPs")
+    axes.set_ylabel("bits per byte, validation, whole blocks")
+    axes.set_xscale("log")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    """Parse flags, do what is missing, tell what came out."""
+    parser = HfArgumentParser((CompareArguments, DataArguments, TextTrainingArguments))
+    compare, data, args = parser.parse_args_into_dataclasses()
+    check_flags(parser, data, args)
+    if compare.seeds < 1:
+        parser.error(f"--seeds is {compare.seeds}; at least one run is needed")
+    if data.tokenizer or data.streaming:
+        parser.error("--tokenizer and --streaming came; models are compared on bytes of text that is there")
+    known = [*OURS, *NATIVE]
+    for name in compare.models:
+        if name not in known and not Path(name).is_dir() and "/" not in name:
+            parser.error(f"--models names {name}; it must be one of {known}, a folder, or a Hub name with its owner")
+    given = {name: getattr(args, name) for name, f in TextTrainingArguments.__dataclass_fields__.items() if f.init}
+    prepare(compare, data, args, parser)
+    paths = do_missing(compare, data, args, given)
+    runs: dict[str, list[dict]] = {}
+    for path in paths:
+        result = json.loads(path.read_text())
+        runs.setdefault(result["model"], []).append(result)
+    folder = Path(args.output_dir)
+    table = write_tables(runs, folder)
+    draw_curves(runs, folder / "curves.png")
+    print(f"\n{table}\nin {folder / 'table.md'} and {folder / 'table.csv'}, drawn in {folder / 'curves.png'}")
+
+
+if __name__ == "__main__":
+    main()

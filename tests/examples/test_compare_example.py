@@ -1,0 +1,103 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Does the comparison train, match, score, resume and refuse as its docstring says, at a size that takes seconds?"""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "compare.py"
+TINY = ["--hidden_size", "16", "--num_attention_heads", "2", "--num_hidden_layers", "4", "--block_size", "32"]
+TINY += ["--max_steps", "4", "--scored_blocks", "4", "--prefix_blocks", "1", "--use_cpu", "--disable_tqdm", "true"]
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compare") / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": f"line number {i} of a text\n" * 9}) + "\n" for i in range(99)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    result = run("--source", source, "--output_dir", folder, "--models", "thoughtbubbles", "gpt2", "--seeds", 2, *TINY)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, result
+
+
+def test_models_are_matched_and_tabled_and_drawn(compared):
+    folder, result = compared
+    table = (folder / "table.md").read_text()
+    assert table in result.stdout
+    assert [line.split("|")[1:3] for line in table.splitlines()[2:]] == [
+        [" thoughtbubbles ", " 2 "],
+        [" gpt2 ", " 2 "],
+    ]
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["seed"]) for row in rows] == [
+        ("thoughtbubbles", "42"),
+        ("thoughtbubbles", "43"),
+        ("gpt2", "42"),
+        ("gpt2", "43"),
+    ]
+    ours, theirs = float(rows[0]["training_flops"]), float(rows[2]["training_flops"])
+    assert theirs == pytest.approx(ours, rel=0.02)
+    assert rows[0]["prefix_bits_per_byte"] and not rows[2]["prefix_bits_per_byte"]
+    for row in rows:
+        assert 3 < float(row["bits_per_byte"]) < 9
+        assert float(row["tokens_per_second"]) > 0 and float(row["peak_memory_mb"]) > 0
+    assert rows[0]["bits_per_byte"] != rows[1]["bits_per_byte"]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_started_again_it_does_what_is_missing(compared, source):
+    folder, _ = compared
+    kept, lost = (folder / "runs" / f"{name}-43.json" for name in ("thoughtbubbles", "gpt2"))
+    before, scored = kept.stat().st_mtime_ns, json.loads(lost.read_text())["bits_per_byte"]
+    lost.unlink()
+    again = ["--source", source, "--output_dir", folder, "--models", "thoughtbubbles", "gpt2", "--seeds", 2, *TINY]
+    result = run(*again)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert kept.stat().st_mtime_ns == before
+    assert json.loads(lost.read_text())["bits_per_byte"] == pytest.approx(scored, abs=1e-6)
+    assert result.stdout.count("== ") == 1 and "== gpt2, seed 43 ==" in result.stdout
+    refused = run(*again, "--learning_rate", "0.5")
+    assert refused.returncode == 2 and "learning_rate 0.002 there, 0.5 now" in refused.stderr
+
+
+def test_a_trained_model_is_scored_as_it_is(compared, source, tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from hf_thoughtbubbles import train_bpe_tokenizer
+
+    tokenizer = train_bpe_tokenizer(["line number of a text"] * 3, vocab_size=270)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=0)).save_pretrained(tmp_path / "native")
+    tokenizer.save_pretrained(tmp_path / "native")
+    arguments = ["--source", source, "--output_dir", tmp_path / "out", "--match", "parameters", "--seeds", 1]
+    result = run(*arguments, "--models", "byte_patch", tmp_path / "native", *TINY)
+    assert result.returncode == 0, result.stderr[-3000:]
+    lines = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert len(lines) == 4 and str(tmp_path / "native") in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "gpt3"], "--models names gpt3"),
+        (["--tokenizer", "gpt2"], "models are compared on bytes"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(arguments, message, tmp_path):
+    result = run("--output_dir", tmp_path, *arguments)
+    assert result.returncode == 2 and message in result.stderr
