@@ -13,6 +13,8 @@ from hf_thoughtbubbles import (
     BytePatchForCausalLM,
     LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
+    NextThoughtConfig,
+    NextThoughtForConditionalGeneration,
     ThoughtbubblesForCausalLM,
 )
 from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
@@ -33,6 +35,8 @@ THOUGHTBUBBLES = {
     "threshold-all": {"fork_policy": "threshold", "fork_budget": 4.0},
     "threshold-none": {"fork_policy": "threshold", "fork_budget": 1.0},
     "threshold-probability": {"fork_policy": "threshold", "fork_budget": 4.0, "fold": "probability"},
+    "copy": {"fork_policy": "copy", "fork_budget": 3, "fork_layers": [1]},
+    "copy-probability": {"fork_policy": "copy", "fork_budget": 2, "fork_layers": [0], "fold": "probability"},
 }
 THINKERS = {
     "plain": {},
@@ -420,3 +424,45 @@ def test_estimates_are_fast_for_models_that_would_not_fit():
     flops = estimate_flops(config, 2**20)
     assert math.isfinite(flops.forward_per_token)
     assert flops.forward > 2 * 2**20 * 2**31
+
+
+THOUGHTS = {
+    "mlp": {},
+    "block-linear": {"core": "block_linear", "core_block_sizes": [4, 12, 3], "num_thoughts": 2},
+    "one-pooling-layer": {"pooling_sizes": [36], "removed_shares": [0.25], "feed_forward": "mlp"},
+    "grouped": {"encoder_key_value_heads": 1, "decoder_key_value_heads": 2, "num_encoder_layers": 2},
+}
+
+
+@pytest.mark.parametrize("name", THOUGHTS)
+def test_next_thoughts_are_estimated_exactly(name):
+    config = NextThoughtConfig(
+        **{
+            "vocab_size": 61, "hidden_size": 24, "pooling_sizes": [36, 48], "removed_shares": [0.3, 0.5],
+            "encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 47, "decoder_ffn_dim": 31,
+            "num_decoder_layers": 3, "num_latent_tokens": 5, "max_position_embeddings": 37, "pad_token_id": 0,
+            **THOUGHTS[name],
+        }
+    )  # fmt: skip
+    model, thought, written = NextThoughtForConditionalGeneration(config).eval(), draw_ids(2, 19), draw_ids(2, 7)
+    flops = estimate_flops(config, 19, 2, answer_length=7)
+    assert flops.forward == measure_flops(model, thought, decoder_input_ids=written, use_cache=False)
+    assert flops.num_tokens == 19 + 7
+    more = estimate_flops(config, 19, 2, answer_length=7, num_thoughts=4)
+    assert more.forward == measure_flops(model, thought, decoder_input_ids=written, num_thoughts=4, use_cache=False)
+    assert more.forward > flops.forward
+
+    with torch.no_grad():
+        outputs = model(thought, decoder_input_ids=written, use_cache=True)
+        cache, encoded = outputs.past_key_values, model.get_encoder()(thought)
+    halves = (*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers)
+    held = sum_bytes(*(tensor for layer in halves for tensor in (layer.keys, layer.values)))
+    assert estimate_memory(config, 19, 2, answer_length=7).cache == held
+    step = measure_flops(model, encoder_outputs=encoded, decoder_input_ids=written[:, :1], past_key_values=cache)
+    assert flops.per_generated_token * 2 == step
+
+
+def test_a_next_thought_as_long_as_what_was_read_is_assumed():
+    config = NextThoughtConfig(vocab_size=61, hidden_size=24, pooling_sizes=[36], removed_shares=[0.5])
+    assert estimate_flops(config, 9) == estimate_flops(config, 9, answer_length=9)
+    assert count_parameters(config) == NextThoughtForConditionalGeneration(config).num_parameters()

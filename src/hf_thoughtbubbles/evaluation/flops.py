@@ -11,6 +11,7 @@ E byte width, V vocabulary.
 """
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -144,16 +145,19 @@ def count_layer(
     return projections + count_attention(num_queries, num_keys, wide) + feed_forward
 
 
-def count_streams(num_tokens: int, means: Sequence[float], to_whole: Callable[[float], float]) -> list[float]:
+def count_streams(
+    num_tokens: int, means: Sequence[float], to_whole: Callable[[float], float], growth: float = 2
+) -> list[float]:
     """
-    Streams before the first fork and after each one, which leaves `means` for each token and at most doubles them.
+    Streams before the first fork and after each one, which leaves `means` for each token and multiplies them by
+    `growth` at most: a fork doubles them.
 
     >>> count_streams(10, [1.5, 2.5], math.ceil)
     [10, 15, 25]
     """
     counts = [num_tokens]
     for mean in means:
-        counts.append(min(2 * counts[-1], to_whole(num_tokens * mean)))
+        counts.append(min(growth * counts[-1], to_whole(num_tokens * mean)))
     return counts
 
 
@@ -161,8 +165,9 @@ def count_stream_layers(config: PreTrainedConfig, queries: Sequence[float], keys
     """All layers and forks of a Thoughtbubbles model, of streams before the first fork and after each one."""
     flops, fork = 0, 0
     for layer_idx in range(config.num_hidden_layers):
-        if layer_idx in config.fork_layers:  # two scores for each stream
-            flops, fork = flops + count_linear(queries[fork], config.hidden_size, 2), fork + 1
+        if layer_idx in config.fork_layers:  # two scores for each stream; copies have none
+            scores = 0 if config.fork_policy == "copy" else count_linear(queries[fork], config.hidden_size, 2)
+            flops, fork = flops + scores, fork + 1
         flops += count_layer(queries[fork], keys[fork], config.hidden_size, config.intermediate_size)
     return flops
 
@@ -173,8 +178,8 @@ def count_thoughtbubbles(
     """
     Layers over streams: after a fork `fork_budget` for each token, or `num_streams`, one number or one for each fork.
 
-    That is what the published rule keeps, and the causal one in training. In evaluation the causal rule's budget is a
-    mean over text, and rows are as long as the fullest.
+    That is what the published rule and copies keep, and the causal rule in training. In evaluation the causal rule's
+    budget is a mean over text, and rows are as long as the fullest.
     """
     width, num_forks = config.hidden_size, len(config.fork_layers)
     means = config.fork_budget if num_streams is None else num_streams
@@ -193,13 +198,14 @@ def count_thoughtbubbles(
         is_mixed = config.fold == "probability" and num_forks > 0
         return count_linear(num_kept_streams if is_mixed else num_kept, width, config.vocab_size)
 
-    counts = count_streams(num_tokens, means, to_whole)
+    growth = config.max_streams_per_token if config.fork_policy == "copy" else 2
+    counts = count_streams(num_tokens, means, to_whole, growth)
     forward = count_stream_layers(config, counts, counts) + count_head(num_tokens, counts[-1])
     if not config.is_cacheable:  # the prefix is read again, and logits made of its last token
         counts = count_streams(num_tokens + 1, means, to_whole)
         step = count_stream_layers(config, counts, counts) + count_head(1, min(2**num_forks, counts[-1]))
         return RowCost(num_tokens, forward, step)
-    one = count_streams(1, means, float)
+    one = count_streams(1, means, float, growth)
     seen = [(num_tokens + 1) * count for count in one]
     step = count_stream_layers(config, one, seen) + count_head(1, one[-1])
     num_slots = fork = 0
@@ -458,6 +464,47 @@ def count_byte_patch(
     return RowCost(num_tokens, forward, step + ending / bytes_per_patch, **cache)
 
 
+def count_next_thought(
+    config: PreTrainedConfig, num_tokens: int, answer_length: int | None = None, num_thoughts: int | None = None
+) -> RowCost:
+    """
+    A thought of `num_tokens` is read and pooled, the core is applied `num_thoughts` times, and `answer_length` tokens
+    of the next thought, as many as were read when not given, are written after its latent tokens.
+    """
+    width, latent_size = config.hidden_size, config.latent_size
+    num_answers, num_thoughts = answer_length or num_tokens, num_thoughts or config.num_thoughts
+    is_gated = config.feed_forward == "swiglu"
+
+    def count_side(side: str, num_queries: int, num_keys: int) -> float:
+        heads, kv_heads = (getattr(config, f"{side}_{kind}_heads") for kind in ("attention", "key_value"))
+        narrow = width // heads * kv_heads
+        layer = count_layer(
+            num_queries, num_keys, width, getattr(config, f"{side}_ffn_dim"), is_gated, key_value_width=narrow
+        )
+        return getattr(config, f"num_{side}_layers") * layer
+
+    forward = count_side("encoder", num_tokens, num_tokens)
+    widths = [width, *config.pooling_sizes]
+    counts = [num_tokens, *config.count_kept_tokens(num_tokens)]
+    for i, (before, after) in enumerate(itertools.pairwise(widths)):
+        num_read, num_kept = counts[i : i + 2]
+        forward += 3 * count_linear(num_read, before, before) + count_attention(num_read, num_read, before)
+        forward += count_linear(num_kept, before, before) + count_linear(num_kept, before, 4 * before)
+        forward += count_linear(num_kept, 4 * before, after)
+    blocks = [latent_size, latent_size] if config.core == "mlp" else config.core_block_sizes
+    forward += num_thoughts * sum(count_linear(latent_size // size, size, size) for size in blocks)
+    num_entries = config.num_latent_tokens + num_answers
+    forward += count_linear(1, latent_size, config.num_latent_tokens * width)
+    forward += count_side("decoder", num_entries, num_entries) + count_linear(num_answers, width, config.vocab_size)
+    narrow = width // config.decoder_attention_heads * config.decoder_key_value_heads
+    return RowCost(
+        num_tokens + num_answers,
+        forward,
+        step=count_side("decoder", 1, num_entries + 1) + count_linear(1, width, config.vocab_size),
+        cache_numbers=2 * config.num_decoder_layers * narrow * num_entries,
+    )
+
+
 def count_native(config: PreTrainedConfig, num_tokens: int, **layer) -> RowCost:
     """A native decoder of layers as [`count_layer`] describes them."""
     width, depth, head = config.hidden_size, config.num_hidden_layers, config.hidden_size * 2 * config.vocab_size
@@ -494,6 +541,7 @@ FAMILIES: dict[str, Callable[..., RowCost]] = {
     "gpt2": count_gpt2,
     "llama": count_llama,
     "looped_thinker": count_looped_thinker,
+    "next_thought": count_next_thought,
     "thoughtbubbles": count_thoughtbubbles,
 }
 
@@ -529,7 +577,7 @@ def estimate_flops(config: PreTrainedConfig, num_tokens: int, batch_size: int = 
     Args:
         config (`PreTrainedConfig`): of one of our language models, of GPT-2 or of Llama.
         num_tokens (`int`): tokens of each row, bytes for byte-patch models, those of the problem for looped Thinkers
-            that answer.
+            that answer, those of the thought that is read for next-thought models.
         batch_size (`int`): rows.
         lengths: what else decides how much a family computes; the configuration's by default.
 
@@ -537,6 +585,7 @@ def estimate_flops(config: PreTrainedConfig, num_tokens: int, batch_size: int = 
             - looped Thinkers: `num_steps`; of problems also `num_latents`, `num_read_steps`, `answer_length`,
               `num_static_memories` (the width of `memory_ids`) and `loop_decoder`. Steps that tokens exit before are
               not subtracted.
+            - next-thought models: `answer_length`, `num_tokens` by default, and `num_thoughts`.
             - byte-patch models: `num_patches` of a row, or `bytes_per_patch`. One is needed unless patches are
               `"fixed"`.
 
