@@ -9,7 +9,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 from .rope_settings import check_rope_parameters
-from .size_settings import check_counts, check_heads, check_rotary_heads
+from .size_settings import check_counts, check_heads, check_rotary_heads, check_scales
 
 
 Normalization = Literal["rms_norm", "layer_norm", "none"]
@@ -154,9 +154,11 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             check_rotary_heads(self)
 
     def validate_activation(self):
-        """Part of `@strict`-powered validation: a known activation."""
+        """Part of `@strict`-powered validation: a known activation, and scales in range."""
         if self.hidden_act not in HIDDEN_ACTS:
             raise ValueError(f'`hidden_act` is "{self.hidden_act}"; it must be one of {HIDDEN_ACTS}.')
+        dropouts = ("embedding_dropout", "attention_dropout", "hidden_dropout")
+        check_scales(self, ("rms_norm_eps", "layer_norm_eps", "initializer_range"), dropouts)
 
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""

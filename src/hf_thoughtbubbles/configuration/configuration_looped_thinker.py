@@ -9,7 +9,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 from .rope_settings import check_rope_parameters
-from .size_settings import check_counts, check_heads, check_rotary_heads
+from .size_settings import check_counts, check_heads, check_rotary_heads, check_scales
 
 
 COUNTS = (
@@ -227,9 +227,7 @@ class LoopedThinkerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     def validate_scales(self):
         """Part of `@strict`-powered validation: scales are positive."""
-        for name in ("rms_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be positive.")
+        check_scales(self, ("rms_norm_eps", "initializer_range"))
         if self.exit_threshold is not None and not 0 <= self.exit_threshold < float("inf"):
             raise ValueError(f"`exit_threshold` is {self.exit_threshold}; it must be finite and at least 0, or None.")
 

@@ -9,7 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 from .configuration_generic_transformer import HIDDEN_ACTS, Normalization
-from .size_settings import check_counts, check_heads
+from .size_settings import check_counts, check_heads, check_scales
 
 
 COUNTS = (
@@ -254,11 +254,7 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         """Part of `@strict`-powered validation: a known activation, and scales in range."""
         if self.hidden_act not in HIDDEN_ACTS:
             raise ValueError(f'`hidden_act` is "{self.hidden_act}"; it must be one of {HIDDEN_ACTS}.')
-        for name in ("initializer_range", "rms_norm_eps", "layer_norm_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be positive.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` is {self.dropout}; it must be at least 0 and below 1.")
+        check_scales(self, ("initializer_range", "rms_norm_eps", "layer_norm_eps"), ["dropout"])
 
 
 class NextThoughtStackView:

@@ -12,7 +12,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 from .rope_settings import check_rope_parameters
-from .size_settings import check_counts, check_heads, check_rotary_heads
+from .size_settings import check_counts, check_heads, check_rotary_heads, check_scales
 
 
 @strict
@@ -242,12 +242,8 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         """Part of `@strict`-powered validation: the activation exists, dropouts and scales are what they say."""
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` is {self.hidden_act!r}; it must be one of {sorted(ACT2FN)}.")
-        for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be in [0, 1).")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be positive.")
+        dropouts = ("embedding_dropout", "attention_dropout", "hidden_dropout")
+        check_scales(self, ("layer_norm_eps", "initializer_range"), dropouts)
 
 
 __all__ = ["ThoughtbubblesConfig"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which sizes can our models have?"""
+"""Which sizes and scales can our models have?"""
 
 from collections.abc import Iterable
 
@@ -31,4 +31,14 @@ def check_rotary_heads(config: PreTrainedConfig):
         )
 
 
-__all__ = ["check_counts", "check_heads", "check_rotary_heads"]
+def check_scales(config: PreTrainedConfig, positive: Iterable[str], dropouts: Iterable[str] = ()):
+    """Refuse epsilons and deviations that are not positive, and dropouts that are no share."""
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; it must be positive.")
+    for name in dropouts:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; it must be in [0, 1).")
+
+
+__all__ = ["check_counts", "check_heads", "check_rotary_heads", "check_scales"]
