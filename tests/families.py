@@ -188,13 +188,6 @@ FAMILIES = [
             ({"fork_layers": [0, 1]}, "copies are made before one layer"),
         ),
     ),
-    Family(
-        "copy-probability",
-        make_config(fork_policy="copy", fork_layers=[0], fork_budget=2, fold="probability"),
-        assistant_changes={"num_hidden_layers": 2},
-        undecided_changes={},
-        bad_changes=(({"fork_score_init": [-1, 2]}, "whose streams have no"),),
-    ),
     make_thinker("thinker"),
     make_thinker("thinker-window", num_hidden_layers=1, num_steps=4, num_memory_steps=2, num_read_steps=1, low_rank=5),
     make_thinker("thinker-skip", skip_self_attention=True),
@@ -218,13 +211,6 @@ FAMILIES = [
         position_embedding="sinusoidal",
         num_key_value_heads=1,
         tie_word_embeddings=False,
-    ),
-    make_generic(
-        "generic-bare",
-        position_embedding="none",
-        attention_normalization="none",
-        hidden_act="tanh",
-        initializer_range=0.15,
     ),
     make_generic("generic-bidirectional", is_causal=False, position_embedding="relative", hidden_act="silu"),
 ]

@@ -252,11 +252,6 @@ VARIANTS = {
         config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_policy": "threshold"},
         cannot_hold=CANNOT_HOLD,
     ),
-    "ThoughtbubblesCopies": Variant(
-        config_class=ThoughtbubblesConfig,
-        config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 2, "fork_policy": "copy"},
-        cannot_hold=CANNOT_HOLD,
-    ),
     "ThoughtbubblesPlain": Variant(
         config_class=ThoughtbubblesConfig,
         config_kwargs={**SMALL, "fork_layers": []},

@@ -6,23 +6,16 @@ import torch
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
 )
 
 from tests.families import FAMILIES
 from tests.hub.test_remote_code import load_as_a_stranger
 
 
-HEADS = [
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-]
-CASES = [(head, "generic") for head in HEADS] + [(AutoModelForCausalLM, "generic-shared")]
+# All heads travel by the same code (test_remote_code.py); here the family's own modules do.
+CASES = [(AutoModel, "generic"), (AutoModelForCausalLM, "generic-shared")]
+CASES += [(AutoModelForSequenceClassification, "generic-bidirectional")]
 
 
 @pytest.mark.parametrize(("auto_class", "name"), CASES)

@@ -29,9 +29,9 @@ OPTIONS = [
 BY_OPTION = pytest.mark.parametrize("options", OPTIONS, ids=str)
 
 
-def build(**changes) -> GenericTransformerForCausalLM:
+def build(is_causal: bool = True, **changes) -> GenericTransformerForCausalLM:
     """A tiny model; equal seeds give equal weights where shapes are equal."""
-    return make_generic("generic", **{"initializer_range": 0.2, **changes}).build()
+    return make_generic("generic", is_causal, **{"initializer_range": 0.2, **changes}).build()
 
 
 @BY_OPTION
@@ -51,7 +51,20 @@ def test_every_option_acts_and_is_cached_with_eager_and_sdpa(options):
         torch.testing.assert_close(torch.cat(seen, dim=1), logits[:, 11:], atol=1e-4, rtol=1e-4)
 
 
-@BY_OPTION
+# Every value of every option, several in one model, because compiling takes seconds.
+COMPILED = [
+    {"hidden_act": "relu", "position_embedding": "learned", "attention_normalization": "layer_norm"},
+    {"hidden_act": "leaky_relu", "position_embedding": "sinusoidal", "mlp_normalization": "layer_norm"},
+    {"hidden_act": "tanh", "position_embedding": "relative", "num_key_value_heads": 1, "attention_bias": True},
+    {"hidden_act": "sigmoid", "position_embedding": "none", "attention_normalization": "none", "mlp_bias": True},
+    {"hidden_act": "silu", "mlp_normalization": "none", "final_normalization": "layer_norm", "head_bias": True},
+    {"hidden_act": "learned", "final_normalization": "none", "share_feed_forward": True},
+    {"hidden_act": "none", "num_key_value_heads": 2},
+    {"feed_forward": "swiglu", "share_feed_forward": True, "is_causal": False},
+]
+
+
+@pytest.mark.parametrize("options", COMPILED, ids=str)
 def test_every_option_trains_and_compiles_without_a_graph_break(options):
     model, ids = build(**options).train(), draw_ids(2, 17)
     torch._dynamo.reset()
