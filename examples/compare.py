@@ -11,7 +11,8 @@ Hub names of trained causal language models, native ones included, are scored as
 Every run is trained and scored in a process of its own and leaves a file in `OUTPUT_DIR/runs`; started again, the
 command does what is missing. `table.md`, `table.csv` and `curves.png` (bits per byte of validation text over training
 operations) are made of all that is there. Scores of whole blocks are no likelihood for the published fork rule, which
-looks ahead; a second column has the honest score, read from prefixes. Memory is what training took at most, beyond
+looks ahead; a second column says how many bits more it needs for `--prefix_blocks` blocks read from prefixes, as
+generation does, than for the same ones read whole. Memory is what training took at most, beyond
 what the process held before.
 
 Other flags are those of `train_thoughtbubbles_text.py` for text, and of TrainingArguments.
@@ -60,7 +61,7 @@ from hf_thoughtbubbles.evaluation.scoring import count_token_bytes, score_datase
 NUM_CURVE_POINTS = 8
 COLUMNS = {  # of the table: what a run calls it, and how it is written
     "bits_per_byte": "{:.4f}",
-    "prefix_bits_per_byte": "{:.4f}",
+    "look_ahead_bits_per_byte": "{:.4f}",
     "parameters": "{:,.0f}",
     "flops_per_byte": "{:.4g}",
     "training_flops": "{:.4g}",
@@ -157,14 +158,16 @@ def build(name: str, compare: CompareArguments, sizes: dict, blocks) -> tuple[Pr
 
 
 def score(model: PreTrainedModel, blocks, tokenizer, data: DataArguments) -> dict[str, float | None]:
-    """Bits per byte of whole blocks, and read from prefixes where that is another number."""
+    """Bits per byte of whole blocks, and how many more are needed from prefixes where that is another number."""
     whole = score_dataset(model, blocks, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
     is_ahead = getattr(model.config, "fork_policy", None) == "topk" and bool(model.config.fork_layers)
-    prefix = {"bits_per_byte": None}
+    look_ahead = None
     if is_ahead and data.prefix_blocks > 0:
         limits = {"batch_size": data.prefix_blocks, "max_blocks": data.prefix_blocks}
-        prefix = score_dataset(model, blocks, tokenizer, reading="prefix", **limits)
-    return {"bits_per_byte": whole["bits_per_byte"], "prefix_bits_per_byte": prefix["bits_per_byte"]}
+        honest = score_dataset(model, blocks, tokenizer, reading="prefix", **limits)
+        same = score_dataset(model, blocks, tokenizer, **limits)
+        look_ahead = honest["bits_per_byte"] - same["bits_per_byte"]
+    return {"bits_per_byte": whole["bits_per_byte"], "look_ahead_bits_per_byte": look_ahead}
 
 
 def score_trained(name: str, data: DataArguments, args: TextTrainingArguments) -> dict:

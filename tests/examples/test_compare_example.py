@@ -52,7 +52,7 @@ def test_models_are_matched_and_tabled_and_drawn(compared):
     ]
     ours, theirs = float(rows[0]["training_flops"]), float(rows[2]["training_flops"])
     assert theirs == pytest.approx(ours, rel=0.02)
-    assert rows[0]["prefix_bits_per_byte"] and not rows[2]["prefix_bits_per_byte"]
+    assert rows[0]["look_ahead_bits_per_byte"] and not rows[2]["look_ahead_bits_per_byte"]
     for row in rows:
         assert 3 < float(row["bits_per_byte"]) < 9
         assert float(row["tokens_per_second"]) > 0 and float(row["peak_memory_mb"]) > 0
