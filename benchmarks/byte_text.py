@@ -17,38 +17,25 @@ the bytes read, counted by torch.
 """
 
 import argparse
+import functools
 import itertools
-import json
-import statistics
 import time
 from pathlib import Path
 
 import torch
-from bytes import count_flops
+from bytes import ARMS as OURS
+from bytes import build_flat, count_flops
 from datasets import Dataset
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-    default_data_collator,
-    set_seed,
-)
+from transformers import PreTrainedModel, Trainer, default_data_collator, set_seed
 
 from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
 from hf_thoughtbubbles.data.noise import add_character_noise
 from hf_thoughtbubbles.data.text import load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
+from runs import describe_seeds, do_missing, make_arguments, read_runs
 
 
-OURS = {
-    "words, autoregressive": {},
-    "words, parallel": {"decoder": "parallel"},
-    "six bytes, autoregressive": {"patching": "fixed", "patch_size": 6},
-    "six bytes, parallel": {"patching": "fixed", "patch_size": 6, "decoder": "parallel"},
-}
 ARMS = (*OURS, "GPT-2, FLOPs", "GPT-2, parameters", "GPT-2, BPE")
 SIZES = {
     "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "byte_hidden_size": 64,
@@ -66,29 +53,18 @@ def build_ours(changes: dict) -> BytePatchForCausalLM:
     return BytePatchForCausalLM(BytePatchConfig(**SIZES, max_position_embeddings=BLOCK_BYTES, **changes))
 
 
-def build_gpt2(width: int, num_positions: int, vocab_size: int) -> GPT2LMHeadModel:
-    """A native GPT-2, as deep as the core."""
-    config = GPT2Config(
-        vocab_size=vocab_size, n_embd=width, n_layer=SIZES["num_hidden_layers"], n_head=SIZES["num_attention_heads"],
-        n_positions=num_positions, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
-        eos_token_id=None,
-    )  # fmt: skip
-    model = GPT2LMHeadModel(config)
-    model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about this one
-    return model
-
-
 def build(arm: str, tokenizer, block: torch.Tensor, num_positions: int) -> PreTrainedModel:
     """The model of an arm; `block` `(1, T)` is text in bytes, over which operations are counted."""
     if arm in OURS:
         return build_ours(OURS[arm])
     if arm == "GPT-2, BPE":
-        return build_gpt2(SIZES["hidden_size"], num_positions, len(tokenizer))
+        return build_flat({**SIZES, "context": num_positions}, SIZES["hidden_size"], len(tokenizer))
     reference = build_ours({})
     if arm == "GPT-2, parameters":
         return matched_baseline(reference)
     wanted, step = count_flops(reference, block), 2 * SIZES["num_attention_heads"]
-    models = [build_gpt2(width, BLOCK_BYTES, len(tokenizer)) for width in range(step, SIZES["hidden_size"], step)]
+    widths, size = range(step, SIZES["hidden_size"], step), {**SIZES, "context": BLOCK_BYTES}
+    models = [build_flat(size, width, len(tokenizer)) for width in widths]
     return min(models, key=lambda model: abs(count_flops(model, block) - wanted))
 
 
@@ -130,21 +106,14 @@ def run(arm: str, seed: int, args) -> dict:
     set_seed(seed)
     model = build(arm, tokenizer, torch.tensor([text_bytes]), block_size)
     flops = count_flops(model, torch.tensor([blocks[0]["input_ids"]])) / bytes_per_token  # a byte
-    arguments = TrainingArguments(
-        output_dir=str(args.output.parent / "trainer"),
+    arguments = make_arguments(
+        args.output,
         max_steps=args.steps,
         per_device_train_batch_size=args.batch,
         learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine",
         warmup_steps=args.steps // 20,
         weight_decay=0.1,
         adam_beta2=0.95,
-        logging_steps=200,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        dataloader_pin_memory=False,
         seed=seed,
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=blocks, data_collator=default_data_collator)
@@ -152,8 +121,6 @@ def run(arm: str, seed: int, args) -> dict:
     trainer.train()
     seconds, num_bytes = time.perf_counter() - start, args.steps * args.batch * block_size * bytes_per_token
     return {
-        "arm": arm,
-        "seed": seed,
         "learning_rate": args.learning_rate,
         "parameters": model.num_parameters(),
         "flops": round(flops),
@@ -163,15 +130,9 @@ def run(arm: str, seed: int, args) -> dict:
     }
 
 
-def describe(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
-
-
 def print_table(output: Path):
     """Bits per byte of each arm."""
-    runs = [json.loads(line) for line in output.read_text().splitlines()]
+    runs = read_runs(output)
     print("\n| arm | parameters | MFLOPs a byte | training PFLOPs | MB read | seeds |", end=" ")
     print(" | ".join(f"{100 * share:g} % noise" for share in NOISE), "|\n|" + "---|" * (6 + len(NOISE)))
     for arm in ARMS:
@@ -183,7 +144,7 @@ def print_table(output: Path):
             f"| {arm} | {found[0]['parameters']:,} | {flops / 1e6:.2f} | {3 * flops * num_bytes / 1e15:.4f} |", end=" "
         )
         print(f"{num_bytes / 1e6:.2f} | {', '.join(str(run['seed']) for run in found)} |", end=" ")
-        print(" | ".join(describe([run["scores"][str(share)] for run in found]) for share in NOISE), "|")
+        print(" | ".join(describe_seeds([run["scores"][str(share)] for run in found]) for share in NOISE), "|")
 
 
 def main():
@@ -200,15 +161,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.table:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        for seed, arm in itertools.product(args.seeds, args.arms):
-            done = args.output.read_text().splitlines() if args.output.exists() else []
-            if any((run["arm"], run["seed"]) == (arm, seed) for run in map(json.loads, done)):
-                continue
-            line = json.dumps(run(arm, seed, args))
-            print(line, flush=True)
-            with args.output.open("a") as file:
-                file.write(line + "\n")
+        wanted = ({"arm": arm, "seed": seed} for seed, arm in itertools.product(args.seeds, args.arms))
+        do_missing(args.output, wanted, functools.partial(run, args=args))
     print_table(args.output)
 
 

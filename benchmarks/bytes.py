@@ -63,10 +63,10 @@ def build(size: dict, changes: dict) -> BytePatchForCausalLM:
     return BytePatchForCausalLM(BytePatchConfig(**fields, max_position_embeddings=size["context"], **changes))
 
 
-def build_flat(size: dict, width: int) -> GPT2LMHeadModel:
-    """A native GPT-2 over bytes, as deep as the core."""
+def build_flat(size: dict, width: int, vocab_size: int = 259) -> GPT2LMHeadModel:
+    """A native GPT-2 over bytes or tokens, as deep as the core."""
     config = GPT2Config(
-        vocab_size=259, n_embd=width, n_layer=size["num_hidden_layers"], n_head=size["num_attention_heads"],
+        vocab_size=vocab_size, n_embd=width, n_layer=size["num_hidden_layers"], n_head=size["num_attention_heads"],
         n_positions=size["context"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
         eos_token_id=None,
     )  # fmt: skip

@@ -15,10 +15,9 @@ given the pad token alone.
 """
 
 import argparse
+import functools
 import itertools
-import json
 import math
-import statistics
 import time
 from pathlib import Path
 
@@ -30,13 +29,13 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
 from hf_thoughtbubbles import NextThoughtConfig, NextThoughtForConditionalGeneration, build_byte_tokenizer
 from hf_thoughtbubbles.data.text import load_text
 from hf_thoughtbubbles.data.thoughts import pair_thoughts
+from runs import describe_seeds, do_missing, make_arguments, read_runs
 
 
 ARMS = ("mlp", "block linear", "encoder-decoder", "no reading")
@@ -137,20 +136,13 @@ def run(arm: str, seed: int, args) -> dict:
         Collator(tokenizer, model=model, is_blind=arm == "no reading", is_exchanged=exchanged)
         for exchanged in (False, True)
     ]
-    arguments = TrainingArguments(
-        output_dir=str(args.output.parent / "trainer"),
+    arguments = make_arguments(
+        args.output,
         max_steps=args.steps,
         per_device_train_batch_size=args.batch,
         learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine",
         warmup_steps=args.steps // 20,
         weight_decay=0.01,
-        logging_steps=200,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        dataloader_pin_memory=False,
         seed=seed,
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=pairs["train"], data_collator=collators[0])
@@ -158,26 +150,20 @@ def run(arm: str, seed: int, args) -> dict:
     trainer.train()
     seconds = round(time.perf_counter() - start, 1)
     read, exchanged = (score(model, scored, tokenizer, collator) for collator in collators)
-    result = {"arm": arm, "seed": seed, "parameters": model.num_parameters(), "seconds": seconds}
-    return {**result, "pairs": args.steps * args.batch, "read": read, "exchanged": exchanged}
-
-
-def describe(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
+    result = {"parameters": model.num_parameters(), "seconds": seconds, "pairs": args.steps * args.batch}
+    return {**result, "read": read, "exchanged": exchanged}
 
 
 def print_table(output: Path):
     """Bits per byte of each arm."""
-    runs = [json.loads(line) for line in output.read_text().splitlines()]
+    runs = read_runs(output)
     print("\n| arm | parameters | pairs | seeds | bits per byte | with another line read |\n|---|---|---|---|---|---|")
     for arm in ARMS:
         found = sorted((run for run in runs if run["arm"] == arm), key=lambda run: run["seed"])
         if found:
             seeds = ", ".join(str(run["seed"]) for run in found)
             print(f"| {arm} | {found[0]['parameters']:,} | {found[0]['pairs']:,} | {seeds} |", end=" ")
-            print(" | ".join(describe([run[name] for run in found]) for name in ("read", "exchanged")), "|")
+            print(" | ".join(describe_seeds([run[name] for run in found]) for name in ("read", "exchanged")), "|")
 
 
 def main():
@@ -195,15 +181,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.table:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        for seed, arm in itertools.product(args.seeds, args.arms):
-            done = args.output.read_text().splitlines() if args.output.exists() else []
-            if any((run["arm"], run["seed"]) == (arm, seed) for run in map(json.loads, done)):
-                continue
-            line = json.dumps(run(arm, seed, args))
-            print(line, flush=True)
-            with args.output.open("a") as file:
-                file.write(line + "\n")
+        wanted = ({"arm": arm, "seed": seed} for seed, arm in itertools.product(args.seeds, args.arms))
+        do_missing(args.output, wanted, functools.partial(run, args=args))
     print_table(args.output)
 
 

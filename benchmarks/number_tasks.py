@@ -15,8 +15,8 @@ those of a forward pass over question and answer, counted by torch.
 """
 
 import argparse
+import functools
 import itertools
-import json
 import statistics
 import time
 from dataclasses import replace
@@ -30,7 +30,6 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedModel,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
@@ -42,6 +41,7 @@ from hf_thoughtbubbles.evaluation.flops import measure_flops
 from hf_thoughtbubbles.plots.steps import plot_accuracy_grid
 from hf_thoughtbubbles.tokenization.number_tokenizer import build_number_tokenizer
 from hf_thoughtbubbles.training.curriculum import Curriculum, CurriculumCallback, TimeBudgetCallback
+from runs import describe_seeds, do_missing, make_arguments, read_runs
 
 
 SMALL = {"hidden_size": 64, "intermediate_size": 128}
@@ -179,8 +179,8 @@ def train(model: PreTrainedModel, plan: dict, task: NumberTask, seed: int, args)
     schedule, schedule_options = "cosine_with_min_lr", {"min_lr_rate": 0.02}
     if curriculum:  # whose last lessons shall come at the full rate
         schedule, schedule_options = "warmup_stable_decay", {"num_decay_steps": num_steps // 3, "min_lr_ratio": 0.02}
-    arguments = TrainingArguments(
-        output_dir=str(args.output.parent / "trainer"),
+    arguments = make_arguments(
+        args.output,
         max_steps=num_steps,
         per_device_train_batch_size=args.batch,
         learning_rate=args.learning_rate,
@@ -191,11 +191,7 @@ def train(model: PreTrainedModel, plan: dict, task: NumberTask, seed: int, args)
         adam_beta2=0.98,
         weight_decay=0.01,
         logging_steps=500,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
         use_cpu=args.device == "cpu",
-        dataloader_pin_memory=False,
         seed=seed,
         accelerator_config={"dispatch_batches": False},
     )
@@ -224,34 +220,33 @@ def test(model: PreTrainedModel, plan: dict, task_name: str, options: dict) -> d
     return results
 
 
-def run(name: str, arm: str, seed: int, args) -> dict:
+def run(task: str, arm: str, seed: int, args) -> dict:
     """Train and test one arm of one task with one seed."""
-    plan = PLANS[name]
+    plan = PLANS[task]
     task_name, options = plan["task"]
-    task, tokenizer = make_task(task_name, **options), build_number_tokenizer()
-    rows = list(load_number_dataset(task, 64, "test", TEST_SEED).select_columns(["input_ids", "labels"]))
+    number_task, tokenizer = make_task(task_name, **options), build_number_tokenizer()
+    rows = list(load_number_dataset(number_task, 64, "test", TEST_SEED).select_columns(["input_ids", "labels"]))
     batches = {
         "thinker": ThinkingCollator(tokenizer)(rows),
         "gpt2": DataCollatorForSeq2Seq(tokenizer)([join_answer(row) for row in rows]),
     }
     set_seed(seed)
-    model = build(arm, plan, task, batches)
+    model = build(arm, plan, number_task, batches)
     flops = count_flops(model, batches["thinker" if model.config.is_encoder_decoder else "gpt2"])
-    result = {"task": name, "arm": arm, "seed": seed, "parameters": model.num_parameters(), "flops": round(flops)}
+    result = {"parameters": model.num_parameters(), "flops": round(flops)}
     set_seed(seed)
-    result |= train(model, plan, task, seed, args)
+    result |= train(model, plan, number_task, seed, args)
     return {**result, "results": test(model, plan, task_name, options)}
 
 
-def describe(values: list[float]) -> str:
+def describe(shares: list[float]) -> str:
     """Mean and standard deviation of shares, in percent."""
-    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{deviation}"
+    return describe_seeds([100 * share for share in shares], 2)
 
 
 def print_tables(output: Path):
     """One table of arms a task, and one of exact answers by steps; grids over latents are drawn beside the output."""
-    runs = [json.loads(line) for line in output.read_text().splitlines()]
+    runs = read_runs(output)
     for name in PLANS:
         mine = [run for run in runs if run["task"] == name]
         if not mine:
@@ -310,15 +305,9 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.table:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        for name, arm, seed in itertools.product(args.tasks, args.arms, args.seeds):
-            done = args.output.read_text().splitlines() if args.output.exists() else []
-            if any((r["task"], r["arm"], r["seed"]) == (name, arm, seed) for r in map(json.loads, done)):
-                continue
-            line = json.dumps(run(name, arm, seed, args))
-            print(line, flush=True)
-            with args.output.open("a") as file:
-                file.write(line + "\n")
+        every = itertools.product(args.tasks, args.arms, args.seeds)
+        wanted = ({"task": task, "arm": arm, "seed": seed} for task, arm, seed in every)
+        do_missing(args.output, wanted, functools.partial(run, args=args))
     print_tables(args.output)
 
 

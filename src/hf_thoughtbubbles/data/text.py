@@ -75,7 +75,7 @@ def load_text(
         raise ValueError(f"{source!r} has the splits {sorted(splits)}; a `train` split is needed.")
     splits = {split: splits[split] for split in ("train", "validation") if split in splits}
     for split, rows in splits.items():
-        columns = _get_columns(rows)
+        columns = get_columns(rows)
         if text_column not in columns:
             raise ValueError(
                 f"{source!r} has no column `{text_column}`; its columns are {columns}. Set `text_column`."
@@ -89,7 +89,7 @@ def load_text(
     return kind(splits)
 
 
-def _get_columns(rows: Dataset | IterableDataset) -> list[str]:
+def get_columns(rows: Dataset | IterableDataset) -> list[str]:
     """Names of the columns, from the first row where a stream does not know them."""
     return rows.column_names or list(next(iter(rows), {}))
 
@@ -138,7 +138,7 @@ def _check_file(path: Path):
             raise ValueError(f"`source` names {path}, which is not UTF-8 text: {error}. Convert it first.") from error
 
 
-def _check_texts(texts: list):
+def check_texts(texts: list):
     """Documents are text; a missing one is a mistake to mend, not to skip in silence."""
     for text in texts:
         if not isinstance(text, str):
@@ -148,7 +148,7 @@ def _check_texts(texts: list):
 def _divide_rows(rows: Dataset, share: float) -> dict[str, Dataset]:
     if len(rows) == 1:
         text = rows[0]["text"]
-        _check_texts([text])
+        check_texts([text])
         middle = text.rfind("\n", 0, int(len(text) * (1 - share))) + 1 or int(len(text) * (1 - share))
         if not 0 < middle < len(text):
             raise ValueError(f"The only document has {len(text)} characters, too few to set any aside for validation.")
@@ -163,7 +163,7 @@ def _divide_stream(rows: IterableDataset, share: float) -> dict[str, IterableDat
     """A document's own hash decides where it goes, so both passes over the stream agree."""
 
     def is_validation(row):
-        _check_texts([row["text"]])
+        check_texts([row["text"]])
         digest = hashlib.blake2b(row["text"].encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < share * (1 << 64)
 
@@ -211,7 +211,7 @@ def pack_blocks(
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def pack(batch):
-        _check_texts(batch["text"])
+        check_texts(batch["text"])
         joined = []
         for ids in tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]:
             joined += ids + end
@@ -219,7 +219,7 @@ def pack_blocks(
         return {"input_ids": blocks, "labels": blocks}
 
     options = {} if is_stream else {"num_proc": num_proc, "desc": "Packing"}
-    columns = _get_columns(dataset)
+    columns = get_columns(dataset)
     blocks = dataset.map(pack, batched=True, batch_size=documents_per_batch, remove_columns=columns, **options)
     if not (next(iter(blocks), None) if is_stream else len(blocks)):
         raise ValueError(
@@ -229,4 +229,4 @@ def pack_blocks(
     return blocks
 
 
-__all__ = ["load_text", "pack_blocks", "read_standard_library"]
+__all__ = ["check_texts", "get_columns", "load_text", "pack_blocks", "read_standard_library"]

@@ -7,7 +7,7 @@ import re
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from .text import _check_texts, _get_columns
+from .text import check_texts, get_columns
 
 
 # The end of a sentence with the quotes and brackets that close it: before a space, or after full-width punctuation.
@@ -95,7 +95,7 @@ def pair_thoughts(
         raise ValueError("`tokenizer` has no end-of-sequence token, by which a thought ends. Set `eos_token`.")
 
     def pair(batch):
-        _check_texts(batch["text"])
+        check_texts(batch["text"])
         rows = {"input_ids": [], "labels": []}
         for text in batch["text"]:
             thoughts = UNITS[unit](text)
@@ -107,7 +107,7 @@ def pair_thoughts(
         return rows
 
     options = {} if is_stream else {"num_proc": num_proc, "desc": "Pairing thoughts"}
-    columns = _get_columns(dataset)
+    columns = get_columns(dataset)
     pairs = dataset.map(pair, batched=True, batch_size=documents_per_batch, remove_columns=columns, **options)
     if not (next(iter(pairs), None) if is_stream else len(pairs)):
         raise ValueError(

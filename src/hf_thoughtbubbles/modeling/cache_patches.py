@@ -20,6 +20,20 @@ NUM_SPARE_SLOTS = 16
 SPARE_SHARE = 0.25  # of the slots in use
 
 
+def make_room(storage: torch.Tensor, values: torch.Tensor, num_kept: int, num_needed: int) -> torch.Tensor:
+    """
+    Storage `(B, P, ...)` with the first `num_kept` of its slots and room for `num_needed`, into which `values` may be
+    written in place: a longer copy where it is too short, where gradients flow, and where inference mode locked it.
+    """
+    is_tracked = storage.requires_grad or values.requires_grad
+    is_locked = storage.is_inference() and not torch.is_inference_mode_enabled()
+    if storage.shape[1] >= num_needed and not is_tracked and not is_locked:
+        return storage
+    kept = storage[:, :num_kept]
+    room = num_needed - kept.shape[1] + NUM_SPARE_SLOTS + int(SPARE_SHARE * num_needed)
+    return F.pad(kept, (0, 0) * (storage.ndim - 2) + (0, room))
+
+
 class PatchSlots(NamedTuple):
     """Where new patches go: rows `(b,)` of the batch, and the first free slot of each `(b,)`; at most `num_used`."""
 
@@ -29,12 +43,7 @@ class PatchSlots(NamedTuple):
 
     def write(self, storage: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Write `values` `(b, m, ...)` into `storage` `(B, P, ...)`, which is made longer when it is too short."""
-        if storage.shape[1] < self.num_used or storage.requires_grad or values.requires_grad:
-            num_more = max(0, self.num_used - storage.shape[1])
-            num_more += NUM_SPARE_SLOTS + int(SPARE_SHARE * self.num_used)
-            storage = F.pad(storage, (0, 0) * (storage.ndim - 2) + (0, num_more))
-        elif storage.is_inference() and not torch.is_inference_mode_enabled():
-            storage = storage.clone()
+        storage = make_room(storage, values, max(self.num_used, storage.shape[1]), self.num_used)
         places = self.first[:, None] + torch.arange(values.shape[1], device=values.device)
         storage[self.rows[:, None], places] = values
         return storage
@@ -46,12 +55,8 @@ class PatchSlotLayer(DynamicLayer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: PatchSlots | None = None):
         """Write keys and values `(b, N, m, H)`; gives the rows' `(b, N, P, H)`. The first come without slots."""
         if slots is None:
-            self.keys, self.values, self.is_initialized = (
-                key_states.transpose(1, 2),
-                value_states.transpose(1, 2),
-                True,
-            )
-            self.dtype, self.device = key_states.dtype, key_states.device
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+            self.keys, self.values = key_states.transpose(1, 2), value_states.transpose(1, 2)
             return key_states, value_states
         self.keys = slots.write(self.keys, key_states.transpose(1, 2))
         self.values = slots.write(self.values, value_states.transpose(1, 2))
@@ -63,22 +68,25 @@ class PatchSlotLayer(DynamicLayer):
 
 
 class ByteSlotLayer(DynamicLayer):
-    """Keys and values of bytes `(B, N, T, H)`, with spare room behind them so that one more byte copies nothing."""
+    """Keys and values of bytes `(B, T, N, H)`, with spare room behind them so that one more byte copies nothing."""
 
     def __init__(self):
         super().__init__()
         self.num_bytes = 0
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args):
-        """Add keys and values `(B, N, n, H)`; gives those of all bytes."""
+        """Add keys and values `(B, N, n, H)`; gives those of all bytes, `(B, N, T, H)`."""
         start, self.num_bytes = self.num_bytes, self.num_bytes + key_states.shape[2]
+        key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)
         if start == 0:
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
             self.keys, self.values = key_states, value_states
-            return key_states, value_states
-        self.keys = write_slots(self.keys, key_states, start)
-        self.values = write_slots(self.values, value_states, start)
-        return self.keys[:, :, : self.num_bytes], self.values[:, :, : self.num_bytes]
+        else:
+            self.keys = make_room(self.keys, key_states, start, self.num_bytes)
+            self.values = make_room(self.values, value_states, start, self.num_bytes)
+            self.keys[:, start : self.num_bytes] = key_states
+            self.values[:, start : self.num_bytes] = value_states
+        return tuple(states[:, : self.num_bytes].transpose(1, 2) for states in (self.keys, self.values))
 
     def get_seq_length(self) -> int:
         """Cached bytes."""
@@ -87,18 +95,6 @@ class ByteSlotLayer(DynamicLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last bytes."""
         self.num_bytes += tokens_to_remove
-
-
-def write_slots(storage: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
-    """Write `values` `(B, N, n, H)` into `storage` `(B, N, T, H)` from place `start` on; it grows if need be."""
-    stop = start + values.shape[2]
-    is_tracked = storage.requires_grad or values.requires_grad
-    is_locked = storage.is_inference() and not torch.is_inference_mode_enabled()
-    if storage.shape[2] < stop or is_tracked or is_locked:
-        room = max(stop, start + NUM_SPARE_SLOTS + int(SPARE_SHARE * start)) - start
-        storage = F.pad(storage[:, :, :start], (0, 0, 0, room))
-    storage[:, :, start:stop] = values
-    return storage
 
 
 class PatchCache(Cache):

@@ -35,16 +35,9 @@ def check_tokens(
         num_past_tokens = int(num_past_tokens)  # a static cache counts on its device
     num_seen_tokens = num_past_tokens + num_tokens
     is_counted = isinstance(num_seen_tokens, int)
-    num_positions, what = num_seen_tokens, "input"
-    is_packable = position_ids is not None and attention_mask is None and past_key_values is None
-    if is_packable and is_counted and num_seen_tokens > config.max_position_embeddings and position_ids.numel():
-        is_looked_at = is_readable and position_ids.device.type == "cpu"
-        num_positions, what = int(position_ids.max()) + 1 if is_looked_at else 0, "longest document"
-    if is_counted and num_positions > config.max_position_embeddings:
-        raise ValueError(
-            f"The {what} is {num_positions} tokens long, but `max_position_embeddings` is "
-            f"{config.max_position_embeddings}. Shorten the input or split it into blocks."
-        )
+    if is_counted:
+        is_packable = attention_mask is None and past_key_values is None
+        check_length(config, num_seen_tokens, position_ids if is_packable else None)
     is_paired = attention_mask is not None and attention_mask.ndim != 2  # over query and key pairs
     if is_paired and (mask_refusal or attention_mask.ndim != 4):
         raise ValueError(
@@ -74,6 +67,19 @@ def check_tokens(
         )
     if input_ids is not None:
         check_ids(input_ids, "input_ids", config.vocab_size)
+
+
+def check_length(config: PreTrainedConfig, num_tokens: int, position_ids: torch.Tensor | None):
+    """Refuse more tokens than there are positions; a row that packs documents may be longer than each of them."""
+    longest, what = num_tokens, "input"
+    if position_ids is not None and num_tokens > config.max_position_embeddings:
+        is_readable = position_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        longest, what = int(position_ids.max()) + 1 if is_readable else 0, "longest document"
+    if longest > config.max_position_embeddings:
+        raise ValueError(
+            f"The {what} is {longest} tokens long, but `max_position_embeddings` is "
+            f"{config.max_position_embeddings}. Shorten the input or split it into blocks."
+        )
 
 
 def check_packing(
@@ -126,4 +132,4 @@ def check_ids(ids: torch.Tensor, name: str, size: int, size_name: str = "vocab_s
         )
 
 
-__all__ = ["check_generation_length", "check_ids", "check_packing", "check_tokens"]
+__all__ = ["check_generation_length", "check_ids", "check_length", "check_packing", "check_tokens"]
