@@ -30,7 +30,7 @@ def draw_ids(*shape: int) -> torch.Tensor:
 @torch.no_grad()
 def sharpen_forks(model: ThoughtbubblesForCausalLM) -> ThoughtbubblesForCausalLM:
     """Make random fork scores differ by more than rounding."""
-    if model.config.fork_policy != "copy":
+    if model.config.has_fork_scores:
         for fork in model.model.forks.values():
             fork.score.weight.mul_(SHARPENING)
     return model

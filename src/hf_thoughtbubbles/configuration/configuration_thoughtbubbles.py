@@ -147,6 +147,11 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         return not self.fork_layers or self.fork_policy != "topk"
 
     @property
+    def has_fork_scores(self) -> bool:
+        """Whether streams are scored, so that scores weigh what they read and add; copies are not."""
+        return len(self.fork_layers) > 0 and self.fork_policy != "copy"
+
+    @property
     def max_streams_per_token(self) -> int:
         """The most streams that a token can have in the last layer."""
         return int(self.fork_budget) if self.fork_policy == "copy" else 2 ** len(self.fork_layers)

@@ -166,7 +166,7 @@ def count_stream_layers(config: PreTrainedConfig, queries: Sequence[float], keys
     flops, fork = 0, 0
     for layer_idx in range(config.num_hidden_layers):
         if layer_idx in config.fork_layers:  # two scores for each stream; copies have none
-            scores = 0 if config.fork_policy == "copy" else count_linear(queries[fork], config.hidden_size, 2)
+            scores = count_linear(queries[fork], config.hidden_size, 2) if config.has_fork_scores else 0
             flops, fork = flops + scores, fork + 1
         flops += count_layer(queries[fork], keys[fork], config.hidden_size, config.intermediate_size)
     return flops
@@ -198,7 +198,7 @@ def count_thoughtbubbles(
         is_mixed = config.fold == "probability" and num_forks > 0
         return count_linear(num_kept_streams if is_mixed else num_kept, width, config.vocab_size)
 
-    growth = config.max_streams_per_token if config.fork_policy == "copy" else 2
+    growth = 2 if config.has_fork_scores else config.max_streams_per_token
     counts = count_streams(num_tokens, means, to_whole, growth)
     forward = count_stream_layers(config, counts, counts) + count_head(num_tokens, counts[-1])
     if not config.is_cacheable:  # the prefix is read again, and logits made of its last token

@@ -164,8 +164,7 @@ class ThoughtbubblesAttention(nn.Module):
         self.head_dim = config.head_dim
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
-        has_scores = len(config.fork_layers) > 0 and config.fork_policy != "copy"
-        self.has_score_channel = config.fork_score_channel and has_scores
+        self.has_score_channel = config.fork_score_channel and config.has_fork_scores
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
@@ -410,7 +409,10 @@ class ThoughtbubblesFork(nn.Module):
 
 
 class ThoughtbubblesCopy(nn.Module):
-    """Every token becomes as many equal streams, all with score 1: the baseline of the paper that scores nothing."""
+    """
+    Every token becomes as many equal streams: the baseline of the paper, which scores nothing. Scores are the streams'
+    equal shares in the output of their token.
+    """
 
     def __init__(self, config: ThoughtbubblesConfig):
         super().__init__()
@@ -442,7 +444,7 @@ class ThoughtbubblesCopy(nn.Module):
             token_index = token_index.masked_fill(~token_mask, num_tokens)
         token_index = token_index.repeat_interleave(num_copies, dim=1)  # (B, S)
         hidden_states = hidden_states.repeat_interleave(num_copies, dim=1)
-        log_scores = torch.zeros(token_index.shape, device=hidden_states.device)
+        log_scores = torch.full(token_index.shape, -math.log(num_copies), device=hidden_states.device)
         if token_mask is None:
             return ThoughtbubblesStreams(hidden_states, token_index, log_scores)
         capacity = token_index.shape[1] if is_static or is_learning(self) else None
@@ -504,10 +506,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         else:
             self.rotary_emb = RotaryEmbedding(config)
         self.layers = nn.ModuleList([ThoughtbubblesDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
-        is_copying = config.fork_policy == "copy"
         self.forks = nn.ModuleDict(
             {
-                str(i): ThoughtbubblesCopy(config) if is_copying else ThoughtbubblesFork(config, i)
+                str(i): ThoughtbubblesFork(config, i) if config.has_fork_scores else ThoughtbubblesCopy(config)
                 for i in config.fork_layers
             }
         )
@@ -577,15 +578,13 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 fork, threshold = self.forks[str(layer_idx)], thresholds[len(forks)]
                 streams = fork(streams, num_tokens, token_mask, fork_budget, threshold, is_static)
                 forks.append(ThoughtbubblesForkOutput(streams.token_index, streams.log_scores))
-                log_scores, is_live = streams.log_scores, None
-                gates = log_scores.exp()[..., None].to(inputs_embeds.dtype)
-                if self.config.fork_policy == "copy":
-                    log_scores = gates = None  # nothing is weighed; fillers stand last and are seen by nobody
-                elif (
-                    is_causal or token_mask is not None
-                ):  # fillers and dead slots score -inf, which makes NaN in a key
-                    is_live = log_scores > -torch.inf
-                    log_scores = log_scores.masked_fill(~is_live, 0.0)
+                is_live = None
+                if self.config.has_fork_scores:
+                    log_scores = streams.log_scores
+                    gates = log_scores.exp()[..., None].to(inputs_embeds.dtype)
+                    if is_causal or token_mask is not None:  # fillers and dead slots score -inf: NaN in a key
+                        is_live = log_scores > -torch.inf
+                        log_scores = log_scores.masked_fill(~is_live, 0.0)
                 if is_causal:
                     slots = None
                     if past_key_values is not None:
@@ -648,7 +647,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         past_key_values: Cache | None,
     ) -> torch.Tensor:
         """Positions `(B or 1, T)` of tokens, from 0."""
-        mask = attention_mask if self.config.is_cacheable else None  # the reference ignores it (SPEC section 2)
+        mask = attention_mask if self.config.is_cacheable else None  # the published rule ignores it (SPEC section 1)
         return place_tokens(inputs_embeds, mask, position_ids, past_key_values)
 
     def embed_places(self, positions: torch.Tensor, hidden_states: torch.Tensor):
@@ -830,10 +829,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         is_original = self.config.fork_policy == "topk" and not is_masked
         if is_original and streams.token_index.shape[1] == num_tokens:
             return streams.hidden_states
-        log_scores = streams.log_scores
-        if self.config.fork_policy == "copy":
-            log_scores = log_scores - math.log(self.config.max_streams_per_token)  # their average
-        return fold_streams(streams.hidden_states, log_scores, streams.token_index, num_tokens)
+        return fold_streams(streams.hidden_states, streams.log_scores, streams.token_index, num_tokens)
 
 
 class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPreTrainedModel, GenerationMixin):

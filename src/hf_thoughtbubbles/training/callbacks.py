@@ -139,7 +139,7 @@ class ForkLogCallback(TrainerCallback):
         for base in (module for module in model.modules() if isinstance(module, ThoughtbubblesModel)):
             for layer_idx, fork in base.forks.items():
                 entries[f"streams_layer_{layer_idx}"] = float(fork.streams_per_token)
-                if base.config.fork_policy != "copy":
+                if base.config.has_fork_scores:
                     entries[f"fork_threshold_layer_{layer_idx}"] = float(fork.threshold)
         logs.update(entries)
         state.log_history[-1].update(entries)
