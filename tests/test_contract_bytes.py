@@ -439,6 +439,13 @@ def test_a_training_model_gives_a_cache_only_when_asked():
     assert more.past_key_values.get_seq_length() == 11
 
 
+@pytest.mark.parametrize(("byte_layers", "scale"), [("residual", 4.0), ("published", 1.0)])
+def test_bytes_are_scaled_by_the_root_of_their_width_unless_as_published(byte_layers, scale):
+    model = VARIANTS[1].build(byte_layers=byte_layers, byte_hidden_size=16, num_byte_encoder_layers=2)
+    table = model.model.embed_tokens.weight
+    assert torch.equal(model.model.embed_bytes(torch.tensor([[97, 257]])), table[[97, 257]][None] * scale)
+
+
 @ALL
 def test_packed_documents_are_read_as_if_each_were_alone(variant):
     model = variant.build()

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, default_data_collator
 
 from tests.families import ANSWERERS, Answerer, draw_ids
+from tests.training.processes import leave_together
 
 
 def make_answer_dataset(answerer: Answerer, num_rows: int = 24) -> Dataset:
@@ -62,5 +63,4 @@ if __name__ == "__main__":
     )
     trainer.train()
     trainer.save_model()
-    trainer.accelerator.wait_for_everyone()  # a process that leaves early takes the others down
-    trainer.accelerator.end_training()
+    leave_together(trainer)

@@ -7,6 +7,7 @@ Arguments: folder, batch per process, family.
 import sys
 
 from tests.families import FAMILIES
+from tests.training.processes import leave_together
 from tests.training.test_trainer import make_trainer
 
 
@@ -23,5 +24,4 @@ if __name__ == "__main__":
     trainer.train_dataset = trainer.train_dataset.remove_columns("labels").add_column("labels", labels)
     trainer.train()
     trainer.save_model()
-    trainer.accelerator.wait_for_everyone()  # a process that leaves early takes the others down
-    trainer.accelerator.end_training()
+    leave_together(trainer)

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from tests.test_contract_next_thought import make_trainer
+from tests.training.processes import leave_together
 
 
 if __name__ == "__main__":
     trainer = make_trainer(Path(sys.argv[1]), int(sys.argv[2]))
     trainer.train()
     trainer.save_model()
-    trainer.accelerator.wait_for_everyone()  # a process that leaves early takes the others down
-    trainer.accelerator.end_training()
+    leave_together(trainer)
