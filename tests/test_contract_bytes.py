@@ -2,6 +2,7 @@
 """Do byte-patch models keep the promises of docs/architecture.md? Each promise once, over patchings and decoders."""
 
 import copy
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -437,6 +438,43 @@ def test_a_training_model_gives_a_cache_only_when_asked():
     assert outputs.past_key_values.get_seq_length() == 9
     more = model(draw(1, 2), past_key_values=outputs.past_key_values)
     assert more.past_key_values.get_seq_length() == 11
+
+
+def read_in_parts(model, ids: torch.Tensor, starts: list[int], cache=None) -> tuple[torch.Tensor, PatchCache]:
+    """Logits of bytes read part after part from a cache."""
+    logits = []
+    for start, stop in itertools.pairwise([*starts, ids.shape[1]]):
+        outputs = model(ids[:, start:stop], past_key_values=cache, use_cache=True)
+        cache = outputs.past_key_values
+        logits.append(outputs.logits)
+    return torch.cat(logits, dim=1), cache
+
+
+@WITH_UNCACHED
+def test_a_cache_made_in_inference_mode_can_be_read_on_from_outside(variant):
+    model, ids = variant.build(), draw(2, 47)
+    with torch.inference_mode():
+        _, cache = read_in_parts(model, ids[:, :31], [0, 20, *range(21, 31)])  # with spare room by then
+    with torch.no_grad():
+        rest, _ = read_in_parts(model, ids[:, 31:], list(range(16)), cache)
+    expected = model(ids, use_cache=False).logits[:, 31:]
+    torch.testing.assert_close(rest, expected, atol=1e-4, rtol=1e-4)
+
+
+@WITH_UNCACHED
+def test_gradients_flow_through_a_cache(variant):
+    model, ids = variant.build(), draw(2, 37)
+    for read in (
+        lambda: read_in_parts(model, ids, [0, 20, *range(21, 37)])[0],
+        lambda: model(ids, use_cache=False).logits,
+    ):
+        model.zero_grad()
+        read().square().mean().backward()
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        expected = locals().get("expected") or found
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-4, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize(("byte_layers", "scale"), [("residual", 4.0), ("published", 1.0)])

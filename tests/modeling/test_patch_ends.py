@@ -129,3 +129,20 @@ def test_given_lengths_lie_over_the_real_bytes():
     real = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]).bool()
     is_end = spread_patch_lengths(torch.tensor([[2, 3, 0], [1, 2, 4]]), real)
     assert is_end.tolist() == [[False] * 3 + [True, False, False, True], [True, False, True] + [False] * 3 + [True]]
+
+
+@pytest.mark.parametrize("patching", ["space", "fixed"])
+@pytest.mark.parametrize("longest", [4, 5, 7])
+def test_packed_documents_are_split_as_if_each_were_alone(patching, longest):
+    """Documents begin and end anywhere, in the middle of characters too."""
+    generator = random.Random(longest)
+    for _ in range(60):
+        documents = [
+            [generator.choice(b"ab .\xe6\xbc\xa2\xc3\xa9\xf0\x9f") for _ in range(generator.randint(1, 11))]
+            for _ in range(generator.randint(2, 5))
+        ]
+        starts = torch.tensor([[place == 0 for row in documents for place in range(len(row))]])
+        packed = torch.tensor([[byte for row in documents for byte in row]])
+        alone = [find_patch_ends(torch.tensor([row]), patching, 3, longest) for row in documents]
+        found = find_patch_ends(packed, patching, 3, longest, is_start=starts)
+        assert torch.equal(found, torch.cat(alone, dim=1)), documents
