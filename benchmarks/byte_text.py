@@ -23,11 +23,11 @@ import time
 from pathlib import Path
 
 import torch
-from bytes import ARMS as OURS
-from bytes import build_flat, count_flops
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, default_data_collator, set_seed
 
+from bytes import ARMS as OURS
+from bytes import build_flat, count_flops
 from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
 from hf_thoughtbubbles.data.noise import add_character_noise
 from hf_thoughtbubbles.data.text import load_text, pack_blocks

@@ -32,10 +32,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from generation import Arm, make_prompt, synchronize
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from generation import Arm, make_prompt, synchronize
 from hf_thoughtbubbles import (
     LoopedThinkerConfig,
     LoopedThinkerForCausalLM,
