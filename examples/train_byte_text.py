@@ -185,8 +185,8 @@ def main():
     # Compare
     if args.process_index == 0:
         print()
-        for name, (trained_model, _, blocks, reader) in trained.items():
-            report(trained_model, name, blocks["validation"], reader, data_args)
+        for trained_model, checkpoint, blocks, reader in trained.values():
+            report(trained_model, blocks["validation"], reader, data_args, checkpoint)
         for name, (trained_model, checkpoint, _, _) in trained.items():
             check_reload(trained_model, checkpoint)
             print(f"{name:16} saved in {checkpoint}")

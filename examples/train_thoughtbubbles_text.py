@@ -43,6 +43,7 @@ from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, b
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
+from hf_thoughtbubbles.hub.model_card import ModelCardMixin, build_model_card
 from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback
 
 
@@ -190,9 +191,15 @@ def check_reload(model: PreTrainedModel, folder: Path):
     print(f"{folder.name:16} reloaded through AutoModelForCausalLM: logits identical")
 
 
-def report(model: PreTrainedModel, name: str, validation, tokenizer: PreTrainedTokenizerBase, data: DataArguments):
-    """Print bits per byte: read in one go, and where forks look ahead also from prefixes alone."""
+def report(model: PreTrainedModel, validation, tokenizer: PreTrainedTokenizerBase, data: DataArguments, folder: Path):
+    """
+    Print bits per byte: read in one go, and where forks look ahead also from prefixes alone.
+
+    They go into the model card of one of our models as well, which its later pushes carry.
+    """
+    name = folder.name
     score = score_dataset(model, validation, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
+    results = {"bits per byte, whole blocks": score["bits_per_byte"]}
     print(f"{name:16} {score['bits_per_byte']:.4f} bits per byte, whole blocks ({score['num_bytes']} bytes)")
     if getattr(model.config, "fork_policy", None) in ("threshold", "copy"):
         print(f"{name:16} forks look at the past alone, so that is what generation gets")
@@ -205,6 +212,9 @@ def report(model: PreTrainedModel, name: str, validation, tokenizer: PreTrainedT
             f"for the same {data.prefix_blocks} blocks read whole (top-k forks look ahead; the first is what "
             "generation gets)"
         )
+        results["bits per byte, prefix only"] = honest["bits_per_byte"]
+    if isinstance(model, ModelCardMixin):
+        build_model_card(model, str(folder), f"`{data.source}`", results).save(folder / "README.md")
 
 
 def main():
@@ -262,8 +272,8 @@ def main():
     # Compare
     if args.process_index == 0:
         print()
-        for name, (trained_model, _) in trained.items():
-            report(trained_model, name, splits["validation"], tokenizer, data_args)
+        for trained_model, checkpoint in trained.values():
+            report(trained_model, splits["validation"], tokenizer, data_args, checkpoint)
         for name, (trained_model, checkpoint) in trained.items():
             check_reload(trained_model, checkpoint)
             print(f"{name:16} saved in {checkpoint}")

@@ -1,7 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """What does the package offer, and how does transformers come to know it?
 
-Importing the package registers its models with the Auto classes. This file is the only place that does.
+Importing the package registers its models with the Auto classes, and what their pushes need with the Trainer. This
+file is the only place that does.
 """
 
 import transformers
@@ -22,6 +23,7 @@ from .configuration.configuration_looped_thinker import LoopedThinkerConfig
 from .configuration.configuration_next_thought import NextThoughtConfig
 from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .generation.calibration import calibrate_forks
+from .hub.trainer_push import extend_trainer
 from .modeling.cache_patches import PatchCache
 from .modeling.cache_streams import StreamCache
 from .modeling.modeling_byte_patch import BytePatchForCausalLM, BytePatchModel, BytePatchPreTrainedModel
@@ -114,6 +116,7 @@ def _register_families():
 
 
 _register_families()
+extend_trainer()
 
 __all__ = [
     "BytePatchConfig",

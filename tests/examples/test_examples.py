@@ -41,6 +41,11 @@ def test_training_compares_with_the_baseline_and_reloads(trained):
         assert (folder / name / "tokenizer.json").is_file()
     assert re.search(r"bits per byte, prefix only", printed)
     assert len(list((folder / "forks").glob("*.png"))) == 2
+    for name in ("thoughtbubbles", "plain"):
+        card = (folder / name / "README.md").read_text()
+        whole = re.search(rf"^{name} +(\d\.\d{{3}})\d+ bits per byte, whole", printed, re.MULTILINE)[1]
+        assert f"| bits per byte, whole blocks | {whole}"[:-1] in card and str(trained[0]) in card
+        assert ("bits per byte, prefix only" in card) is (name == "thoughtbubbles")
 
 
 def test_training_streams_continues_and_takes_any_flag(trained, tmp_path):

@@ -62,6 +62,7 @@ class BytePatchConfig(GenericTransformerConfig):
     """
 
     model_type = "byte_patch"
+    family_summary = "bytes are pooled to patches, a transformer runs over the patches, and each is decoded into bytes"
     keys_to_ignore_at_inference = ["past_key_values", "patches"]
 
     vocab_size: int = 259

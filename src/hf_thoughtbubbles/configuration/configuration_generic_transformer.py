@@ -85,6 +85,7 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     """
 
     model_type = "generic_transformer"
+    family_summary = "a plain transformer put together from its configuration"
     keys_to_ignore_at_inference = ["past_key_values"]
 
     vocab_size: int = 50257

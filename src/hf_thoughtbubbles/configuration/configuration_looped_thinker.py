@@ -117,6 +117,9 @@ class LoopedThinkerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     """
 
     model_type = "looped_thinker"
+    family_summary = "one block of layers with shared weights, applied again and again to latents that remember"
+    # What FSDP2 gathers at once: every step goes through the layers again, so they are gathered with the whole model.
+    base_model_fsdp_plan = {"embed_tokens": "free_full_weight"}
     keys_to_ignore_at_inference = [
         "past_key_values",
         "encoder_last_hidden_state",

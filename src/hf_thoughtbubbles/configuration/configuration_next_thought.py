@@ -109,6 +109,7 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     """
 
     model_type = "next_thought"
+    family_summary = "a thought is pooled to one vector, the vector of the next is predicted and written out"
     keys_to_ignore_at_inference = [
         "past_key_values",
         "encoder_last_hidden_state",

@@ -100,6 +100,9 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     """
 
     model_type = "thoughtbubbles"
+    family_summary = (
+        "a GPT whose tokens fork into parallel residual streams ([arXiv 2510.00219](https://arxiv.org/abs/2510.00219))"
+    )
     keys_to_ignore_at_inference = ["past_key_values", "forks", "streams"]
 
     vocab_size: int = 50257

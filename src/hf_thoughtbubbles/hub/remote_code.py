@@ -18,6 +18,9 @@ from pathlib import Path
 
 from transformers.models.auto import modeling_auto
 
+from ..version import __version__
+from .saved_version import VERSION_FIELD, warn_of_version_gap
+
 
 REMOTE_MODULES_PACKAGE = "transformers_modules"  # where transformers imports code that came with a checkpoint
 
@@ -107,11 +110,23 @@ def _flatten_source(source: str, module_name: str, package: str) -> tuple[str, l
 
 class RemoteCodeConfigMixin:
     """
-    Makes a configuration's `save_pretrained` write the code of its models beside it, and a full `auto_map`.
+    Makes a configuration's `save_pretrained` write the code of its models beside it, a full `auto_map`, and the
+    version of this package; reading what another version saved is said once, where it matters. A configuration names
+    its family in one line, `family_summary`, for the model card.
 
     Put it before `PreTrainedConfig` in the bases. Knows no family: what travels is what is registered with the Auto
     classes. A configuration that itself came with a checkpoint is already flat; transformers copies its files.
     """
+
+    def __post_init__(self, **kwargs):
+        saved_version = kwargs.pop(VERSION_FIELD, None)
+        super().__post_init__(**kwargs)
+        if saved_version is not None:
+            warn_of_version_gap(saved_version)
+
+    def to_dict(self) -> dict:
+        """The configuration as a dictionary, with the version of this package beside that of transformers."""
+        return {**super().to_dict(), VERSION_FIELD: __version__}
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """

@@ -40,6 +40,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
+from ..hub.model_card import ModelCardMixin
 from .cache_streams import StreamCache, StreamSlots
 from .checks_thoughtbubbles import check_inputs
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
@@ -454,7 +455,7 @@ class ThoughtbubblesCopy(nn.Module):
         return ThoughtbubblesStreams(hidden_states, kept_index, log_scores)
 
 
-class ThoughtbubblesPreTrainedModel(PreTrainedModel):
+class ThoughtbubblesPreTrainedModel(ModelCardMixin, PreTrainedModel):
     """What all Thoughtbubbles models share: initial weights and what transformers may do with them."""
 
     config: ThoughtbubblesConfig

@@ -1,0 +1,168 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What does the README.md of a published model say by itself?
+
+A part between two marks describes the model: family, size, settings, how to load it. It is written anew on every push;
+all around it belongs to the author and is kept.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..version import __version__
+
+
+BEGIN_MARK = "<!-- hf-thoughtbubbles: this part is written anew on every push -->"
+END_MARK = "<!-- hf-thoughtbubbles: end -->"
+CARD_NAME = "README.md"
+
+# What transformers writes where it knows nothing: a whole card on push, an empty part in the Trainer's.
+PUSH_TEMPLATE = "This model card has been automatically generated."
+TRAINER_TEMPLATE = "## Model description\n\nMore information needed\n"
+
+PIPELINE_TAGS = {
+    "AutoModel": "feature-extraction",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForSeq2SeqLM": "text2text-generation",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+}
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+UNSAID_SETTINGS = {"architectures", "auto_map", "dtype", "hf_thoughtbubbles_version", "transformers_version"}
+
+
+def build_model_card(
+    model,
+    repo_id: str,
+    training_data: str | None = None,
+    results: dict[str, float] | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> ModelCard:
+    """
+    Write a whole model card: what the model is, how to load it, what it was trained on, how well it does.
+
+    Args:
+        model (`PreTrainedModel`): a model of this package.
+        repo_id (`str`): repository or folder that the card tells readers to load from.
+        training_data (`str`, *optional*): what it was trained on, in Markdown.
+        results (`dict[str, float]`, *optional*): name of a measure, with its unit, to its value.
+        metadata (`dict`, *optional*): further fields of `huggingface_hub.ModelCardData`: `license`, `language`,
+            `datasets`, `base_model`, ...
+
+    Returns:
+        `huggingface_hub.ModelCard`: to be saved as `README.md` or pushed. A later push of the model writes the part
+        that describes the model anew and keeps the rest.
+    """
+    rows = [f"| {name} | {value:.4g} |" for name, value in (results or {}).items()]
+    table = "\n".join(["| measure | value |", "|---|---|", *rows]) if rows else "Not recorded."
+    data = ModelCardData(**{"library_name": "transformers", **(metadata or {})})
+    body = (
+        f"# {repo_id.split('/')[-1]}\n\n{_describe(model, repo_id)}\n\n"
+        f"## Training data\n\n{training_data or 'Not recorded.'}\n\n## Results\n\n{table}\n"
+    )
+    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
+    _add_tags(card, model)
+    return card
+
+
+def update_model_card(path: str | Path, model, repo_id: str):
+    """
+    Describe a model in a card that exists: its part is replaced or added, everything else is kept.
+
+    Args:
+        path (`str` or `Path`): the `README.md`; written anew.
+        model (`PreTrainedModel`): a model of this package.
+        repo_id (`str`): repository or folder that the card tells readers to load from.
+
+    Raises:
+        `ValueError`: when the card begins with metadata that is not YAML; nothing is written.
+    """
+    path = Path(path)
+    try:
+        card = ModelCard(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(
+            f"The metadata at the head of {path} cannot be read: {error}. Mend it and push again."
+        ) from error
+    if PUSH_TEMPLATE in card.text:
+        origin = Path(model.config._name_or_path or ".") / CARD_NAME
+        is_ours = origin.is_file() and origin != path and BEGIN_MARK in origin.read_text(encoding="utf-8")
+        card = ModelCard(origin.read_text(encoding="utf-8")) if is_ours else build_model_card(model, repo_id)
+    part = _describe(model, repo_id)
+    if BEGIN_MARK in card.text:
+        card.text = re.sub(f"{BEGIN_MARK}.*?{END_MARK}", lambda match: part, card.text, count=1, flags=re.DOTALL)
+    elif TRAINER_TEMPLATE in card.text:
+        card.text = card.text.replace(TRAINER_TEMPLATE, f"{part}\n", 1)
+    else:
+        card.text = f"{card.text.rstrip()}\n\n{part}\n"
+    _add_tags(card, model)
+    card.save(path)
+
+
+def _describe(model, repo_id: str) -> str:
+    """The part between the marks."""
+    config, auto_class, quoted = model.config, _find_auto_class(model), json.dumps(repo_id)
+    settings, defaults = config.to_dict(), type(config)().to_dict()
+    names = [name for name in SIZES if name in settings]
+    names += [name for name, value in settings.items() if value != defaults.get(name) and name not in SIZES]
+    rows = [f"| `{name}` | {settings[name]} |" for name in names if name not in UNSAID_SETTINGS and name[0] != "_"]
+    return "\n".join(
+        [
+            BEGIN_MARK,
+            "## Model description",
+            "",
+            f"`{type(model).__name__}`, of the family `{config.model_type}`: {config.family_summary}.",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| parameters | {model.num_parameters():,} |",
+            f"| precision | {str(model.dtype).removeprefix('torch.')} |",
+            *rows,
+            "",
+            "## How to load it",
+            "",
+            "```python",
+            f"from transformers import {auto_class}, AutoTokenizer",
+            "",
+            f"model = {auto_class}.from_pretrained({quoted}, trust_remote_code=True)",
+            f"tokenizer = AutoTokenizer.from_pretrained({quoted}, trust_remote_code=False)",
+            "```",
+            "",
+            "The code of the model lies beside its weights and needs transformers 5.17 or newer. Where",
+            f"hf-thoughtbubbles is imported, its code is used instead; {__version__} saved this model.",
+            END_MARK,
+        ]
+    )
+
+
+def _find_auto_class(model) -> str:
+    """Name of the Auto class that loads a model of this class."""
+    for name, target in (getattr(model.config, "auto_map", None) or {}).items():
+        if target.split(".")[-1] == type(model).__name__:
+            return name
+    return "AutoModel"
+
+
+def _add_tags(card: ModelCard, model):
+    """Name the family and the task in the metadata, where the author has not."""
+    tags = card.data.tags or []
+    card.data.tags = [*tags, *(tag for tag in ("hf-thoughtbubbles", model.config.model_type) if tag not in tags)]
+    if card.data.pipeline_tag is None:
+        card.data.pipeline_tag = PIPELINE_TAGS[_find_auto_class(model)]
+
+
+class ModelCardMixin:
+    """Makes every push of a model carry its description: `push_to_hub`, `save_pretrained(..., push_to_hub=True)`."""
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        # All ways to push a model end here, with all files written, and transformers' own card among them.
+        update_model_card(Path(working_dir) / CARD_NAME, self, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+
+__all__ = ["ModelCardMixin", "build_model_card", "update_model_card"]

@@ -1,0 +1,113 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Does a model card say what a model is and how to load it, and keep what its author wrote?"""
+
+import ast
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard import metadata_load
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
+
+from hf_thoughtbubbles.hub.model_card import BEGIN_MARK, END_MARK, build_model_card, update_model_card
+from tests.families import ANSWERERS, FAMILIES, make_config
+from tests.test_contract_bytes import VARIANTS as BYTE_VARIANTS
+from tests.test_contract_next_thought import VARIANTS as THOUGHT_VARIANTS
+
+
+ONE_OF_EACH = {family.config.model_type: family for family in FAMILIES}
+ONE_OF_EACH |= {"answers": ANSWERERS[0], "byte_patch": BYTE_VARIANTS[0], "next_thought": THOUGHT_VARIANTS[0]}
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_card_names_family_size_data_results_and_how_to_load(name, tmp_path):
+    model = ONE_OF_EACH[name].build()
+    model.save_pretrained(tmp_path)
+    card = build_model_card(
+        model, str(tmp_path), "Text of the standard library.", {"bits per byte": 2.612345}, {"license": "apache-2.0"}
+    )
+    card.save(tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text()
+    assert f"`{type(model).__name__}`, of the family `{model.config.model_type}`" in text
+    assert f"| parameters | {sum(p.numel() for p in model.parameters()):,} |" in text
+    assert f"| `vocab_size` | {model.config.vocab_size} |" in text
+    assert "## Training data\n\nText of the standard library.\n" in text
+    assert "| bits per byte | 2.612 |" in text
+    metadata = metadata_load(tmp_path / "README.md")
+    assert metadata["library_name"] == "transformers" and metadata["license"] == "apache-2.0"
+    assert set(metadata["tags"]) == {"hf-thoughtbubbles", model.config.model_type}
+    seq2seq = name in {"answers", "next_thought"}
+    assert metadata["pipeline_tag"] == ("text2text-generation" if seq2seq else "text-generation")
+    lines = [
+        line for line in re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].splitlines() if "Tokenizer." not in line
+    ]
+    namespace = {}
+    exec("\n".join(lines), namespace)  # what the card tells readers to type
+    assert type(namespace["model"]) is type(model)
+
+
+def test_heads_are_loaded_by_their_own_auto_class(tmp_path):
+    for auto_class, task in (
+        (AutoModel, "feature-extraction"),
+        (AutoModelForSequenceClassification, "text-classification"),
+    ):
+        model = auto_class.from_config(make_config())
+        model.save_pretrained(tmp_path)
+        card = build_model_card(model, "me/model")
+        assert f'{auto_class.__name__}.from_pretrained("me/model"' in card.text
+        assert card.data.pipeline_tag == task
+        assert "## Training data\n\nNot recorded." in card.text and "## Results\n\nNot recorded." in card.text
+
+
+def test_what_the_author_wrote_is_kept(tmp_path):
+    model, path = FAMILIES[0].build(), tmp_path / "README.md"
+    model.save_pretrained(tmp_path)
+    build_model_card(model, "me/first", metadata={"license": "mit", "tags": ["mine"]}).save(path)
+    mine = path.read_text().replace("Not recorded.", "I wrote \\1 this.") + "\n## My own section\n"
+    path.write_text(mine)
+    update_model_card(path, model, "you/second")
+    assert path.read_text() == mine.replace("me/first", "you/second")
+    path.write_text("---\nlicense: mit\npipeline_tag: fill-mask\n---\n\n# Mine alone\n")
+    update_model_card(path, model, "me/model")
+    text = path.read_text()
+    assert text.startswith("---\nlicense: mit\npipeline_tag: fill-mask\n") and "# Mine alone\n" in text
+    assert text.count(BEGIN_MARK) == text.count(END_MARK) == 1
+    path.write_text("---\nlicense: [mit\n---\n\n# Broken\n")
+    with pytest.raises(ValueError, match=r"metadata at the head of .*README\.md cannot be read"):
+        update_model_card(path, model, "me/model")
+    assert path.read_text() == "---\nlicense: [mit\n---\n\n# Broken\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+def test_the_trainers_card_describes_our_models_and_leaves_others_alone(tmp_path):
+    ours = FAMILIES[0].build()
+    ours.save_pretrained(tmp_path / "source")
+    sizes = {
+        "vocab_size": 7,
+        "hidden_size": 4,
+        "intermediate_size": 4,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
+    for name, model in (("ours", ours), ("theirs", LlamaForCausalLM(LlamaConfig(**sizes)))):
+        arguments = TrainingArguments(str(tmp_path / name), use_cpu=True, report_to="none")
+        (tmp_path / name).mkdir()
+        Trainer(model, arguments).create_model_card(license="mit", dataset="the standard library")
+        text = (tmp_path / name / "README.md").read_text()
+        assert "on the the standard library dataset" in text
+        assert (BEGIN_MARK in text) is (name == "ours")
+        assert ("## Model description\n\nMore information needed" in text) is (name == "theirs")
+    card = ModelCard.load(tmp_path / "ours" / "README.md")
+    assert card.data.license == "mit" and {"hf-thoughtbubbles", "generated_from_trainer"} <= set(card.data.tags)
+
+
+def test_the_code_in_a_card_is_python():
+    card = build_model_card(FAMILIES[0].build(), 'a"b')
+    ast.parse(re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1])
