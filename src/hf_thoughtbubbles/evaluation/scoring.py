@@ -201,8 +201,9 @@ def score_continuations(
     any lengths, with the same result as one by one.
 
     Text is tokenized as prefix and continuation together, and what the tokens of the prefix alone do not cover is the
-    continuation, as lm-evaluation-harness does it. (The tiny-models library joins both with a space and scores all,
-    SPEC quirk S6.)
+    continuation, as lm-evaluation-harness does it; white space at the end of a prefix stays with the prefix, where the
+    harness would move it to the continuation. (The tiny-models library joins both with a space and scores all, SPEC
+    quirk S6.)
 
     Args:
         model (`PreTrainedModel`): any causal language model.
