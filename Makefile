@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test style quality bench clean
+.PHONY: demo test style quality bench compat clean
 
 .venv/installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("constraints.txt pins versions for Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -32,6 +32,9 @@ bench: .venv/installed  ## every claim about speed or memory, measured side by s
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/thinking.py
+
+compat: .venv/installed  ## models saved now, under the oldest and the newest transformers (10 minutes at first, then 5)
+	$(BIN)/python -m tests.compat.compare_versions
 
 clean:
 	rm -rf .venv runs .cache build dist

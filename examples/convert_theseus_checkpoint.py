@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_thoughtbubbles.conversion.arrays import load_arrays
 from hf_thoughtbubbles.conversion.theseus import thoughtbubbles_from_theseus
 
 
@@ -42,8 +43,7 @@ def read_parameters(path: Path) -> dict[str, np.ndarray]:
 
         return flatten(msgpack_restore(path.read_bytes()))
     if path.suffix == ".npz":
-        with np.load(path) as arrays:  # refuses pickled objects
-            return flatten(dict(arrays))
+        return flatten(load_arrays(path))
     raise SystemExit(f"{path} is neither an .npz or .msgpack file nor a checkpoint folder.")
 
 

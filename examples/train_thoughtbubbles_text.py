@@ -43,7 +43,8 @@ from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, b
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
-from hf_thoughtbubbles.hub.model_card import ModelCardMixin, build_model_card
+from hf_thoughtbubbles.hub.hub_models import HubModelMixin
+from hf_thoughtbubbles.hub.model_card import build_model_card
 from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback
 
 
@@ -213,7 +214,7 @@ def report(model: PreTrainedModel, validation, tokenizer: PreTrainedTokenizerBas
             "generation gets)"
         )
         results["bits per byte, prefix only"] = honest["bits_per_byte"]
-    if isinstance(model, ModelCardMixin):
+    if isinstance(model, HubModelMixin):
         build_model_card(model, str(folder), f"`{data.source}`", results).save(folder / "README.md")
 
 

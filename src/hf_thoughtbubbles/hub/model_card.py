@@ -156,13 +156,4 @@ def _add_tags(card: ModelCard, model):
         card.data.pipeline_tag = PIPELINE_TAGS[_find_auto_class(model)]
 
 
-class ModelCardMixin:
-    """Makes every push of a model carry its description: `push_to_hub`, `save_pretrained(..., push_to_hub=True)`."""
-
-    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
-        # All ways to push a model end here, with all files written, and transformers' own card among them.
-        update_model_card(Path(working_dir) / CARD_NAME, self, repo_id)
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
-
-
-__all__ = ["ModelCardMixin", "build_model_card", "update_model_card"]
+__all__ = ["build_model_card", "update_model_card"]

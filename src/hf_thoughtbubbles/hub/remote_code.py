@@ -108,6 +108,14 @@ def _flatten_source(source: str, module_name: str, package: str) -> tuple[str, l
     return "".join(lines), sorted(imported)
 
 
+def check_folder(save_directory: str | os.PathLike):
+    """Refuse to save into a file, before anything is written."""
+    if os.path.isfile(save_directory):
+        raise NotADirectoryError(
+            f"`save_directory` {os.fspath(save_directory)!r} is a file; give a folder, which is made if it is missing."
+        )
+
+
 class RemoteCodeConfigMixin:
     """
     Makes a configuration's `save_pretrained` write the code of its models beside it, a full `auto_map`, and the
@@ -136,7 +144,11 @@ class RemoteCodeConfigMixin:
             save_directory (`str` or `os.PathLike`): the folder to write to; made when missing.
             push_to_hub (`bool`): also upload what was saved.
             kwargs: passed on to `push_to_hub` (`repo_id`, `commit_message`, `private`, `token`, ...).
+
+        Raises:
+            `NotADirectoryError`: when `save_directory` is a file.
         """
+        check_folder(save_directory)
         has_travelled = type(self).__module__.split(".")[0] == REMOTE_MODULES_PACKAGE
         if not has_travelled and not is_of_package(type(self)):  # a user's subclass: its code is theirs to share
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
@@ -179,4 +191,4 @@ class RemoteCodeConfigMixin:
                 shutil.copyfile(path, folder / path.name)
 
 
-__all__ = ["RemoteCodeConfigMixin", "collect_auto_classes", "flatten_modules"]
+__all__ = ["RemoteCodeConfigMixin", "check_folder", "collect_auto_classes", "flatten_modules"]

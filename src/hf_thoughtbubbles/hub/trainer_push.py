@@ -10,14 +10,15 @@ from pathlib import Path
 
 from transformers import Trainer, TrainerCallback, trainer
 
-from .model_card import CARD_NAME, ModelCardMixin, update_model_card
+from .hub_models import HubModelMixin
+from .model_card import CARD_NAME, update_model_card
 
 
 class PushCallback(TrainerCallback):
     """Puts the code of the model into the folder that a Trainer is about to push. Every Trainer has one by default."""
 
     def on_push_begin(self, args, state, control, model=None, **kwargs):
-        if state.is_world_process_zero and isinstance(model, ModelCardMixin):
+        if state.is_world_process_zero and isinstance(model, HubModelMixin):
             model.config.save_pretrained(args.output_dir)
 
 
@@ -32,7 +33,7 @@ def extend_trainer():
     def create_model_card(self, *args, **kwargs):
         write_card(self, *args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
-        if self.is_world_process_zero() and isinstance(model, ModelCardMixin):
+        if self.is_world_process_zero() and isinstance(model, HubModelMixin):
             update_model_card(Path(self.args.output_dir) / CARD_NAME, model, self.hub_model_id or self.args.output_dir)
 
     Trainer.create_model_card = create_model_card

@@ -30,7 +30,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
-from ..hub.model_card import ModelCardMixin
+from ..hub.hub_models import HubModelMixin
 from .cache_patches import PatchCache, PatchSlots
 from .checks_byte_patch import check_blocks, check_bytes
 from .generation_byte_patch import BytePatchGenerationMixin
@@ -348,7 +348,7 @@ class ParallelByteDecoder(nn.Module):
         return hidden_states.unflatten(0, states.shape[:2])
 
 
-class BytePatchPreTrainedModel(ModelCardMixin, PreTrainedModel):
+class BytePatchPreTrainedModel(HubModelMixin, PreTrainedModel):
     """Initial weights, and what transformers may do with the models of this family."""
 
     config: BytePatchConfig

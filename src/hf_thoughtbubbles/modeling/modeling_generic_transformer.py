@@ -30,7 +30,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_generic_transformer import GenericTransformerConfig
-from ..hub.model_card import ModelCardMixin
+from ..hub.hub_models import HubModelMixin
 from .checks_generic_transformer import check_inputs
 from .checks_tokens import check_generation_length
 from .generation_vectors import append_generated
@@ -38,7 +38,7 @@ from .generic_layers import GenericAttention, GenericDecoderLayer, GenericStack,
 from .token_places import place_tokens, take_last
 
 
-class GenericTransformerPreTrainedModel(ModelCardMixin, PreTrainedModel):
+class GenericTransformerPreTrainedModel(HubModelMixin, PreTrainedModel):
     """Initial weights, and what transformers may do with the models of this family."""
 
     config: GenericTransformerConfig

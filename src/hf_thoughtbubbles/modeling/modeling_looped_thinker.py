@@ -35,7 +35,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
-from ..hub.model_card import ModelCardMixin
+from ..hub.hub_models import HubModelMixin
 from .cache_steps import KeyValue, MemoryParts, StepStates
 from .checks_looped_thinker import check_answer, check_labels, check_mode, check_problem, check_replay, check_text
 from .generation_looped_thinker import AnswerThinkingMixin, TextThinkingMixin
@@ -356,7 +356,7 @@ def measure_change(hidden_states: torch.Tensor, before: torch.Tensor) -> torch.T
     return (hidden_states - before).norm(dim=-1) / hidden_states.norm(dim=-1).clamp(min=torch.finfo(torch.float).tiny)
 
 
-class LoopedThinkerPreTrainedModel(ModelCardMixin, PreTrainedModel):
+class LoopedThinkerPreTrainedModel(HubModelMixin, PreTrainedModel):
     """What all looped Thinkers share: initial weights and what transformers may do with them."""
 
     config: LoopedThinkerConfig

@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_next_thought import NextThoughtConfig, NextThoughtStackView
-from ..hub.model_card import ModelCardMixin
+from ..hub.hub_models import HubModelMixin
 from .cache_thoughts import LatentPrefixCache
 from .checks_next_thought import (
     check_encoder_outputs,
@@ -188,7 +188,7 @@ class NextThoughtDecoder(nn.Module):
         return hidden_states[:, -num_tokens:]
 
 
-class NextThoughtPreTrainedModel(ModelCardMixin, PreTrainedModel):
+class NextThoughtPreTrainedModel(HubModelMixin, PreTrainedModel):
     """Initial weights, and what transformers may do with the models of this family."""
 
     config: NextThoughtConfig

@@ -40,7 +40,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
-from ..hub.model_card import ModelCardMixin
+from ..hub.hub_models import HubModelMixin
 from .cache_streams import StreamCache, StreamSlots
 from .checks_thoughtbubbles import check_inputs
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
@@ -455,7 +455,7 @@ class ThoughtbubblesCopy(nn.Module):
         return ThoughtbubblesStreams(hidden_states, kept_index, log_scores)
 
 
-class ThoughtbubblesPreTrainedModel(ModelCardMixin, PreTrainedModel):
+class ThoughtbubblesPreTrainedModel(HubModelMixin, PreTrainedModel):
     """What all Thoughtbubbles models share: initial weights and what transformers may do with them."""
 
     config: ThoughtbubblesConfig
