@@ -116,6 +116,30 @@ def test_pushing_while_saving_uploads_the_code_too(hub, owner, online_stranger, 
     assert are_equal(pull(online_stranger, f"{USER}/saved-model"), expected[0])
 
 
+EDIT = """
+from huggingface_hub import HfApi
+
+HfApi().upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id=repository)
+"""
+
+
+def test_pushes_describe_the_model_and_keep_what_its_author_wrote(hub, owner, online_stranger, versions):
+    folders, _ = versions
+    for process, source, name in (
+        (owner, folders[0], "card"),
+        (online_stranger, f"{USER}/card", "card-again"),
+        (owner, folders[1], "card"),
+    ):
+        push(process, source, f"{USER}/{name}")
+        card = hub.read(f"{USER}/{name}")["README.md"].decode()
+        assert f'AutoModelForCausalLM.from_pretrained("{USER}/{name}", trust_remote_code=True)' in card
+        assert card.count("of the family `generic_transformer`") == 1
+    mine = card.replace("| parameters |", "| something else |") + "\n## Mine\n"
+    owner.run(EDIT, text=mine, repository=f"{USER}/card")
+    push(owner, folders[2], f"{USER}/card")
+    assert hub.read(f"{USER}/card")["README.md"].decode() == card + "\n## Mine\n"
+
+
 TRAIN = """
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
@@ -127,7 +151,7 @@ arguments = TrainingArguments(
 )
 trainer = Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
 trainer.train()
-trainer.push_to_hub()
+trainer.push_to_hub(dataset="source code")
 result = model.eval()(input_ids=torch.arange(1, 14)[None]).logits
 """
 TOKENIZE = """
@@ -143,7 +167,16 @@ def test_what_a_trainer_pushed_is_complete(hub, owner, online_stranger, tmp_path
     build_byte_tokenizer().save_pretrained(tmp_path / "start")
     logits = owner.run(TRAIN, source=str(tmp_path / "start"), folder=str(tmp_path / "run"))
     wanted = {"model.safetensors", "tokenizer.json", "tokenizer_config.json", "training_args.bin", "README.md"}
-    assert wanted | set(read_files(tmp_path / "start", ".py")) <= set(hub.read(f"{USER}/trained"))
+    code = set(read_files(tmp_path / "start", ".py"))
+    assert wanted | code <= set(hub.read(f"{USER}/trained"))
+    commits = hub.repositories[f"{USER}/trained"].find("main").list_history()
+    with_weights = [commit.files for commit in commits if "model.safetensors" in commit.files]
+    assert len(with_weights) >= 2 and all(code <= set(files) for files in with_weights), (
+        "at every time it can be loaded"
+    )
+    card = hub.read(f"{USER}/trained")["README.md"].decode()
+    assert "of the family `thoughtbubbles`" in card and f'from_pretrained("{USER}/trained", trust' in card
+    assert "on the source code dataset" in card and "### Training hyperparameters" in card
     order = Traveller("trained", AutoModelForCausalLM, build=lambda: None).order()
     assert are_equal(online_stranger.run(LOAD, source=f"{USER}/trained", **order)[:1], [logits])
     ids = online_stranger.run(TOKENIZE, repository=f"{USER}/trained", text="naïve 漢字")
