@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hf_thoughtbubbles.conversion.theseus import config_from_architecture, list_parameters, thoughtbubbles_from_theseus
+from tests.examples.scripts import run_script
 
 
 SIZES = {"n_layers": 3, "n_embd": 12, "n_head": 2, "vocab_size": 31, "block_size": 8}
@@ -101,7 +102,8 @@ def test_the_script_turns_a_checkpoint_into_a_folder_that_loads(kind, params, tm
             f"tree = nest(dict(np.load(sys.argv[1]))); target = sys.argv[2]; {writer}"
         )
         subprocess.run([sys.executable, "-c", code, tmp_path / "flat.npz", source], check=True, cwd=SCRIPT.parents[1])
-    subprocess.run([sys.executable, SCRIPT, source, json.dumps(ARCHITECTURE), tmp_path / "ours"], check=True)
+    result = run_script(SCRIPT, source, json.dumps(ARCHITECTURE), tmp_path / "ours")
+    assert result.returncode == 0, result.stderr[-3000:]
     expected = thoughtbubbles_from_theseus(params, ARCHITECTURE)
     input_ids = torch.randint(0, 31, (2, 7))
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")

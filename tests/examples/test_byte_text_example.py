@@ -4,10 +4,11 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.examples.scripts import run_script
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_byte_text.py"
@@ -17,7 +18,7 @@ TINY += ["--bpe_vocab_size", "270"]
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+    return run_script(SCRIPT, *arguments)
 
 
 @pytest.fixture(scope="module")

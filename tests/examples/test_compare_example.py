@@ -4,10 +4,11 @@
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.examples.scripts import run_script
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "compare.py"
@@ -16,7 +17,7 @@ TINY += ["--max_steps", "4", "--scored_blocks", "4", "--prefix_blocks", "1", "--
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+    return run_script(SCRIPT, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples.scripts import run_script
+
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = ["--hidden_size", "16", "--num_hidden_layers", "3", "--num_attention_heads", "2", "--block_size", "32"]
 TINY += ["--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "4", "--prefix_blocks", "2", "--use_cpu"]
 
 
-def run(script: str, *arguments: str) -> str:
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True)
+def run(script: str, *arguments) -> str:
+    result = run_script(EXAMPLES / script, *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -29,7 +30,8 @@ def trained(tmp_path_factory):
     source = folder / "text.jsonl"
     source.write_text("".join(json.dumps({"text": f"line number {i} of a text\n" * 4}) + "\n" for i in range(100)))
     arguments = ["--source", source, "--output_dir", folder / "out", "--baseline", "gpt2", "plain", *TINY]
-    return source, run("train_thoughtbubbles_text.py", *arguments), folder / "out"
+    command = [sys.executable, EXAMPLES / "train_thoughtbubbles_text.py", *arguments]  # as a person starts it
+    return source, subprocess.run(command, capture_output=True, text=True, check=True).stdout, folder / "out"
 
 
 def test_training_compares_with_the_baseline_and_reloads(trained):

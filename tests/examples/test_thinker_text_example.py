@@ -3,11 +3,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.examples.scripts import run_script
 
 
 ROOT = Path(__file__).parents[2]
@@ -16,12 +16,8 @@ TINY = ["--hidden_size", "16", "--num_attention_heads", "2", "--block_size", "32
 TINY += ["--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "5", "--use_cpu"]
 
 
-def run(script: Path, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True)
-
-
 def run_well(script: Path, *arguments) -> str:
-    result = run(script, *arguments)
+    result = run_script(script, *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -80,7 +76,7 @@ def test_training_streams_and_continues_a_checkpoint_with_other_steps(trained, t
 
 def test_steps_that_are_none_are_refused_before_training(trained, tmp_path):
     arguments = ["--source", trained[0], "--output_dir", tmp_path, *TINY]
-    result = run(SCRIPT, *arguments, "--random_steps", "3", "2")
+    result = run_script(SCRIPT, *arguments, "--random_steps", "3", "2")
     assert result.returncode == 2 and "--random_steps is [3, 2]" in result.stderr
 
 
