@@ -66,6 +66,14 @@ def test_heads_are_loaded_by_their_own_auto_class(tmp_path):
         assert "## Training data\n\nNot recorded." in card.text and "## Results\n\nNot recorded." in card.text
 
 
+def test_a_class_that_sharding_puts_before_is_not_named(tmp_path):
+    model = FAMILIES[0].build()
+    model.save_pretrained(tmp_path)
+    plain = build_model_card(model, "me/model")
+    model.__class__ = type(f"FSDP{type(model).__name__}", (type(model),), {})  # as `fully_shard` does
+    assert str(build_model_card(model, "me/model")) == str(plain)
+
+
 def test_what_the_author_wrote_is_kept(tmp_path):
     model, path = FAMILIES[0].build(), tmp_path / "README.md"
     model.save_pretrained(tmp_path)

@@ -62,3 +62,25 @@ def test_saved_models_name_the_version_and_loading_says_once_what_matters(tmp_pa
     assert f"saved by hf-thoughtbubbles 99.0.0 is read by {__version__}" in caplog.messages[0]
     configs[0].save_pretrained(tmp_path)
     assert json.loads(path.read_text())[VERSION_FIELD] == __version__, "who saves it last is who it is from"
+
+
+READ = """
+import logging
+from transformers import AutoConfig
+
+result = []
+handler = logging.Handler()
+handler.emit = lambda record: result.append(record.getMessage())
+logging.getLogger().addHandler(handler)
+AutoConfig.from_pretrained(source, trust_remote_code=True)
+logging.getLogger().removeHandler(handler)
+"""
+
+
+def test_code_that_came_along_reads_its_own_version_silently_and_another_one_not(stranger, tmp_path):
+    make_config().save_pretrained(tmp_path)
+    assert stranger.run(READ, source=str(tmp_path)) == []
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**fields, VERSION_FIELD: "99.0.0"}))
+    messages = stranger.run(READ, source=str(tmp_path))
+    assert len(messages) == 1 and f"saved by hf-thoughtbubbles 99.0.0 is read by {__version__}" in messages[0]

@@ -42,6 +42,7 @@ def test_distributions_can_be_averaged_instead():
 def test_every_token_has_as_many_streams_and_they_can_be_seen():
     forks = build()(draw_ids(2, 7), output_forks=True).forks
     assert torch.equal(forks[0].num_streams, torch.full((2, 7), 3))
+    torch.testing.assert_close(forks[0].log_scores.exp(), torch.full((2, 21), 1 / 3))
 
 
 def test_one_copy_is_the_plain_model_with_later_positions():

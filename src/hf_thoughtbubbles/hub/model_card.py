@@ -106,7 +106,8 @@ def update_model_card(path: str | Path, model, repo_id: str):
 
 def _describe(model, repo_id: str) -> str:
     """The part between the marks."""
-    config, auto_class, quoted = model.config, _find_auto_class(model), json.dumps(repo_id)
+    config, quoted = model.config, json.dumps(repo_id)
+    class_name, auto_class = _find_classes(model)
     settings, defaults = config.to_dict(), type(config)().to_dict()
     names = [name for name in SIZES if name in settings]
     names += [name for name, value in settings.items() if value != defaults.get(name) and name not in SIZES]
@@ -116,7 +117,7 @@ def _describe(model, repo_id: str) -> str:
             BEGIN_MARK,
             "## Model description",
             "",
-            f"`{type(model).__name__}`, of the family `{config.model_type}`: {config.family_summary}.",
+            f"`{class_name}`, of the family `{config.model_type}`: {config.family_summary}.",
             "",
             "| | |",
             "|---|---|",
@@ -140,12 +141,13 @@ def _describe(model, repo_id: str) -> str:
     )
 
 
-def _find_auto_class(model) -> str:
-    """Name of the Auto class that loads a model of this class."""
-    for name, target in (getattr(model.config, "auto_map", None) or {}).items():
-        if target.split(".")[-1] == type(model).__name__:
-            return name
-    return "AutoModel"
+def _find_classes(model) -> tuple[str, str]:
+    """Names of the model's class and of the Auto class that loads it; FSDP puts a class of its own before."""
+    targets = {target.split(".")[-1]: name for name, target in (getattr(model.config, "auto_map", None) or {}).items()}
+    for model_class in type(model).__mro__:
+        if model_class.__name__ in targets:
+            return model_class.__name__, targets[model_class.__name__]
+    return type(model).__name__, "AutoModel"
 
 
 def _add_tags(card: ModelCard, model):
@@ -153,7 +155,7 @@ def _add_tags(card: ModelCard, model):
     tags = card.data.tags or []
     card.data.tags = [*tags, *(tag for tag in ("hf-thoughtbubbles", model.config.model_type) if tag not in tags)]
     if card.data.pipeline_tag is None:
-        card.data.pipeline_tag = PIPELINE_TAGS[_find_auto_class(model)]
+        card.data.pipeline_tag = PIPELINE_TAGS[_find_classes(model)[1]]
 
 
 __all__ = ["build_model_card", "update_model_card"]
