@@ -185,12 +185,13 @@ def main():
     # Compare
     if args.process_index == 0:
         print()
-        for trained_model, checkpoint, blocks, reader in trained.values():
-            report(trained_model, blocks["validation"], reader, data_args, checkpoint)
+        for _, checkpoint, blocks, reader in trained.values():
+            report(checkpoint, args.device, blocks["validation"], reader, data_args)
         for name, (trained_model, checkpoint, _, _) in trained.items():
             check_reload(trained_model, checkpoint)
             print(f"{name:16} saved in {checkpoint}")
         torch.manual_seed(args.seed)
+        model = AutoModelForCausalLM.from_pretrained(folder).to(args.device)
         write_on(model, tokenizer, patch_tokenizer, model_args.prompt)
 
 

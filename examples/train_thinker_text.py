@@ -153,8 +153,9 @@ def main():
     # Compare
     if args.process_index == 0:
         print()
-        for trained_model, checkpoint in trained.values():
-            report(trained_model, splits["validation"], tokenizer, data_args, checkpoint)
+        for _, checkpoint in trained.values():
+            report(checkpoint, args.device, splits["validation"], tokenizer, data_args)
+        model = AutoModelForCausalLM.from_pretrained(trained["looped"][1]).to(args.device)
         test_steps = model_args.test_steps or [factor * model.config.num_steps for factor in (1, 2, 4)]
         for num_steps in test_steps:
             scored = {"batch_size": 16, "max_blocks": data_args.scored_blocks, "num_steps": num_steps}

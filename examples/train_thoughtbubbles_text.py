@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -37,7 +38,6 @@ from transformers import (
     default_data_collator,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, build_byte_tokenizer
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
@@ -46,6 +46,7 @@ from hf_thoughtbubbles.evaluation.scoring import score_dataset
 from hf_thoughtbubbles.hub.hub_models import HubModelMixin
 from hf_thoughtbubbles.hub.model_card import build_model_card
 from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback
+from hf_thoughtbubbles.training.checkpoints import get_last_whole_checkpoint
 
 
 PLOTTED_TEXT = "def fold(streams, scores):\n    return sum(score * stream for score, stream in zip(scores, streams))\n"
@@ -171,7 +172,7 @@ def train(
         data_collator=data_collator,
         callbacks=callbacks,
     )
-    resumed = get_last_checkpoint(folder) if args.resume_from_checkpoint and folder.is_dir() else None
+    resumed = get_last_whole_checkpoint(folder) if args.resume_from_checkpoint else None
     trainer.train(resume_from_checkpoint=resumed)
     trainer.save_model()
     args.output_dir = str(folder.parent)
@@ -180,6 +181,9 @@ def train(
 
 def check_reload(model: PreTrainedModel, folder: Path):
     """The saved checkpoint, loaded through AutoModelForCausalLM, must give the same logits to the last bit."""
+    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        print(f"{folder.name:16} sharded over processes: not compared with what was saved")
+        return
     reloaded = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.arange(min(model.config.vocab_size, model.config.max_position_embeddings))[None]
     inputs = {"input_ids": ids, "use_cache": False}
@@ -192,13 +196,13 @@ def check_reload(model: PreTrainedModel, folder: Path):
     print(f"{folder.name:16} reloaded through AutoModelForCausalLM: logits identical")
 
 
-def report(model: PreTrainedModel, validation, tokenizer: PreTrainedTokenizerBase, data: DataArguments, folder: Path):
+def report(folder: Path, device, validation, tokenizer: PreTrainedTokenizerBase, data: DataArguments):
     """
-    Print bits per byte: read in one go, and where forks look ahead also from prefixes alone.
+    Print bits per byte of a saved model: read in one go, and where forks look ahead also from prefixes alone.
 
     They go into the model card of one of our models as well, which its later pushes carry.
     """
-    name = folder.name
+    name, model = folder.name, AutoModelForCausalLM.from_pretrained(folder).to(device)
     score = score_dataset(model, validation, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
     results = {"bits per byte, whole blocks": score["bits_per_byte"]}
     print(f"{name:16} {score['bits_per_byte']:.4f} bits per byte, whole blocks ({score['num_bytes']} bytes)")
@@ -273,8 +277,8 @@ def main():
     # Compare
     if args.process_index == 0:
         print()
-        for trained_model, checkpoint in trained.values():
-            report(trained_model, splits["validation"], tokenizer, data_args, checkpoint)
+        for _, checkpoint in trained.values():
+            report(checkpoint, args.device, splits["validation"], tokenizer, data_args)
         for name, (trained_model, checkpoint) in trained.items():
             check_reload(trained_model, checkpoint)
             print(f"{name:16} saved in {checkpoint}")

@@ -5,7 +5,8 @@ Importing the package registers its models with the Auto classes, and what their
 file is the only place that does.
 """
 
-import transformers
+import importlib
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -107,12 +108,14 @@ def _register_families():
     `register` alone leaves the name tables empty, where the Trainer looks to decide whether label smoothing shifts the
     labels; `transformers serve` looks classes up in the namespace by the name in `config.architectures`.
     """
+    # Asked for only now: transformers puts a new module in place of itself while its parts are first imported.
+    namespace = importlib.import_module("transformers")
     for config_class, heads in _FAMILIES.items():
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         for auto_class, model_class in heads.items():
             auto_class.register(config_class, model_class, exist_ok=True)
             _NAME_TABLES[auto_class][config_class.model_type] = model_class.__name__
-            setattr(transformers, model_class.__name__, model_class)
+            setattr(namespace, model_class.__name__, model_class)
 
 
 _register_families()

@@ -5,7 +5,8 @@
 
 Every family is pushed from here to a Hub on the loopback and pulled in each environment, where the package is not
 installed; saved again there, and loaded once more by another process there and by the package here. Then the package
-is installed, and it loads without `trust_remote_code`. All must compute the same bits, and generate the same.
+is installed, and it loads without `trust_remote_code`. All must compute the same bits, and generate the same; one of
+each family also with beams and prompt lookup.
 Environments are kept in .cache/compat; a first run takes some 10 minutes, a later one 5.
 """
 
@@ -19,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from tests.compat.environments import CACHE, build_environment, install_package, remove_package
 from tests.hub.hub_server import USER, HubServer
 from tests.hub.python_process import PythonProcess
-from tests.hub.travellers import LOAD, TRAVELLERS, Traveller, are_equal
+from tests.hub.travellers import BY_NAME, LOAD, TRAVELLERS, Traveller, are_equal
 
 
 PUSH = """
@@ -27,6 +28,13 @@ import hf_thoughtbubbles, transformers
 getattr(transformers, auto_class).from_pretrained(source).push_to_hub(repository, max_shard_size="30KB")
 """
 PULL_AND_SAVE = LOAD + "\nmodel.save_pretrained(target)"
+# What reorders, repeats and crops a cache.
+SEARCH = """
+import transformers
+model = getattr(transformers, auto_class).from_pretrained(source, **options).eval()
+ways = {"num_beams": 3}, {"prompt_lookup_num_tokens": 2}
+result = [model.generate(**generation, do_sample=False, **way) for way in ways]
+"""
 VERSIONS = """
 import importlib.metadata as metadata
 installed = {distribution.name for distribution in metadata.distributions()}
@@ -38,6 +46,18 @@ import sys, hf_thoughtbubbles
 assert hf_thoughtbubbles.__file__.startswith(sys.prefix), hf_thoughtbubbles.__file__
 """
 OURS = "hf_thoughtbubbles"
+# One of each family, with a cache.
+SEARCHERS = [
+    BY_NAME[name]
+    for name in (
+        "thoughtbubbles-threshold",
+        "generic-AutoModelForCausalLM",
+        "thinker-AutoModelForCausalLM",
+        "thinker-autoregressive",
+        "bytes-space-AutoModelForCausalLM",
+        "next-thought-plain",
+    )
+]
 ERRORS = CACHE / "errors.txt"
 
 
@@ -103,6 +123,10 @@ def compare_environment(
                 results.record(traveller, f"{name}: saved there", second, LOAD, wanted, **order)
                 order |= traveller.order(OURS)
                 results.record(traveller, f"{name}: loaded here", here, LOAD, wanted, **order)
+        for traveller in SEARCHERS:
+            source = f"{USER}/{traveller.name}"
+            wanted = here.run(SEARCH, source=source, **traveller.order(OURS))
+            results.record(traveller, f"{name}: searched", first, SEARCH, wanted, source=source, **traveller.order())
     install_package(environment)
     with contextlib.closing(PythonProcess(folder / "package", executable=python, **hub.environment)) as process:
         process.run(WITH_PACKAGE)

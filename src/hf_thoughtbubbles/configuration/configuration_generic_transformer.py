@@ -86,7 +86,13 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     model_type = "generic_transformer"
     family_summary = "a plain transformer put together from its configuration"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
+    # What FSDP2 gathers at once: each layer by itself; what the layers share is gathered with the rest of the model.
+    base_model_fsdp_plan = {
+        "embed_tokens": "free_full_weight",
+        "core.layers.*": "free_full_weight",
+        "norm": "keep_full_weight",
+    }
 
     vocab_size: int = 50257
     hidden_size: int = 512

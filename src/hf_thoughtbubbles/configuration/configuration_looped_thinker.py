@@ -122,6 +122,7 @@ class LoopedThinkerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     base_model_fsdp_plan = {"embed_tokens": "free_full_weight"}
     keys_to_ignore_at_inference = [
         "past_key_values",
+        "cache",
         "encoder_last_hidden_state",
         "latents",
         "step_hidden_states",

@@ -112,11 +112,19 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     family_summary = "a thought is pooled to one vector, the vector of the next is predicted and written out"
     keys_to_ignore_at_inference = [
         "past_key_values",
+        "cache",
         "encoder_last_hidden_state",
         "thought",
         "thoughts",
         "pooling",
     ]
+    # What FSDP2 gathers at once: each layer by itself, the rest together.
+    base_model_fsdp_plan = {
+        "embed_tokens": "free_full_weight",
+        "encoder.stack.layers.*": "free_full_weight",
+        "encoder.pooling_layers.*": "free_full_weight",
+        "decoder.stack.layers.*": "free_full_weight",
+    }
     attribute_map = {
         "num_hidden_layers": "num_decoder_layers",
         "num_attention_heads": "decoder_attention_heads",

@@ -103,7 +103,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     family_summary = (
         "a GPT whose tokens fork into parallel residual streams ([arXiv 2510.00219](https://arxiv.org/abs/2510.00219))"
     )
-    keys_to_ignore_at_inference = ["past_key_values", "forks", "streams"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "forks", "streams"]
 
     vocab_size: int = 50257
     hidden_size: int = 768

@@ -19,6 +19,8 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from ..modeling.cache_names import CACHE_NAME, CACHE_NAMES
+
 
 SEED_LIMIT = 2**62
 RANK_STEP = 0x9E3779B97F4A7C15  # odd, so that ranks spread over all seeds
@@ -219,14 +221,17 @@ def _write_tokens(model, tokens, is_valid, mask, cache, eod_token_id, token_samp
     """The loop of SPEC section 8, which fills `tokens` and `is_valid` `(B, L)`."""
     can_cache, num_read = _can_cache(model), _count_whole_columns(mask)
     is_alive, last = mask[:, 0].clone(), tokens.shape[1] - 1
-    keeps = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    known = inspect.signature(model.forward).parameters
+    keeps = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+    cache_name = next((name for name in CACHE_NAMES if name in known), CACHE_NAME)  # of models that others wrote too
     start, place = 0, min(num_read, last + 1) - 1  # the first step reads all up to here at once
     if place > 0:
         is_valid[:, 1 : place + 1] = is_alive[:, None]
     while place < last and (eod_token_id < 0 or bool(is_alive.any())):
         if can_cache:
-            outputs = model(input_ids=tokens[:, start : place + 1], past_key_values=cache, use_cache=True, **keeps)
-            cache = outputs.past_key_values
+            keeps[cache_name] = cache
+            outputs = model(input_ids=tokens[:, start : place + 1], use_cache=True, **keeps)
+            cache = getattr(outputs, cache_name)
         else:
             outputs = model(input_ids=tokens[:, : place + 1], use_cache=False, **keeps)
         sampled = token_sample_fn(outputs.logits[:, -1], generator=generator)

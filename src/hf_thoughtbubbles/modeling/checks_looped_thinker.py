@@ -5,6 +5,8 @@ import math
 import numbers
 
 import torch
+import torch.distributed as dist
+from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
@@ -19,6 +21,22 @@ def check_count(name: str, count, highest: int | None = None, highest_name: str 
         raise ValueError(
             f"`{name}` is {count}, but `{highest_name}` is {highest}. Ask for fewer, or build a model with a larger "
             f"`{highest_name}`."
+        )
+
+
+def check_layers(layers: nn.ModuleList):
+    """
+    Refuse layers that FSDP gathers one by one, at their call: what a step reads of its memory is made before that.
+    The classes are known by name, because not every torch has them.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    wrappers = {"FSDPModule", "FullyShardedDataParallel"}
+    if any(parent.__name__ in wrappers for layer in layers for parent in type(layer).__mro__):
+        raise ValueError(
+            "FSDP wraps every `LoopedThinkerLayer` of this model, but the layers must be gathered together. Shard the "
+            "model as a whole: `accelerate launch --fsdp_auto_wrap_policy NO_WRAP`, or "
+            '`fsdp_config={"auto_wrap_policy": "NO_WRAP"}` in TrainingArguments.'
         )
 
 

@@ -33,7 +33,7 @@ def check_inputs(
         inputs_embeds,
         mask_refusal="A mask over query and key pairs cannot follow tokens that fork." if config.fork_layers else None,
     )
-    batch_size = len(input_ids) if inputs_embeds is None else len(inputs_embeds)
+    batch_size = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
     if fork_budget is not None:
         check_budget(config, is_training, fork_budget)
     if not config.is_cacheable:

@@ -45,28 +45,40 @@ def check_tokens(
             f"with 1 for real tokens. {mask_refusal or ''}".rstrip()
         )
     is_flat = attention_mask is not None and attention_mask.ndim == 2
-    widths = {num_seen_tokens}
+    # While a model is compiled or exported, sizes are symbols: they compare one by one, but have no hash for a set.
+    widths = [num_seen_tokens]
     if past_key_values is not None and past_key_values.is_compileable:  # or as long as a static cache
         room = past_key_values.layers[0].max_cache_len
-        widths.add(room)
+        widths.append(room)
         if is_counted and num_seen_tokens > room:
             raise ValueError(
                 f"The input is {num_seen_tokens} tokens long with what `past_key_values` holds, but this static cache "
                 f"has room for {room}. Make it with a larger `max_cache_len`."
             )
-    is_fitting = is_flat and attention_mask.shape[0] == batch_size and attention_mask.shape[1] in widths
-    if is_flat and is_counted and not is_fitting:
+    if is_flat and is_counted and not is_one_per_seen_token(attention_mask, batch_size, widths):
         raise ValueError(
             f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input needs "
             f"{(batch_size, num_seen_tokens)}: one entry per row and token."
         )
-    if position_ids is not None and tuple(position_ids.shape) not in {(1, num_tokens), (batch_size, num_tokens)}:
+    if position_ids is not None and not is_one_per_token(position_ids, batch_size, num_tokens):
         raise ValueError(
             f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
             f"{(batch_size, num_tokens)}: one entry per row and token."
         )
     if input_ids is not None:
         check_ids(input_ids, "input_ids", config.vocab_size)
+
+
+def is_one_per_seen_token(attention_mask: torch.Tensor, batch_size: int, widths: list[int]) -> bool:
+    """Whether a mask has as many rows, and one of the widths."""
+    return attention_mask.shape[0] == batch_size and any(attention_mask.shape[1] == width for width in widths)
+
+
+def is_one_per_token(position_ids: torch.Tensor, batch_size: int, num_tokens: int) -> bool:
+    """Whether positions are `(1, T)` or `(B, T)`."""
+    if position_ids.ndim != 2 or position_ids.shape[1] != num_tokens:
+        return False
+    return position_ids.shape[0] == 1 or position_ids.shape[0] == batch_size
 
 
 def check_length(config: PreTrainedConfig, num_tokens: int, position_ids: torch.Tensor | None):

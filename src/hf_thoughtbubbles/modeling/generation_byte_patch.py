@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
+from .cache_names import CACHE_NAME, CACHE_NAMES
 from .cache_patches import PatchCache
 from .checks_byte_patch import check_patch_lengths
 from .checks_tokens import check_generation_length
@@ -26,7 +27,7 @@ class BytePatchGenerationMixin:
                 f'`cache_implementation="{generation_config.cache_implementation}"` came; byte-patch models keep a '
                 "`PatchCache` of their own. Leave it out."
             )
-        patch_lengths, cache = model_kwargs.get("patch_lengths"), model_kwargs.get("past_key_values")
+        patch_lengths, cache = model_kwargs.get("patch_lengths"), model_kwargs.get(CACHE_NAME)
         if not generation_config.use_cache:
             if patch_lengths is not None or self.config.patching == "token":
                 raise ValueError(
@@ -35,7 +36,7 @@ class BytePatchGenerationMixin:
                 )
             return
         if cache is None:
-            cache = model_kwargs["past_key_values"] = PatchCache(self.config)
+            cache = model_kwargs[CACHE_NAME] = PatchCache(self.config)
         if patch_lengths is not None and cache.get_seq_length() == 0:
             mask = model_kwargs.get("attention_mask")  # transformers leaves one of ones alone out
             real = patch_lengths.new_ones(len(patch_lengths), int(patch_lengths[0].sum())) if mask is None else mask
@@ -64,7 +65,7 @@ class BytePatchGenerationMixin:
         prompt, lengths = kwargs.get("input_ids") if inputs is None else inputs, kwargs.get("patch_lengths")
         mask = kwargs.get("attention_mask")
         real = torch.ones_like(prompt) if mask is None and prompt is not None else mask
-        if lengths is not None and kwargs.get("past_key_values") is None:
+        if lengths is not None and all(kwargs.get(name) is None for name in CACHE_NAMES):
             check_patch_lengths(self.config, lengths, real)
         outputs = super().generate(inputs, *args, **kwargs)
         if not output_patches:

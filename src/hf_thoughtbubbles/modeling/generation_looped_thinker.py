@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 from transformers.generation import GenerationMode
 from transformers.masking_utils import create_causal_mask
 
+from .cache_names import CACHE_NAME, accept_cache_names
 from .checks_looped_thinker import check_count
 from .checks_tokens import check_generation_length
 
@@ -20,13 +21,14 @@ class LoopedThinkerGenerationMixin:
     thinking_knobs: tuple[str, ...] = ("num_steps",)
 
     @staticmethod
+    @accept_cache_names
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
         """With a static cache: one mask for all steps."""
         return create_causal_mask(
             config=config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values},
             position_ids=position_ids,
         )
 
@@ -55,22 +57,22 @@ class TextThinkingMixin(LoopedThinkerGenerationMixin):
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
         check_generation_length(self.config, max_cache_length)
-        is_given = model_kwargs.get("past_key_values") is not None
+        is_given = model_kwargs.get(CACHE_NAME) is not None
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-        num_steps, cache = model_kwargs.get("num_steps"), model_kwargs.get("past_key_values")
+        num_steps, cache = model_kwargs.get("num_steps"), model_kwargs.get(CACHE_NAME)
         if num_steps is None or cache is None or is_given or num_steps == self.config.num_steps:
             return
         check_count("num_steps", num_steps)
         config = copy.deepcopy(self.config)
         config.num_steps = int(num_steps)
         if type(cache) is StaticCache:
-            model_kwargs["past_key_values"] = StaticCache(config=config, max_cache_len=max_cache_length)
+            model_kwargs[CACHE_NAME] = StaticCache(config=config, max_cache_len=max_cache_length)
         elif type(cache) is DynamicCache:
-            model_kwargs["past_key_values"] = DynamicCache(config=config, offloading=cache.offloading)
+            model_kwargs[CACHE_NAME] = DynamicCache(config=config, offloading=cache.offloading)
             if generation_config.is_assistant:
-                model_kwargs["past_key_values"].activate_past_recording()
+                model_kwargs[CACHE_NAME].activate_past_recording()
 
 
 class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
@@ -78,6 +80,7 @@ class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
 
     thinking_knobs = ("num_steps", "num_latents", "num_read_steps")
 
+    @accept_cache_names
     def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, past_key_values=None, **kwargs):
         # transformers skips what a given cache already holds only where a `decoder_attention_mask` tells the length.
         if next_sequence_length is None and past_key_values is not None:
@@ -114,7 +117,7 @@ class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
                     "pass, so there is nothing to speed up. Generate without."
                 )
             asked = [name for name in ("cache_implementation",) if getattr(generation_config, name)]
-            asked += ["past_key_values"] if model_kwargs.get("past_key_values") is not None else []
+            asked += [CACHE_NAME] if model_kwargs.get(CACHE_NAME) is not None else []
             if asked:
                 raise ValueError(f'`{asked[0]}` came, but `readout="parallel"` needs no cache. Leave it out.')
             generation_config.use_cache = False

@@ -6,6 +6,7 @@ It chooses how many thoughts to think ahead, and keeps latent tokens where other
 
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from .cache_names import CACHE_NAME, accept_cache_names
 from .checks_next_thought import check_num_thoughts
 
 
@@ -13,6 +14,7 @@ class NextThoughtGenerationMixin:
     """To stand before transformers' `GenerationMixin`; `num_thoughts` is also a field of `GenerationConfig`."""
 
     @staticmethod
+    @accept_cache_names
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
         """With a static cache: the mask as it is, because the model adds its latent tokens to it."""
         return attention_mask
@@ -22,6 +24,7 @@ class NextThoughtGenerationMixin:
         made_up = super()._maybe_initialize_input_ids_for_generation(inputs, bos_token_id, model_kwargs)
         return made_up[:, None] if inputs is None and made_up.ndim == 1 else made_up
 
+    @accept_cache_names
     def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, past_key_values=None, **kwargs):
         """What `generate` hands to `forward`: of a given cache's tokens, those that it does not hold yet."""
         if next_sequence_length is None and past_key_values is not None:
@@ -52,14 +55,14 @@ class NextThoughtGenerationMixin:
                 f"The next thought may become {max_cache_length} tokens long before its last, but "
                 f"`max_position_embeddings` is {self.config.max_position_embeddings}. Ask for fewer new tokens."
             )
-        is_given = model_kwargs.get("past_key_values") is not None
+        is_given = model_kwargs.get(CACHE_NAME) is not None
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE_NAME)
         if isinstance(cache, EncoderDecoderCache) and cache.is_compileable and not is_given:
             # Made as long as the encoder's output is wide; what the latent tokens need, they bring.
-            model_kwargs["past_key_values"] = EncoderDecoderCache(cache.self_attention_cache, DynamicCache())
+            model_kwargs[CACHE_NAME] = EncoderDecoderCache(cache.self_attention_cache, DynamicCache())
 
 
 __all__ = ["NextThoughtGenerationMixin"]

@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMode
 from transformers.masking_utils import create_causal_mask
 
+from .cache_names import CACHE_NAME, accept_cache_names
 from .cache_streams import StreamCache
 from .checks_thoughtbubbles import check_budget
 from .checks_tokens import check_generation_length
@@ -87,6 +88,7 @@ class ThoughtbubblesGenerationMixin:
         )
 
     @staticmethod
+    @accept_cache_names
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
         """
         With a static cache: one mask for all layers of a plain model; a forking one makes its own at each fork, out of
@@ -101,7 +103,7 @@ class ThoughtbubblesGenerationMixin:
             config=config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values},
             position_ids=position_ids,
         )
 
@@ -131,13 +133,13 @@ class ThoughtbubblesGenerationMixin:
         record = model_kwargs.pop("fork_record", None)
         if record is not None:
             self.start_record(record, generation_config, model_kwargs, batch_size)
-        is_given = model_kwargs.get("past_key_values") is not None
+        is_given = model_kwargs.get(CACHE_NAME) is not None
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE_NAME)
         if self.config.fork_layers and type(cache) is DynamicCache and not is_given:
-            model_kwargs["past_key_values"] = StreamCache(self.config, cache.offloading)
+            model_kwargs[CACHE_NAME] = StreamCache(self.config, cache.offloading)
 
     def _get_candidate_generator(self, *args, model_kwargs, **kwargs):
         own = {key: value for key, value in model_kwargs.items() if key != "fork_budget"}  # not the assistant's
@@ -159,8 +161,8 @@ class ThoughtbubblesGenerationMixin:
     def check_uncached_generation(self, generation_config, model_kwargs, generation_mode):
         """Refuse what asks for a cache by name; `use_cache` is a default, so it only has no effect."""
         asked = [name for name in ("prefill_chunk_size", "cache_implementation") if getattr(generation_config, name)]
-        if model_kwargs.get("past_key_values") is not None:
-            asked.append("past_key_values")
+        if model_kwargs.get(CACHE_NAME) is not None:
+            asked.append(CACHE_NAME)
         if asked:
             raise ValueError(f'`{asked[0]}` came, but `fork_policy="topk"` cannot use a cache. Leave it out.')
         is_assistant = getattr(generation_config, "is_assistant", False)

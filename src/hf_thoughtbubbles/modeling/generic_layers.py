@@ -17,10 +17,14 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_generic_transformer import GenericTransformerConfig
+from .cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
 from .modeling_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids
 
 
 NUM_CURVE_POINTS = 10  # hidden units of the learned activation
+# Arguments of layers that stay on their device where a model is spread over several: what all layers share is no
+# layer's own, and moving a module moves its weights, which are not there while they lie on disk.
+STATIONARY_ARGUMENTS = [*CACHE_NAMES, "activation", "shared_mlp"]
 ACTIVATIONS = {
     "gelu": F.gelu,
     "relu": F.relu,
@@ -146,7 +150,8 @@ class GenericAttention(nn.Module):
     def relate(self, query: torch.Tensor, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
         """What distances add to the scores `(B, N, S, M)`: queries `(B, N, S, H)` times a vector for each distance."""
         farthest = self.config.max_relative_position
-        products = query @ self.distances.weight.T * self.scaling  # (B, N, S, R)
+        vectors = self.distances(torch.arange(2 * farthest + 1, device=query.device))
+        products = query @ vectors.T * self.scaling  # (B, N, S, R)
         distance = (key_positions[:, None] - query_positions[..., None]).clamp(-farthest, farthest) + farthest
         distance = distance[:, None].expand(*products.shape[:3], -1)  # (B, N, S, M)
         return products.gather(-1, distance)
@@ -222,6 +227,7 @@ class GenericDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = build_norm(config, config.attention_normalization, config.attention_bias)
         self.post_attention_layernorm = build_norm(config, config.mlp_normalization, config.mlp_bias)
 
+    @accept_cache_names
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -232,7 +238,7 @@ class GenericDecoderLayer(GradientCheckpointingLayer):
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + attended
         mlp = shared_mlp if self.mlp is None else self.mlp
-        return hidden_states + mlp(self.post_attention_layernorm(hidden_states), activation)
+        return hidden_states + mlp(self.post_attention_layernorm(hidden_states), activation=activation)
 
 
 class GenericStack(nn.Module):
@@ -250,7 +256,11 @@ class GenericStack(nn.Module):
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
 
     def forward(
-        self, hidden_states: torch.Tensor, position_ids: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_states: torch.Tensor,
+        position_ids: torch.Tensor,
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """States `(B, S, D)` after the last layer, not normed; `position_ids` `(B or 1, S)`."""
         if self.positions is not None:
@@ -260,10 +270,11 @@ class GenericStack(nn.Module):
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
-                self.act_fn,
-                self.shared_mlp,
+                activation=self.act_fn,
+                shared_mlp=self.shared_mlp,
                 position_ids=position_ids,
                 position_embeddings=position_embeddings,
+                **{CACHE_NAME: past_key_values},  # by the name that gradient checkpointing looks for
                 **kwargs,
             )
         return hidden_states
@@ -279,6 +290,7 @@ def init_generic_weights(module: nn.Module):
 
 __all__ = [
     "ACTIVATIONS",
+    "STATIONARY_ARGUMENTS",
     "GenericAttention",
     "GenericDecoderLayer",
     "GenericMLP",

@@ -20,21 +20,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
-from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
 from ..hub.hub_models import HubModelMixin
+from .cache_names import CACHE_NAME, accept_cache_names
 from .cache_patches import PatchCache, PatchSlots
 from .checks_byte_patch import check_blocks, check_bytes
 from .generation_byte_patch import BytePatchGenerationMixin
 from .generic_layers import (
+    STATIONARY_ARGUMENTS,
     GenericAttention,
     GenericDecoderLayer,
     GenericStack,
@@ -55,33 +57,33 @@ from .token_places import find_starts
 
 
 @dataclass
-class BytePatchModelOutput(ModelOutput):
+class BytePatchModelOutput(BaseModelOutputWithPast):
     """
     The base model's output.
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(B, P, D)`): the core's state of each patch.
-        patch_embeds (`torch.FloatTensor` of shape `(B, P, D)`): the pooled vector of each patch, before the core.
         past_key_values (`Cache`, *optional*): keys and values.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): what enters each layer of the core, then what the last
             one leaves.
         attentions (`tuple(torch.FloatTensor)`, *optional*): attention weights of the core's layers, `(B, N, P, P)`.
+        patch_embeds (`torch.FloatTensor` of shape `(B, P, D)`): the pooled vector of each patch, before the core.
         patches (`BytePatches`, *optional*): where the patches lie; `None` when they came as blocks, and for bytes
             after those in a cache.
         places (`BytePlaces`, *optional*): how a decoder sees each byte; `None` when they came as blocks.
+        initial_state (`torch.FloatTensor` of shape `(D,)`, *optional*): the core's state while no patch is finished;
+            `None` when they came as blocks. It is handed on, because a parameter that lies on disk is here only while
+            its own module runs.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
     patch_embeds: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     patches: BytePatches | None = None
     places: "BytePlaces | None" = None
+    initial_state: torch.FloatTensor | None = None
 
 
 @dataclass
-class BytePatchCausalLMOutput(ModelOutput):
+class BytePatchCausalLMOutput(CausalLMOutputWithPast):
     """
     The language model's output.
 
@@ -97,11 +99,6 @@ class BytePatchCausalLMOutput(ModelOutput):
         patches (`BytePatches`, *optional*): with `output_patches=True`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     reconstruction_loss: torch.FloatTensor | None = None
     patches: BytePatches | None = None
 
@@ -188,6 +185,7 @@ class ByteLayer(GradientCheckpointingLayer):
         self.input_layernorm = nn.RMSNorm(width, config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(width, config.rms_norm_eps)
 
+    @accept_cache_names
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -221,7 +219,9 @@ class ByteEncoder(nn.Module):
 
     def encode_blocks(self, byte_embeds: torch.Tensor) -> torch.Tensor:
         """Blocks `(B, P, W, E)`, padding and all, to `(B, P, D)`: as published."""
-        hidden_states = byte_embeds.flatten(0, 1) + self.positions.weight[: byte_embeds.shape[2]]
+        hidden_states = byte_embeds.flatten(0, 1) + self.positions(
+            torch.arange(byte_embeds.shape[2], device=byte_embeds.device)
+        )
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         return self.projection(self.norm(hidden_states).mean(1)).unflatten(0, byte_embeds.shape[:2])
@@ -272,7 +272,7 @@ def place_patches(patches: BytePatches) -> torch.Tensor:
 def pool_patches(hidden_states: torch.Tensor, patches: BytePatches) -> torch.Tensor:
     """The mean of the bytes `(B, T, E)` of each patch, `(B, P, E)`; 0 for patches that are not there."""
     num_patches = patches.lengths.shape[1]
-    sums = hidden_states.new_zeros(len(hidden_states), num_patches + 1, hidden_states.shape[-1])
+    sums = hidden_states.new_zeros(hidden_states.shape[0], num_patches + 1, hidden_states.shape[-1])
     index = torch.where(patches.patch_index < 0, num_patches, patches.patch_index)
     sums = sums.scatter_add(1, index[..., None].expand_as(hidden_states), hidden_states)[:, :-1]
     return sums / patches.lengths.clamp(min=1)[..., None]
@@ -318,7 +318,7 @@ class AutoregressiveByteDecoder(nn.Module):
         else:
             seen = build_neighbourhood(places.groups, longest, True, hidden_states.dtype)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, seen, past_key_values=past_key_values)
+            hidden_states = layer(hidden_states, seen, **{CACHE_NAME: past_key_values})
         return hidden_states
 
 
@@ -337,8 +337,8 @@ class ParallelByteDecoder(nn.Module):
 
     def spread(self, states: torch.Tensor) -> torch.Tensor:
         """States `(G, D)` to what enters the first layer, `(G, W, E)`; the doubling is the original's."""
-        hidden_states = self.projection(states).view(len(states), self.config.max_patch_bytes, -1)
-        return 2 * hidden_states + self.positions.weight
+        hidden_states = self.projection(states).view(states.shape[0], self.config.max_patch_bytes, -1)
+        return 2 * hidden_states + self.positions(torch.arange(hidden_states.shape[1], device=hidden_states.device))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States `(B, P, D)` to `(B, P, W, E)`."""
@@ -355,6 +355,7 @@ class BytePatchPreTrainedModel(HubModelMixin, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer", "ByteLayer"]
+    _skip_keys_device_placement = STATIONARY_ARGUMENTS
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": GenericDecoderLayer, "attentions": GenericAttention}
 
@@ -453,7 +454,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
                 config=self.config,
                 inputs_embeds=patch_embeds,
                 attention_mask=None,
-                past_key_values=None,
+                **{CACHE_NAME: None},
                 position_ids=position_ids,
             )
             states = self.core(
@@ -519,8 +520,11 @@ class BytePatchModel(BytePatchPreTrainedModel):
             groups[:, max(0, num_known - longest + 1) :],
             is_continued=True,
         )
-        return BytePatchModelOutput(last_hidden_state=states, past_key_values=cache, places=places)
+        return BytePatchModelOutput(
+            last_hidden_state=states, places=places, initial_state=self.initial_state, **{CACHE_NAME: cache}
+        )
 
+    @accept_cache_names
     @capture_outputs
     def forward(
         self,
@@ -581,9 +585,10 @@ class BytePatchModel(BytePatchPreTrainedModel):
         return BytePatchModelOutput(
             last_hidden_state=states,
             patch_embeds=patch_embeds,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values},
             patches=patches,
             places=place_bytes(patches, token_mask),
+            initial_state=self.initial_state,
         )
 
 
@@ -591,6 +596,11 @@ def pick(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Of states `(B, P, E)` those at `index` `(B, T)`, `(B, T, E)`; the first or last for places beyond."""
     index = index.clamp(0, states.shape[1] - 1)
     return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def pick_finished(cache: PatchCache, num_finished: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
+    """The core's state of the last finished patch, `(B, T, D)`; the initial one `(D,)` while there is none."""
+    return torch.where((num_finished > 0)[..., None], pick(cache.states, num_finished - 1), initial)
 
 
 class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, GenerationMixin):
@@ -606,6 +616,7 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _fsdp_plan = {"byte_decoder.layers.*": "free_full_weight"}
 
     def __init__(self, config: BytePatchConfig):
         super().__init__(config)
@@ -624,18 +635,13 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         places = outputs.places
         if self.config.decoder == "parallel":
             return self.read_written(outputs, past_key_values)
-        states, initial = outputs.last_hidden_state, self.model.initial_state
+        states, initial = outputs.last_hidden_state, outputs.initial_state
         if places.is_continued:
-            context = self.byte_decoder.projection(self.pick_states(past_key_values, places.num_finished))
+            context = self.byte_decoder.projection(pick_finished(past_key_values, places.num_finished, initial))
         else:  # every state is here, more bytes than states
-            context = self.byte_decoder.projection(torch.cat((initial.expand(len(states), 1, -1), states), dim=1))
+            context = self.byte_decoder.projection(torch.cat((initial.expand(states.shape[0], 1, -1), states), dim=1))
             context = pick(context, places.num_finished)
         return self.byte_decoder(context, self.model.embed_bytes(input_ids), places, past_key_values)
-
-    def pick_states(self, cache: PatchCache, num_finished: torch.Tensor) -> torch.Tensor:
-        """The core's state of the last finished patch, `(B, T, D)`; the initial one while there is none."""
-        picked = pick(cache.states, num_finished - 1)
-        return torch.where((num_finished > 0)[..., None], picked, self.model.initial_state)
 
     def read_written(self, outputs: BytePatchModelOutput, cache: PatchCache | None) -> torch.Tensor:
         """Of patches that the parallel decoder writes at once, the states `(B, T, E)` of the bytes to come."""
@@ -643,16 +649,16 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         group, offset = places.num_finished.clamp(min=0), places.num_open_bytes.clamp(0, longest - 1)
         if not places.is_continued:
             states = outputs.last_hidden_state
-            states = torch.cat((self.model.initial_state.expand(len(states), 1, -1), states), dim=1)
+            states = torch.cat((outputs.initial_state.expand(states.shape[0], 1, -1), states), dim=1)
             return pick(self.byte_decoder(states).flatten(1, 2), group * longest + offset)
         is_written = cache.written is not None and bool((group == cache.written_group[:, None]).all())
         if not is_written and group.shape[1] == 1:
-            cache.written = self.byte_decoder(self.pick_states(cache, group))[:, 0]  # (B, W, E)
+            cache.written = self.byte_decoder(pick_finished(cache, group, outputs.initial_state))[:, 0]  # (B, W, E)
             cache.written_group = group[:, 0]
         elif not is_written:
             first = group.min(dim=1, keepdim=True).values
             groups = first + torch.arange(int((group - first).max()) + 1, device=group.device)
-            written = self.byte_decoder(self.pick_states(cache, groups)).flatten(1, 2)
+            written = self.byte_decoder(pick_finished(cache, groups, outputs.initial_state)).flatten(1, 2)
             return pick(written, (group - first) * longest + offset)
         return pick(cache.written, offset)
 
@@ -673,6 +679,7 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         loss = F.cross_entropy(logits, targets.flatten(), ignore_index=ignored, reduction=kind)
         return loss if num_items is None else loss / num_items
 
+    @accept_cache_names
     @can_return_tuple
     def forward(
         self,
@@ -719,7 +726,8 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         if patch_input_ids is not None:
             return self.answer_blocks(outputs, patch_input_ids, labels, num_items)
         token_mask = None if attention_mask is None else attention_mask.bool()
-        hidden_states = self.unembed(outputs, input_ids, outputs.past_key_values)
+        past_key_values = getattr(outputs, CACHE_NAME)
+        hidden_states = self.unembed(outputs, input_ids, past_key_values)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(self.byte_norm(hidden_states[:, kept]))
 
@@ -732,7 +740,7 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         return BytePatchCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: past_key_values},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             reconstruction_loss=reconstruction_loss,

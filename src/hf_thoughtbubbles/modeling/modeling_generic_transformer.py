@@ -31,10 +31,18 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_generic_transformer import GenericTransformerConfig
 from ..hub.hub_models import HubModelMixin
+from .cache_names import CACHE_NAME, accept_cache_names
 from .checks_generic_transformer import check_inputs
 from .checks_tokens import check_generation_length
 from .generation_vectors import append_generated
-from .generic_layers import GenericAttention, GenericDecoderLayer, GenericStack, build_norm, init_generic_weights
+from .generic_layers import (
+    STATIONARY_ARGUMENTS,
+    GenericAttention,
+    GenericDecoderLayer,
+    GenericStack,
+    build_norm,
+    init_generic_weights,
+)
 from .token_places import place_tokens, take_last
 
 
@@ -45,7 +53,7 @@ class GenericTransformerPreTrainedModel(HubModelMixin, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = STATIONARY_ARGUMENTS
     _supports_sdpa = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": GenericDecoderLayer, "attentions": GenericAttention}
@@ -89,7 +97,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         """Who sees whom; documents packed into a row by `position_ids` stay apart."""
         inputs = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         if self.config.is_causal:
-            return create_causal_mask(**inputs, past_key_values=past_key_values, position_ids=position_ids)
+            return create_causal_mask(**inputs, **{CACHE_NAME: past_key_values}, position_ids=position_ids)
         documents = None
         if position_ids is not None and attention_mask is None:
             documents = find_packed_sequence_indices(position_ids)
@@ -119,6 +127,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
             places = torch.arange(num_keys, device=inputs_embeds.device)[None]
         return places + position_ids[:, :1] - take_last(places, num_tokens, past_key_values)[:, :1]
 
+    @accept_cache_names
     @capture_outputs
     def forward(
         self,
@@ -167,7 +176,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
             key_positions=self.place_keys(inputs_embeds, attention_mask, positions, past_key_values),
             **kwargs,
         )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(states), **{CACHE_NAME: past_key_values})
 
 
 class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, GenerationMixin):
@@ -203,6 +212,7 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
 
+    @accept_cache_names
     def prepare_inputs_for_generation(
         self,
         input_ids,
@@ -222,11 +232,12 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values},
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
 
+    @accept_cache_names
     @can_return_tuple
     def forward(
         self,
@@ -268,7 +279,7 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

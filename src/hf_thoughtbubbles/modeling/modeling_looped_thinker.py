@@ -28,7 +28,12 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask, find_packed_sequence_indices
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast, Seq2SeqLMOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithPast,
+    Seq2SeqLMOutput,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
@@ -36,8 +41,17 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
 from ..hub.hub_models import HubModelMixin
+from .cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
 from .cache_steps import KeyValue, MemoryParts, StepStates
-from .checks_looped_thinker import check_answer, check_labels, check_mode, check_problem, check_replay, check_text
+from .checks_looped_thinker import (
+    check_answer,
+    check_labels,
+    check_layers,
+    check_mode,
+    check_problem,
+    check_replay,
+    check_text,
+)
 from .generation_looped_thinker import AnswerThinkingMixin, TextThinkingMixin
 from .modeling_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids, rotate_channels
 
@@ -68,7 +82,7 @@ class LoopedThinkerEncoderOutput(BaseModelOutput):
 
 
 @dataclass
-class LoopedThinkerModelOutput(ModelOutput):
+class LoopedThinkerModelOutput(BaseModelOutputWithPastAndCrossAttentions):
     """
     The base model's output.
 
@@ -89,11 +103,6 @@ class LoopedThinkerModelOutput(ModelOutput):
         num_steps_used (`torch.LongTensor` of shape `(B, T)`, *optional*): steps that each token of a text took.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     encoder_last_hidden_state: torch.FloatTensor | None = None
     latents: torch.FloatTensor | None = None
     step_hidden_states: torch.FloatTensor | None = None
@@ -315,6 +324,7 @@ class LoopedThinkerBlock(nn.Module):
 
     def project(self, source: torch.Tensor, position_embeddings: KeyValue | None = None) -> list[KeyValue]:
         """Keys and values of a part of the memory `(B, S, D)` for each layer."""
+        check_layers(self.layers)
         return [layer.cross_attn.project(source, position_embeddings) for layer in self.layers]
 
     def forward(
@@ -363,7 +373,7 @@ class LoopedThinkerPreTrainedModel(HubModelMixin, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LoopedThinkerLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [*CACHE_NAMES]
     _supports_sdpa = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
@@ -521,13 +531,14 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
             mask = memory_mask[:, :size] if is_masked else None
             return indices, Memory(layers, input_mask[..., :size] if is_masked else None), mask
 
-        latents = self.latents.weight[:num_latents].repeat(batch_size, 1, 1)  # (B, L, D)
+        latents = self.latents(torch.arange(num_latents, device=inputs_embeds.device))
+        latents = latents.repeat(batch_size, 1, 1)  # (B, L, D)
         places = self.embed_places(num_latents, inputs_embeds)
         loop_mask = loop_places = None
         if loop_embeds is not None:
             loop_places = self.embed_places(loop_embeds.shape[1], inputs_embeds)
             loop_mask = create_causal_mask(
-                config=config, inputs_embeds=loop_embeds, attention_mask=None, past_key_values=None
+                config=config, inputs_embeds=loop_embeds, attention_mask=None, **{CACHE_NAME: None}
             )
         kept, loops = [], []
         _, memory, _ = gather(0)
@@ -574,14 +585,13 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         config, is_causal = self.config, self.config.readout == "autoregressive"
         self_cache = None if past_key_values is None else past_key_values.self_attention_cache
         num_past = 0 if self_cache is None else self_cache.get_seq_length()
-        weight = self.answer_positions.weight
-        places = torch.arange(answer_length, device=weight.device) + num_past
+        places = torch.arange(answer_length, device=memories[0].layers[0][0].device) + num_past
         queries = self.answer_positions(places).expand(batch_size, -1, -1)  # (B, A, D)
         if decoder_inputs_embeds is not None:
             queries = queries + decoder_inputs_embeds
         elif decoder_input_ids is not None:
             queries = queries + self.embed_tokens(decoder_input_ids)
-        create_mask = partial(create_causal_mask, past_key_values=self_cache)
+        create_mask = partial(create_causal_mask, **{CACHE_NAME: self_cache})
         mask = (create_mask if is_causal else create_bidirectional_mask)(
             config=config, inputs_embeds=queries, attention_mask=decoder_attention_mask
         )
@@ -696,7 +706,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
                 break
         return LoopedThinkerModelOutput(
             last_hidden_state=hidden_states,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values},
             latents=torch.stack(history, dim=1) if output_steps else None,
             num_steps_used=num_steps_used,
         )
@@ -712,7 +722,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
             "config": self.config,
             "inputs_embeds": inputs_embeds[:1] if attention_mask is None and position_ids is None else inputs_embeds,
             "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
+            CACHE_NAME: past_key_values,
             "position_ids": position_ids,
         }
         mask = full = create_causal_mask(**arguments)
@@ -780,13 +790,14 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         step_hidden_states = self.answer(memories, past_key_values=past_key_values, **reading, **kwargs)
         return LoopedThinkerModelOutput(
             last_hidden_state=step_hidden_states[:, -1],
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values},
             encoder_last_hidden_state=encoder_outputs["last_hidden_state"],
             latents=encoder_outputs.get("latents") if output_steps else None,
             step_hidden_states=step_hidden_states,
             loop_hidden_states=loop_hidden_states,
         )
 
+    @accept_cache_names
     @capture_outputs
     def forward(
         self,
@@ -970,6 +981,7 @@ class LoopedThinkerForConditionalGeneration(AnswerThinkingMixin, LoopedThinkerPr
         count = is_scored.sum() if num_items_in_batch is None else num_items_in_batch
         return (errors * is_scored).mean(1).sum() / count
 
+    @accept_cache_names
     @can_return_tuple
     def forward(
         self,
@@ -1076,7 +1088,7 @@ class LoopedThinkerForConditionalGeneration(AnswerThinkingMixin, LoopedThinkerPr
         return LoopedThinkerSeq2SeqLMOutput(
             loss=loss,
             logits=step_logits[:, -1],
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -1116,6 +1128,7 @@ class LoopedThinkerForCausalLM(TextThinkingMixin, LoopedThinkerPreTrainedModel, 
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return self.lm_head(hidden_states[:, kept])
 
+    @accept_cache_names
     @can_return_tuple
     def forward(
         self,
@@ -1178,7 +1191,7 @@ class LoopedThinkerForCausalLM(TextThinkingMixin, LoopedThinkerPreTrainedModel, 
         return LoopedThinkerCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,

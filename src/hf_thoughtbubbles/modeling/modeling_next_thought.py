@@ -20,7 +20,7 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast, Seq2SeqLMOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
@@ -28,6 +28,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_next_thought import NextThoughtConfig, NextThoughtStackView
 from ..hub.hub_models import HubModelMixin
+from .cache_names import CACHE_NAME, accept_cache_names
 from .cache_thoughts import LatentPrefixCache
 from .checks_next_thought import (
     check_encoder_outputs,
@@ -39,7 +40,14 @@ from .checks_next_thought import (
     check_thought,
 )
 from .generation_next_thought import NextThoughtGenerationMixin
-from .generic_layers import GenericAttention, GenericDecoderLayer, GenericStack, PositionVectors, init_generic_weights
+from .generic_layers import (
+    STATIONARY_ARGUMENTS,
+    GenericAttention,
+    GenericDecoderLayer,
+    GenericStack,
+    PositionVectors,
+    init_generic_weights,
+)
 from .pooling_layers import AttentionPooling, BlockLinearCore, LatentSpaceDecoder, MLPCore, pool_mean
 from .token_places import place_tokens
 
@@ -68,7 +76,7 @@ class NextThoughtEncoderOutput(BaseModelOutput):
 
 
 @dataclass
-class NextThoughtModelOutput(ModelOutput):
+class NextThoughtModelOutput(BaseModelOutputWithPast):
     """
     The base model's output.
 
@@ -86,10 +94,6 @@ class NextThoughtModelOutput(ModelOutput):
         pooling (`Pooling`, *optional*): which tokens were kept, with `output_pooling=True`.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     encoder_last_hidden_state: torch.FloatTensor | None = None
     thought: torch.FloatTensor | None = None
     thoughts: torch.FloatTensor | None = None
@@ -181,7 +185,7 @@ class NextThoughtDecoder(nn.Module):
         if attention_mask is not None:
             attention_mask = F.pad(attention_mask.long(), (num_latents, 0), value=1)
         mask = create_causal_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, past_key_values=cache
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, **{CACHE_NAME: cache}
         )
         places = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
         hidden_states = self.stack(hidden_states, places, attention_mask=mask, past_key_values=cache, **kwargs)
@@ -195,7 +199,7 @@ class NextThoughtPreTrainedModel(HubModelMixin, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer", "AttentionPooling"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = STATIONARY_ARGUMENTS
     _supports_sdpa = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
@@ -328,6 +332,7 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
             return EncoderDecoderCache(DynamicCache(), DynamicCache())
         return past_key_values
 
+    @accept_cache_names
     @capture_outputs(tie_last_hidden_states=False)  # what layers leave is of latent tokens too
     def forward(
         self,
@@ -393,7 +398,7 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
         check_next_thought(self.config, len(latent), **reading)
         return NextThoughtModelOutput(
             last_hidden_state=self.decode(thoughts[:, -1], **reading, **kwargs),
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values},
             encoder_last_hidden_state=latent,
             thought=thoughts[:, -1],
             thoughts=thoughts,
@@ -447,6 +452,7 @@ class NextThoughtForConditionalGeneration(NextThoughtGenerationMixin, NextThough
         shifted = F.pad(labels[:, :-1], (1, 0), value=start)
         return shifted.masked_fill(shifted == -100, filler)
 
+    @accept_cache_names
     @can_return_tuple
     def forward(
         self,
@@ -512,12 +518,16 @@ class NextThoughtForConditionalGeneration(NextThoughtGenerationMixin, NextThough
         loss = None
         if labels is not None:  # aligned already
             loss = self.loss_function(
-                logits=logits, labels=None, shift_labels=labels, vocab_size=self.config.vocab_size, **kwargs
+                logits=logits,
+                labels=None,
+                shift_labels=labels.contiguous(),  # transformers views them flat
+                vocab_size=self.config.vocab_size,
+                **kwargs,
             )
         return NextThoughtSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,

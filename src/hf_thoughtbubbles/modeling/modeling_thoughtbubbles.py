@@ -41,6 +41,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ..hub.hub_models import HubModelMixin
+from .cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
 from .cache_streams import StreamCache, StreamSlots
 from .checks_thoughtbubbles import check_inputs
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
@@ -54,6 +55,7 @@ from .streams import (
     find_threshold,
     fold_streams,
     interpolate_thresholds,
+    log_sigmoid,
     mix_stream_distributions,
     place_streams,
     select_streams_above,
@@ -246,6 +248,7 @@ class ThoughtbubblesDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
 
+    @accept_cache_names
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -323,7 +326,7 @@ class ThoughtbubblesFork(nn.Module):
         batch_size, num_streams, hidden_size = hidden_states.shape
         if token_index is None:
             token_index = torch.arange(num_tokens, device=hidden_states.device).expand(batch_size, -1)
-        scores = F.logsigmoid(self.score(self.norm(hidden_states)).float()).clamp(min=MIN_LOG_SCORE)  # (B, S, 2)
+        scores = log_sigmoid(self.score(self.norm(hidden_states)).float()).clamp(min=MIN_LOG_SCORE)  # (B, S, 2)
         candidates = (scores if log_scores is None else scores + log_scores[..., None]).flatten(1)  # (B, 2S)
         token_index = token_index.repeat_interleave(2, dim=1)
         real_index = token_index  # with padding and fillers under a number of their own
@@ -439,7 +442,7 @@ class ThoughtbubblesCopy(nn.Module):
     ) -> ThoughtbubblesStreams:
         """Copy `streams` `(B, T, D)`; those of padding leave, as under the causal rule."""
         hidden_states, num_copies = streams.hidden_states, self.max_streams_per_token
-        batch_size, hidden_size = len(hidden_states), hidden_states.shape[-1]
+        batch_size, _, hidden_size = hidden_states.shape
         token_index = torch.arange(num_tokens, device=hidden_states.device).expand(batch_size, -1)
         if token_mask is not None:
             token_index = token_index.masked_fill(~token_mask, num_tokens)
@@ -462,7 +465,7 @@ class ThoughtbubblesPreTrainedModel(HubModelMixin, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ThoughtbubblesDecoderLayer", "ThoughtbubblesFork"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [*CACHE_NAMES]
     _supports_sdpa = True
     _supports_flex_attn = True
     _can_compile_fullgraph = True
@@ -471,6 +474,8 @@ class ThoughtbubblesPreTrainedModel(HubModelMixin, PreTrainedModel):
     def __init__(self, config: ThoughtbubblesConfig, *args, **kwargs):
         config.validate()  # fields set after construction, as `from_pretrained(..., fork_layers=...)` does
         super().__init__(config, *args, **kwargs)
+        if not config.has_fork_scores:  # accelerate's FSDP refuses names that the model has no layer of
+            self._no_split_modules = ["ThoughtbubblesDecoderLayer"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -569,7 +574,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 config=self.config,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
+                **{CACHE_NAME: past_key_values},
                 position_ids=position_ids,
             ),
             "query_mask": None if token_mask is None else token_mask[..., None],
@@ -595,7 +600,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 else:
                     shared = self.prepare_streams(streams, num_tokens, token_mask, is_live, position_ids)
             streams.hidden_states = layer(
-                streams.hidden_states, log_scores, gates, past_key_values=past_key_values, **shared, **kwargs
+                streams.hidden_states, log_scores, gates, **{CACHE_NAME: past_key_values}, **shared, **kwargs
             )
         return streams, tuple(forks)
 
@@ -674,7 +679,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         return {
             "position_embeddings": self.embed_places(places, streams.hidden_states),
             "attention_mask": create_causal_mask(
-                config=self.config, inputs_embeds=streams.hidden_states, attention_mask=key_mask, past_key_values=None
+                config=self.config, inputs_embeds=streams.hidden_states, attention_mask=key_mask, **{CACHE_NAME: None}
             ),
             "query_mask": query_mask,
         }
@@ -704,7 +709,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
 
         if documents is None and (slots is None or slots.first_slot == 0):
             mask = create_causal_mask(
-                config=self.config, inputs_embeds=hidden_states, attention_mask=None, past_key_values=None
+                config=self.config, inputs_embeds=hidden_states, attention_mask=None, **{CACHE_NAME: None}
             )
         elif slots is not None and not slots.needs_mask:
             mask = None  # a single stream, whose row ends with it
@@ -726,6 +731,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             "slots": slots,
         }
 
+    @accept_cache_names
     @capture_outputs
     def forward(
         self,
@@ -782,7 +788,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 fork.num_streams = count_streams(fork.token_index, num_tokens, fork.log_scores > -torch.inf)
         return ThoughtbubblesModelOutput(
             last_hidden_state=self.norm(self.fold(streams, num_tokens, attention_mask is not None)),
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values},
             forks=forks if output_forks else None,
             streams=streams if self.config.fold == "probability" and forks else None,
         )
@@ -877,6 +883,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
             hidden_states, streams.token_index.gather(1, tail), streams.log_scores.gather(1, tail)
         )
 
+    @accept_cache_names
     @can_return_tuple
     def forward(
         self,
@@ -938,7 +945,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
         return ThoughtbubblesCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             forks=outputs.forks,

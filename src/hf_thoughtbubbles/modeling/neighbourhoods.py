@@ -22,7 +22,8 @@ class Neighbourhood(NamedTuple):
 
     def split(self, states: torch.Tensor) -> torch.Tensor:
         """Queries `(B, T, N, H)` to `(B * C, N, W, H)`."""
-        padded = F.pad(states, (0, 0, 0, 0, 0, -states.shape[1] % self.chunk_size))
+        num_missing = count_chunks(states.shape[1], self.chunk_size) * self.chunk_size - states.shape[1]
+        padded = F.pad(states, (0, 0, 0, 0, 0, num_missing))
         return padded.view(-1, self.chunk_size, *states.shape[2:]).transpose(1, 2)
 
     def gather(self, states: torch.Tensor) -> torch.Tensor:
@@ -62,6 +63,11 @@ def build_mask(is_seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill(~is_seen, torch.finfo(dtype).min)
 
 
+def count_chunks(num_bytes: int, size: int) -> int:
+    """Chunks of `size` that hold so many bytes; in numbers above 0 alone, which an exported graph can bound."""
+    return (num_bytes + size - 1) // size
+
+
 def gather_chunks(values: torch.Tensor, size: int, num_before: int, num_after: int, fill: int = 0) -> torch.Tensor:
     """
     Values `(B, T, ...)` to `(B * C, (1 + before + after) * W, ...)`: each chunk with its neighbours.
@@ -70,10 +76,10 @@ def gather_chunks(values: torch.Tensor, size: int, num_before: int, num_after: i
     tensor([[0, 0, 1, 2],
             [1, 2, 3, 0]])
     """
-    num_chunks = -(-values.shape[1] // size)
+    num_chunks = count_chunks(values.shape[1], size)
     sides = (num_before * size, num_chunks * size - values.shape[1] + num_after * size)
     padded = F.pad(values, (0, 0) * (values.ndim - 2) + sides, value=fill)
-    chunks = padded.view(len(values), -1, size, *values.shape[2:])
+    chunks = padded.view(values.shape[0], num_before + num_chunks + num_after, size, *values.shape[2:])
     wide = torch.cat([chunks[:, i : i + num_chunks] for i in range(1 + num_before + num_after)], dim=2)
     return wide.flatten(0, 1)
 
@@ -103,5 +109,6 @@ __all__ = [
     "build_mask",
     "build_neighbourhood",
     "build_window",
+    "count_chunks",
     "gather_chunks",
 ]

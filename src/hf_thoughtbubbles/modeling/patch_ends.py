@@ -18,6 +18,7 @@ from ..configuration.configuration_byte_patch import LONGEST_CHARACTER
 
 NUM_BYTES = 256
 SPECIAL = NUM_BYTES  # stands for whatever is no byte
+MOST_DOUBLINGS = 20  # enough for rows of a million bytes
 
 
 @dataclass
@@ -48,7 +49,12 @@ def shift_right(values: torch.Tensor, num_places: int, fill) -> torch.Tensor:
 def find_last(is_mark: torch.Tensor) -> torch.Tensor:
     """Place of the last mark at or before each place `(B, T)`; -1 where there is none."""
     places = torch.arange(is_mark.shape[1], device=is_mark.device)
-    return torch.where(is_mark, places, -1).cummax(dim=1).values
+    marked = torch.where(is_mark, places, -1)
+    if not torch.compiler.is_compiling():
+        return marked.cummax(dim=1).values
+    count = is_mark.long().cumsum(1)  # ONNX has no running maximum; the place of the nth mark says the same
+    found = torch.full_like(F.pad(marked, (1, 0)), -1).scatter(1, torch.where(is_mark, count, 0), marked)
+    return found.gather(1, count)
 
 
 def find_last_byte(is_end: torch.Tensor, is_start: torch.Tensor | None) -> torch.Tensor:
@@ -94,8 +100,8 @@ def cut_long_patches(
     never = num_bytes  # no byte; a patch after it would begin one place further, where none does
 
     def find_next(is_mark: torch.Tensor) -> torch.Tensor:
-        marked = torch.where(is_mark, places, never).flip(1).cummin(dim=1).values.flip(1)
-        return F.pad(marked, (0, 1), value=never)
+        found = num_bytes - 1 - find_last(is_mark.flip(1)).flip(1)
+        return F.pad(found - never, (0, 1)) + never
 
     earliest = (places + longest - LONGEST_CHARACTER).clamp(max=never).expand(batch_size, -1)
     stop = torch.minimum(find_next(is_cuttable).gather(1, earliest), find_next(is_end)[:, :-1])  # of a patch from here
@@ -104,9 +110,10 @@ def cut_long_patches(
     if is_start is not None:
         stop = torch.where(find_next(is_start)[:, 1:] <= stop, never, stop)  # it lies in another document
         begins = begins | is_start
-    after = jump = F.pad(stop + 1, (0, 2), value=never + 1)  # where the next patch begins
+    after = jump = F.pad(stop - never, (0, 2)) + never + 1  # where the next patch begins
     begins = F.pad(begins.long(), (0, 2))
-    for _ in range(num_bytes.bit_length()):
+    # The length of an exported graph is a symbol, and more doublings than needed change nothing.
+    for _ in range(num_bytes.bit_length() if isinstance(num_bytes, int) else MOST_DOUBLINGS):
         begins = begins.scatter_reduce(1, jump, begins, reduce="amax")
         jump = jump.gather(1, jump)
     is_after = torch.zeros_like(begins).scatter_reduce(1, after, begins, reduce="amax")
@@ -219,7 +226,7 @@ def number_patches(
     if num_patches is None:
         num_patches = int(patch_index.max()) + 1
     num_patches = max(num_patches, 1)
-    counts = torch.zeros(len(is_end), num_patches + 1, dtype=torch.long, device=is_end.device)
+    counts = torch.zeros(is_end.shape[0], num_patches + 1, dtype=torch.long, device=is_end.device)
     real = torch.ones_like(patch_index)
     counts = counts.scatter_add(1, torch.where(patch_index < 0, num_patches, patch_index), real)
     return BytePatches(is_end=is_end, patch_index=patch_index, lengths=counts[:, :-1], is_start=is_start)

@@ -20,6 +20,13 @@ NUM_SCORE_BINS, LOWEST_SCORE, SCORE_UNIT = 2048, -320.0, 0.01  # nats
 SCORE_STEP = math.asinh(-LOWEST_SCORE / SCORE_UNIT) / NUM_SCORE_BINS
 
 
+def log_sigmoid(values: torch.Tensor) -> torch.Tensor:
+    """`F.logsigmoid`; written out in a graph, as ONNX runtimes take the log of a sigmoid that they only estimate."""
+    if not torch.compiler.is_compiling():
+        return F.logsigmoid(values)
+    return values.clamp(max=0) - values.abs().neg().exp().log1p()
+
+
 def select_top_streams(
     candidates: torch.Tensor, token_index: torch.Tensor, num_tokens: int, fork_budget: float, token_mask=None
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -119,7 +126,7 @@ def select_streams_above(
     capacity = max(1, int(num_kept.max())) if capacity is None else min(capacity, num_offers)
     slots = torch.where(is_kept, is_kept.cumsum(-1) - 1, capacity)  # the slot after the last is thrown away
     offers = torch.arange(num_offers, device=slots.device).expand_as(slots)
-    kept = slots.new_zeros(len(slots), capacity + 1).scatter(1, slots, offers)[:, :capacity]
+    kept = slots.new_zeros(slots.shape[0], capacity + 1).scatter(1, slots, offers)[:, :capacity]
     is_filler = torch.arange(capacity, device=slots.device) >= num_kept
     return kept, token_index.gather(1, kept).masked_fill(is_filler, num_tokens)
 
@@ -261,6 +268,7 @@ __all__ = [
     "find_threshold",
     "fold_streams",
     "interpolate_thresholds",
+    "log_sigmoid",
     "mix_stream_distributions",
     "place_streams",
     "select_streams_above",

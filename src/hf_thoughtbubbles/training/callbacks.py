@@ -98,9 +98,10 @@ class ForkPlotCallback(TrainerCallback):
         self.tokenizer, self.text, self.folder = tokenizer, text, Path(folder)
 
     def _write(self, state, model: PreTrainedModel):
+        # Every process reads the text: of a model that FSDP shards, the first would wait for the others forever.
+        figure = draw_forks(model, self.tokenizer, self.text, title=f"step {state.global_step}")
         if state.is_world_process_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            figure = draw_forks(model, self.tokenizer, self.text, title=f"step {state.global_step}")
             figure.savefig(self.folder / f"forks-step-{state.global_step:06d}.png", dpi=120)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):

@@ -1,0 +1,29 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which checkpoint does a training that was killed go on from?"""
+
+import os
+from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+def get_last_whole_checkpoint(folder: str | os.PathLike) -> str | None:
+    """
+    Find the last checkpoint that a Trainer wrote to its end.
+
+    A process that is killed while it writes one leaves a folder without `trainer_state.json`, which is written last.
+    `transformers.trainer_utils.get_last_checkpoint` and `resume_from_checkpoint=True` take such a folder, and fail.
+
+    Args:
+        folder (`str` or `os.PathLike`): the Trainer's `output_dir`; it may be missing.
+
+    Returns:
+        `str` or `None`: the folder, to be given as `resume_from_checkpoint`; `None` when there is no whole one.
+    """
+    states = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+    steps = {int(number): path.parent for path in states if (number := path.parent.name.split("-")[-1]).isdigit()}
+    return str(steps[max(steps)]) if steps else None
+
+
+__all__ = ["get_last_whole_checkpoint"]

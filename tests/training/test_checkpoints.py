@@ -1,0 +1,17 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Is a half-written checkpoint passed over?"""
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_thoughtbubbles.training.checkpoints import get_last_whole_checkpoint
+
+
+def test_the_last_whole_checkpoint_is_found_by_its_number(tmp_path):
+    assert get_last_whole_checkpoint(tmp_path / "missing") is None
+    for name in ("checkpoint-7", "checkpoint-20", "checkpoint-100", "checkpoint-best", "other-300"):
+        (tmp_path / name).mkdir()
+    assert get_last_whole_checkpoint(tmp_path) is None
+    for name in ("checkpoint-7", "checkpoint-20", "checkpoint-best", "other-300"):
+        (tmp_path / name / "trainer_state.json").write_text("{}")
+    assert get_last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20")
+    assert get_last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100"), "transformers' takes the broken one"
