@@ -1,0 +1,55 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What do the tools of the field work with? A tiny model of each family that reads bytes, and writes letters."""
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer
+from tests.families import Family, make_config, make_generic, make_thinker
+
+
+BYTES = {"vocab_size": 259, "pad_token_id": 258, "eos_token_id": 257, "max_position_embeddings": 151}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+# Random weights write bytes that are no text; letters alone can be compared however a tool renders them.
+NO_LETTERS = [token_id for token_id in range(BYTES["vocab_size"]) if not ord("a") <= token_id <= ord("z")]
+
+
+def make_byte_patch(name: str = "byte-patch", **changes) -> Family:
+    """A byte-patch model of tiny, distinct sizes."""
+    sizes = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 47,
+        "byte_hidden_size": 16,
+        "num_byte_attention_heads": 2,
+        "max_patch_bytes": 7,
+        "patch_size": 5,
+        "initializer_range": 0.3,
+    }
+    return Family(name, BytePatchConfig(**{**BYTES, **sizes, **changes}), model_class=BytePatchForCausalLM)
+
+
+CAUSAL = [
+    Family("topk", make_config(**BYTES), is_causal=False, has_cache=False),
+    Family("threshold", make_config(fork_policy="threshold", **BYTES)),
+    make_thinker("thinker", **BYTES),
+    make_generic("generic", **BYTES),
+    make_byte_patch(),
+]
+
+
+def build(family) -> PreTrainedModel:
+    """The model, whose text is letters."""
+    model = family.build()
+    model.generation_config.suppress_tokens = NO_LETTERS
+    return model
+
+
+def build_chat_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte tokenizer that knows how a conversation is written, for texts of a model in `CAUSAL`."""
+    tokenizer = build_byte_tokenizer(model_max_length=BYTES["max_position_embeddings"])
+    tokenizer.padding_side, tokenizer.chat_template = "left", CHAT_TEMPLATE
+    return tokenizer
