@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
 from tests.families import FAMILIES, VOCAB_SIZE, draw_ids
 
 
@@ -387,8 +388,8 @@ def test_promise_9_what_the_published_rule_cannot_do_is_refused(family):
     ):
         with pytest.raises(ValueError, match=message):
             model(input_ids, **inputs)
-    with pytest.raises(ValueError, match="`past_key_values` came"):
-        model.generate(input_ids, past_key_values=DynamicCache(), max_new_tokens=2)
+    with pytest.raises(ValueError, match=f"`{CACHE_NAME}` came"):
+        model.generate(input_ids, **{CACHE_NAME: DynamicCache()}, max_new_tokens=2)
 
 
 @ALL

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGeneration, build_byte_tokenizer
+from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
 from hf_thoughtbubbles.modeling.modeling_looped_thinker import LoopedThinkerEncoderOutput
 from tests.families import ANSWERERS, VOCAB_SIZE, draw_ids, make_thinker_config
 from tests.training.train_answers_once import make_answer_trainer
@@ -192,7 +193,7 @@ def test_promise_4_generation_goes_on_from_its_own_cache(answerer):
     expected = model.generate(max_new_tokens=10, **options).sequences
     first = model.generate(max_new_tokens=4, **options)
     options["decoder_input_ids"] = first.sequences
-    continued = model.generate(max_new_tokens=6, past_key_values=first.past_key_values, **options)
+    continued = model.generate(max_new_tokens=6, **{CACHE_NAME: first[CACHE_NAME]}, **options)
     assert torch.equal(continued.sequences, expected)
 
 
@@ -612,7 +613,7 @@ def test_promise_9_what_one_pass_cannot_do_is_refused(answerer):
         ({"assistant_model": answerer.build(seed=1)}, "Assisted and prompt-lookup generation came"),
         ({"prompt_lookup_num_tokens": 2}, "Assisted and prompt-lookup generation came"),
         ({"cache_implementation": "static"}, "`cache_implementation` came"),
-        ({"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}, "`past_key_values` came"),
+        ({CACHE_NAME: EncoderDecoderCache(DynamicCache(), DynamicCache())}, f"`{CACHE_NAME}` came"),
     ):
         with pytest.raises(ValueError, match=message):
             model.generate(**problem, max_new_tokens=3, **options)

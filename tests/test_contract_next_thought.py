@@ -25,6 +25,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from hf_thoughtbubbles import NextThoughtConfig, NextThoughtForConditionalGeneration, build_byte_tokenizer
+from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
 from hf_thoughtbubbles.modeling.pooling_layers import AttentionPooling
 
 
@@ -271,7 +272,7 @@ def test_promise_4_generation_goes_on_from_its_own_cache(variant):
     expected = model.generate(max_new_tokens=10, **options).sequences
     first = model.generate(max_new_tokens=4, **options)
     options["decoder_input_ids"] = first.sequences
-    continued = model.generate(max_new_tokens=6, past_key_values=first.past_key_values, **options)
+    continued = model.generate(max_new_tokens=6, **{CACHE_NAME: first[CACHE_NAME]}, **options)
     assert torch.equal(continued.sequences, expected)
 
 

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from hf_thoughtbubbles import StreamCache, ThoughtbubblesForCausalLM, calibrate_forks
 from hf_thoughtbubbles.modeling import modeling_thoughtbubbles
+from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
 from hf_thoughtbubbles.modeling.cache_streams import StaticStreamLayer, StreamLayer
 from tests.families import draw_ids, make_config, sharpen_forks
 
@@ -200,7 +201,7 @@ def test_generation_continues_from_a_returned_cache():
     first = model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=6, **options)
     assert isinstance(first.past_key_values, StreamCache) and first.past_key_values.get_seq_length() == 14
     second = model.generate(
-        first.sequences, attention_mask=torch.ones_like(first.sequences), past_key_values=first.past_key_values,
+        first.sequences, attention_mask=torch.ones_like(first.sequences), **{CACHE_NAME: first[CACHE_NAME]},
         max_new_tokens=10, **options,
     )  # fmt: skip
     assert torch.equal(second.sequences, expected)
@@ -339,7 +340,7 @@ def test_a_compiled_step_with_a_static_cache_has_no_graph_break_and_one_graph():
     step = torch.compile(model, fullgraph=True, backend="aot_eager")
     for i in range(9, 14):
         inputs = model.prepare_inputs_for_generation(
-            text[:, : i + 1], next_sequence_length=1, past_key_values=cache, attention_mask=mask[:, : i + 1],
+            text[:, : i + 1], next_sequence_length=1, **{CACHE_NAME: cache}, attention_mask=mask[:, : i + 1],
             position_ids=position_ids[:, : i + 1], use_cache=True,
         )  # fmt: skip
         assert inputs["attention_mask"].shape == (2, 20), "one shape for all steps"

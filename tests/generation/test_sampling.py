@@ -23,6 +23,7 @@ from hf_thoughtbubbles.generation.sampling import (
     make_rank_generator,
     temperature_sampling,
 )
+from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
 from tests.families import FAMILIES, draw_ids
 
 
@@ -159,7 +160,7 @@ def test_the_prompt_is_read_in_one_pass_and_a_cache_is_read_on_from():
     whole, _ = generate_tokens(model, ids, max_length=15, token_sample_fn=greedy_sampling)
     assert lengths == [11, 1, 1, 1]
     cache = DynamicCache()
-    model(input_ids=ids[:, :6], past_key_values=cache)
+    model(input_ids=ids[:, :6], **{CACHE_NAME: cache})
     rest, _ = generate_tokens(model, ids[:, 6:], cache=cache, max_length=9, token_sample_fn=greedy_sampling)
     assert torch.equal(rest, whole[:, 6:])
 

@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, StaticCache
 
 from hf_thoughtbubbles import LoopedThinkerForCausalLM, LoopedThinkerForConditionalGeneration, LoopedThinkerModel
+from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
 from hf_thoughtbubbles.modeling.cache_steps import MemoryParts
 from hf_thoughtbubbles.modeling.modeling_looped_thinker import choose_visible, embed_sinusoids, measure_change
 from tests.families import ANSWERERS, draw_ids, make_thinker, make_thinker_config
@@ -372,7 +373,7 @@ def test_generation_goes_on_from_a_returned_cache(family):
             text,
             attention_mask=torch.ones_like(text),
             max_new_tokens=5,
-            past_key_values=first.past_key_values,
+            **{CACHE_NAME: first[CACHE_NAME]},
             **options,
         )
         assert torch.equal(second.sequences, expected.sequences)
