@@ -129,8 +129,8 @@ def check_flags(parser: HfArgumentParser, data: DataArguments, args: TextTrainin
     if args.resume_from_checkpoint:
         if args.resume_from_checkpoint.lower() != "true":
             parser.error("--resume_from_checkpoint takes true; each model continues from its own folder")
-        if not list(Path(args.output_dir).glob("*/checkpoint-*")):
-            parser.error(f"--resume_from_checkpoint: {args.output_dir} holds no checkpoint to continue from")
+        if not any(get_last_whole_checkpoint(folder) for folder in Path(args.output_dir).glob("*/")):
+            parser.error(f"--resume_from_checkpoint: {args.output_dir} holds no whole checkpoint to continue from")
 
 
 def load_blocks(data: DataArguments, tokenizer: PreTrainedTokenizerBase, args: TextTrainingArguments) -> dict:
@@ -200,7 +200,7 @@ def report(folder: Path, device, validation, tokenizer: PreTrainedTokenizerBase,
     """
     Print bits per byte of a saved model: read in one go, and where forks look ahead also from prefixes alone.
 
-    They go into the model card of one of our models as well, which its later pushes carry.
+    They go into the model card of one of our models as well, where there is none yet.
     """
     name, model = folder.name, AutoModelForCausalLM.from_pretrained(folder).to(device)
     score = score_dataset(model, validation, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
@@ -218,7 +218,9 @@ def report(folder: Path, device, validation, tokenizer: PreTrainedTokenizerBase,
             "generation gets)"
         )
         results["bits per byte, prefix only"] = honest["bits_per_byte"]
-    if isinstance(model, HubModelMixin):
+    if (folder / "README.md").exists():
+        print(f"{name:16} keeps the README.md that is there")
+    elif isinstance(model, HubModelMixin):
         build_model_card(model, str(folder), f"`{data.source}`", results).save(folder / "README.md")
 
 

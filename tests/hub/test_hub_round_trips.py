@@ -123,7 +123,17 @@ HfApi().upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", rep
 """
 
 
-def test_pushes_describe_the_model_and_keep_what_its_author_wrote(hub, owner, online_stranger, versions):
+SAVE_WITH_OWN_CARD = """
+from transformers import AutoModelForCausalLM
+from hf_thoughtbubbles.hub.model_card import build_model_card
+
+model = AutoModelForCausalLM.from_pretrained(source)
+build_model_card(model, "somewhere", training_data="MY DATA").save(folder + "/README.md")
+model.save_pretrained(folder, push_to_hub=True, repo_id=repository)
+"""
+
+
+def test_pushes_describe_the_model_and_keep_what_its_author_wrote(hub, owner, online_stranger, versions, tmp_path):
     folders, _ = versions
     for process, source, name in (
         (owner, folders[0], "card"),
@@ -134,6 +144,10 @@ def test_pushes_describe_the_model_and_keep_what_its_author_wrote(hub, owner, on
         card = hub.read(f"{USER}/{name}")["README.md"].decode()
         assert f'AutoModelForCausalLM.from_pretrained("{USER}/{name}", trust_remote_code=True)' in card
         assert card.count("of the family `generic_transformer`") == 1
+    owner.run(SAVE_WITH_OWN_CARD, source=str(folders[0]), folder=str(tmp_path), repository=f"{USER}/own-card")
+    pushed = hub.read(f"{USER}/own-card")["README.md"].decode()
+    assert "MY DATA" in pushed and f'from_pretrained("{USER}/own-card", trust' in pushed
+    assert (tmp_path / "README.md").read_text() == pushed
     mine = card.replace("| parameters |", "| something else |") + "\n## Mine\n"
     owner.run(EDIT, text=mine, repository=f"{USER}/card")
     push(owner, folders[2], f"{USER}/card")

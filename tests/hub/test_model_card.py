@@ -5,7 +5,7 @@ import ast
 import re
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from transformers import (
     AutoModel,
@@ -16,7 +16,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_thoughtbubbles.hub.model_card import BEGIN_MARK, END_MARK, build_model_card, update_model_card
+from hf_thoughtbubbles.hub.model_card import (
+    BEGIN_MARK,
+    END_MARK,
+    PUSH_TEMPLATE,
+    build_model_card,
+    update_model_card,
+)
 from tests.families import ANSWERERS, FAMILIES, make_config
 from tests.test_contract_bytes import VARIANTS as BYTE_VARIANTS
 from tests.test_contract_next_thought import VARIANTS as THOUGHT_VARIANTS
@@ -31,7 +37,11 @@ def test_a_card_names_family_size_data_results_and_how_to_load(name, tmp_path):
     model = ONE_OF_EACH[name].build()
     model.save_pretrained(tmp_path)
     card = build_model_card(
-        model, str(tmp_path), "Text of the standard library.", {"bits per byte": 2.612345}, {"license": "apache-2.0"}
+        model,
+        str(tmp_path),
+        "Text of the standard library.",
+        {"bits per | byte": 2.6125, "steps": 123456},
+        {"license": "apache-2.0"},
     )
     card.save(tmp_path / "README.md")
     text = (tmp_path / "README.md").read_text()
@@ -39,7 +49,7 @@ def test_a_card_names_family_size_data_results_and_how_to_load(name, tmp_path):
     assert f"| parameters | {sum(p.numel() for p in model.parameters()):,} |" in text
     assert f"| `vocab_size` | {model.config.vocab_size} |" in text
     assert "## Training data\n\nText of the standard library.\n" in text
-    assert "| bits per byte | 2.612 |" in text
+    assert "| bits per \\| byte | 2.6125 |\n| steps | 123456 |" in text
     metadata = metadata_load(tmp_path / "README.md")
     assert metadata["library_name"] == "transformers" and metadata["license"] == "apache-2.0"
     assert set(metadata["tags"]) == {"hf-thoughtbubbles", model.config.model_type}
@@ -74,6 +84,52 @@ def test_a_class_that_sharding_puts_before_is_not_named(tmp_path):
     assert str(build_model_card(model, "me/model")) == str(plain)
 
 
+def test_a_model_that_was_never_saved_is_described_as_a_saved_one(tmp_path):
+    model = FAMILIES[0].build()
+    before = str(build_model_card(model, "runs/here/"))
+    model.save_pretrained(tmp_path)
+    assert before == str(build_model_card(model, "runs/here/")) and "\n# here\n" in before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace(END_MARK, ""),
+        lambda text: text.replace(BEGIN_MARK, ""),
+        lambda text: text.replace(END_MARK, "mine") + text.split("---\n")[-1],
+        lambda text: text + text.split("---\n")[-1],
+        lambda text: text.replace(BEGIN_MARK, "?").replace(END_MARK, BEGIN_MARK).replace("?", END_MARK),
+    ],
+)
+def test_damaged_marks_are_an_error_and_nothing_is_lost(spoil, tmp_path):
+    model, path = FAMILIES[0].build(), tmp_path / "README.md"
+    spoilt = spoil(str(build_model_card(model, "me/model")))
+    path.write_text(spoilt)
+    with pytest.raises(ValueError, match=r"README\.md has \d of the marks .*there must be one of each, or none"):
+        update_model_card(path, model, "me/model")
+    assert path.read_text() == spoilt
+
+
+def test_only_an_untouched_card_of_transformers_is_replaced(tmp_path):
+    model, path = FAMILIES[0].build(), tmp_path / "README.md"
+    stock = ModelCard.from_template(ModelCardData(library_name="transformers"), model_description=PUSH_TEMPLATE)
+    stock.save(path)
+    update_model_card(path, model, "me/model")
+    assert path.read_text() == str(build_model_card(model, "me/model"))
+    stock.text = stock.text.replace("[More Information Needed]", "I wrote this.", 1)
+    stock.save(path)
+    update_model_card(path, model, "me/model")
+    text = path.read_text()
+    assert "I wrote this." in text and "Model Card for Model ID" in text and text.count(BEGIN_MARK) == 1
+
+
+def test_lines_end_as_they_did(tmp_path):
+    model, path = FAMILIES[0].build(), tmp_path / "README.md"
+    path.write_bytes(b"---\r\nlicense: mit\r\n---\r\n# Mine\r\nsecond line\r\n")
+    update_model_card(path, model, "me/model")
+    assert b"# Mine\r\nsecond line" in path.read_bytes()
+
+
 def test_what_the_author_wrote_is_kept(tmp_path):
     model, path = FAMILIES[0].build(), tmp_path / "README.md"
     model.save_pretrained(tmp_path)
@@ -88,7 +144,7 @@ def test_what_the_author_wrote_is_kept(tmp_path):
     assert text.startswith("---\nlicense: mit\npipeline_tag: fill-mask\n") and "# Mine alone\n" in text
     assert text.count(BEGIN_MARK) == text.count(END_MARK) == 1
     path.write_text("---\nlicense: [mit\n---\n\n# Broken\n")
-    with pytest.raises(ValueError, match=r"metadata at the head of .*README\.md cannot be read"):
+    with pytest.raises(ValueError, match=r"(?s)README\.md cannot be read as a model card: .*license: \[mit"):
         update_model_card(path, model, "me/model")
     assert path.read_text() == "---\nlicense: [mit\n---\n\n# Broken\n"
 

@@ -145,3 +145,47 @@ def test_corrupt_checkpoints_are_refused(tmp_path):
     (tmp_path / "model" / "config.json").write_text('{"model_type": "thoughtbubbles", "hidden_size": ')
     with pytest.raises(OSError, match="not a valid JSON"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+
+
+def test_code_is_not_written_over_files_of_other_origin(tmp_path):
+    config = make_config()
+    config.save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)  # over its own
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "streams.py").write_text("my_own = 1\n")
+    with pytest.raises(
+        FileExistsError, match=r"would be written over .*streams\.py', which did not come with a model"
+    ):
+        config.save_pretrained(tmp_path)
+    assert (tmp_path / "streams.py").read_text() == "my_own = 1\n" and not (tmp_path / "config.json").exists()
+
+
+SUBCLASS = """
+import sys
+sys.path.insert(0, folder)
+from my_lm import MyLM
+from hf_thoughtbubbles import ThoughtbubblesConfig
+
+MyLM.register_for_auto_class("AutoModelForCausalLM")
+sizes = dict(vocab_size=7, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, fork_layers=[0])
+model = MyLM(ThoughtbubblesConfig(**sizes))
+model.save_pretrained(target)
+from transformers import AutoModelForCausalLM
+AutoModelForCausalLM.from_pretrained(target, trust_remote_code=False).save_pretrained(target + "-plain")
+"""
+MY_LM = """
+from hf_thoughtbubbles import ThoughtbubblesForCausalLM
+
+class MyLM(ThoughtbubblesForCausalLM):
+    pass
+"""
+
+
+def test_a_class_that_its_user_told_to_copy_is_the_one_that_loads(owner, tmp_path):
+    (tmp_path / "my_lm.py").write_text(MY_LM)
+    owner.run(SUBCLASS, folder=str(tmp_path), target=str(tmp_path / "mine"))
+    auto_map = json.loads((tmp_path / "mine" / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoModelForCausalLM"] == "my_lm.MyLM" and (tmp_path / "mine" / "my_lm.py").is_file()
+    assert auto_map["AutoModel"] == "modeling_thoughtbubbles.ThoughtbubblesModel"
+    plain = json.loads((tmp_path / "mine-plain" / "config.json").read_text())["auto_map"]
+    assert plain["AutoModelForCausalLM"] == "modeling_thoughtbubbles.ThoughtbubblesForCausalLM"

@@ -4,6 +4,7 @@
 import io
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import PurePosixPath
@@ -20,7 +21,10 @@ COMPRESSIONS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}  # how many b
 # Weights hardly compress: what unpacks to more than this is not a checkpoint, or one of zeros that is small anyway.
 SIZE_RATIO, SMALL_BYTES = 16, 2**26
 # What a broken archive makes the standard library and numpy raise.
-BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, OverflowError, RuntimeError, ValueError)
+BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError, EOFError, IndexError, OSError, OverflowError, RuntimeError),
+    *(SyntaxError, TypeError, ValueError),
+)
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], num_bytes: int, max_bytes: int):

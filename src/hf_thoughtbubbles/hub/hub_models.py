@@ -15,13 +15,24 @@ class HubModelMixin:
     Put it before `PreTrainedModel` in the bases.
     """
 
+    _own_card: bytes | None = None  # of the folder that is being saved to and pushed
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         check_folder(save_directory)  # transformers logs this, and goes on as if the model had been saved
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        card = Path(save_directory) / CARD_NAME
+        self._own_card = card.read_bytes() if card.is_file() else None
+        try:
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self._own_card = None
 
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
-        # All ways to push a model end here, with all files written, and transformers' own card among them.
-        update_model_card(Path(working_dir) / CARD_NAME, self, repo_id)
+        # All ways to push a model end here, with all files written: transformers' own card over that of the folder.
+        card = Path(working_dir) / CARD_NAME
+        if self._own_card is not None:
+            card.write_bytes(self._own_card)
+        if not getattr(self, "_hf_peft_config_loaded", False):  # an adapter comes without the model and its code
+            update_model_card(card, self, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 

@@ -5,6 +5,7 @@ A part between two marks describes the model: family, size, settings, how to loa
 all around it belongs to the author and is kept.
 """
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..version import __version__
+from .remote_code import collect_auto_classes
 
 
 BEGIN_MARK = "<!-- hf-thoughtbubbles: this part is written anew on every push -->"
@@ -21,7 +23,10 @@ END_MARK = "<!-- hf-thoughtbubbles: end -->"
 CARD_NAME = "README.md"
 
 # What transformers writes where it knows nothing: a whole card on push, an empty part in the Trainer's.
-PUSH_TEMPLATE = "This model card has been automatically generated."
+PUSH_TEMPLATE = (
+    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. "
+    "This model card has been automatically generated."
+)
 TRAINER_TEMPLATE = "## Model description\n\nMore information needed\n"
 
 PIPELINE_TAGS = {
@@ -58,11 +63,11 @@ def build_model_card(
         `huggingface_hub.ModelCard`: to be saved as `README.md` or pushed. A later push of the model writes the part
         that describes the model anew and keeps the rest.
     """
-    rows = [f"| {name} | {value:.4g} |" for name, value in (results or {}).items()]
+    rows = [f"| {_fit_cell(name)} | {value:.6g} |" for name, value in (results or {}).items()]
     table = "\n".join(["| measure | value |", "|---|---|", *rows]) if rows else "Not recorded."
     data = ModelCardData(**{"library_name": "transformers", **(metadata or {})})
     body = (
-        f"# {repo_id.split('/')[-1]}\n\n{_describe(model, repo_id)}\n\n"
+        f"# {repo_id.rstrip('/').split('/')[-1]}\n\n{_describe(model, repo_id)}\n\n"
         f"## Training data\n\n{training_data or 'Not recorded.'}\n\n## Results\n\n{table}\n"
     )
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
@@ -80,22 +85,24 @@ def update_model_card(path: str | Path, model, repo_id: str):
         repo_id (`str`): repository or folder that the card tells readers to load from.
 
     Raises:
-        `ValueError`: when the card begins with metadata that is not YAML; nothing is written.
+        `ValueError`: when the card cannot be read, or the marks around the part are damaged; nothing is written.
     """
     path = Path(path)
     try:
-        card = ModelCard(path.read_text(encoding="utf-8"))
+        card = ModelCard.load(path)
     except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a model card: {error}. Mend it and push again.") from error
+    if _is_untouched(card):
+        card = build_model_card(model, repo_id)
+    part, marks = _describe(model, repo_id), re.findall(f"{BEGIN_MARK}|{END_MARK}", card.text)
+    if marks == [BEGIN_MARK, END_MARK]:
+        card.text = re.sub(f"{BEGIN_MARK}.*?{END_MARK}", lambda match: part, card.text, flags=re.DOTALL)
+    elif marks:
         raise ValueError(
-            f"The metadata at the head of {path} cannot be read: {error}. Mend it and push again."
-        ) from error
-    if PUSH_TEMPLATE in card.text:
-        origin = Path(model.config._name_or_path or ".") / CARD_NAME
-        is_ours = origin.is_file() and origin != path and BEGIN_MARK in origin.read_text(encoding="utf-8")
-        card = ModelCard(origin.read_text(encoding="utf-8")) if is_ours else build_model_card(model, repo_id)
-    part = _describe(model, repo_id)
-    if BEGIN_MARK in card.text:
-        card.text = re.sub(f"{BEGIN_MARK}.*?{END_MARK}", lambda match: part, card.text, count=1, flags=re.DOTALL)
+            f"{path} has {marks.count(BEGIN_MARK)} of the marks {BEGIN_MARK!r} and {marks.count(END_MARK)} of "
+            f"{END_MARK!r}, which stand around the part that is written anew; there must be one of each, or none. "
+            "Delete what is left of the part with its marks and push again."
+        )
     elif TRAINER_TEMPLATE in card.text:
         card.text = card.text.replace(TRAINER_TEMPLATE, f"{part}\n", 1)
     else:
@@ -104,14 +111,35 @@ def update_model_card(path: str | Path, model, repo_id: str):
     card.save(path)
 
 
+def _is_untouched(card: ModelCard) -> bool:
+    """Whether a card is the one that transformers makes of nothing, to the last word."""
+    stock = ModelCard.from_template(ModelCardData(), model_description=PUSH_TEMPLATE)
+    return card.text.split() == stock.text.split()
+
+
+def _list_settings(config) -> list[str]:
+    """Rows of the table: sizes, then whatever is not as by default."""
+    defaults = {}
+    for field in dataclasses.fields(config):
+        defaults[field.name] = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+    settings = config.to_dict()
+    names = [name for name in SIZES if name in settings]
+    names += [name for name, value in settings.items() if value != defaults.get(name) and name not in SIZES]
+    names = [name for name in names if name not in UNSAID_SETTINGS and not name.startswith("_")]
+    return [f"| `{name}` | {_fit_cell(settings[name])} |" for name in names]
+
+
+def _fit_cell(value) -> str:
+    """A value as it can stand in a table."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
 def _describe(model, repo_id: str) -> str:
     """The part between the marks."""
     config, quoted = model.config, json.dumps(repo_id)
     class_name, auto_class = _find_classes(model)
-    settings, defaults = config.to_dict(), type(config)().to_dict()
-    names = [name for name in SIZES if name in settings]
-    names += [name for name, value in settings.items() if value != defaults.get(name) and name not in SIZES]
-    rows = [f"| `{name}` | {settings[name]} |" for name in names if name not in UNSAID_SETTINGS and name[0] != "_"]
     return "\n".join(
         [
             BEGIN_MARK,
@@ -123,7 +151,7 @@ def _describe(model, repo_id: str) -> str:
             "|---|---|",
             f"| parameters | {model.num_parameters():,} |",
             f"| precision | {str(model.dtype).removeprefix('torch.')} |",
-            *rows,
+            *_list_settings(config),
             "",
             "## How to load it",
             "",
@@ -143,7 +171,9 @@ def _describe(model, repo_id: str) -> str:
 
 def _find_classes(model) -> tuple[str, str]:
     """Names of the model's class and of the Auto class that loads it; FSDP puts a class of its own before."""
-    targets = {target.split(".")[-1]: name for name, target in (getattr(model.config, "auto_map", None) or {}).items()}
+    registered = {public.__name__: name for name, public in collect_auto_classes(type(model.config)).items()}
+    saved = {target.split(".")[-1]: name for name, target in (getattr(model.config, "auto_map", None) or {}).items()}
+    targets = {**registered, **saved}
     for model_class in type(model).__mro__:
         if model_class.__name__ in targets:
             return model_class.__name__, targets[model_class.__name__]
@@ -155,7 +185,7 @@ def _add_tags(card: ModelCard, model):
     tags = card.data.tags or []
     card.data.tags = [*tags, *(tag for tag in ("hf-thoughtbubbles", model.config.model_type) if tag not in tags)]
     if card.data.pipeline_tag is None:
-        card.data.pipeline_tag = PIPELINE_TAGS[_find_classes(model)[1]]
+        card.data.pipeline_tag = PIPELINE_TAGS.get(_find_classes(model)[1])
 
 
 __all__ = ["build_model_card", "update_model_card"]

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformers.models.auto import modeling_auto
@@ -22,6 +23,7 @@ from ..version import __version__
 from .saved_version import VERSION_FIELD, warn_of_version_gap
 
 
+COPYRIGHT = b"The hf-thoughtbubbles team"  # in the first line of every file that travels
 REMOTE_MODULES_PACKAGE = "transformers_modules"  # where transformers imports code that came with a checkpoint
 
 
@@ -116,6 +118,16 @@ def check_folder(save_directory: str | os.PathLike):
         )
 
 
+def check_names(folder: Path, names: Iterable[str]):
+    """Refuse to write code over files of other origin, as when a model is saved into the folder of a project."""
+    for path in (folder / name for name in names):
+        if path.is_file() and COPYRIGHT not in path.read_bytes().split(b"\n")[0]:
+            raise FileExistsError(
+                f"The code of the model would be written over {os.fspath(path)!r}, which did not come with a model. "
+                "Save into a folder of its own, or rename that file."
+            )
+
+
 class RemoteCodeConfigMixin:
     """
     Makes a configuration's `save_pretrained` write the code of its models beside it, a full `auto_map`, and the
@@ -147,6 +159,7 @@ class RemoteCodeConfigMixin:
 
         Raises:
             `NotADirectoryError`: when `save_directory` is a file.
+            `FileExistsError`: when a file there has the name of one that travels, and is not one; nothing is written.
         """
         check_folder(save_directory)
         has_travelled = type(self).__module__.split(".")[0] == REMOTE_MODULES_PACKAGE
@@ -159,14 +172,21 @@ class RemoteCodeConfigMixin:
             return self.push_to_hub(repo_id, **kwargs)
         if has_travelled:
             return self._save_travelled(Path(save_directory), **kwargs)
-        classes = collect_auto_classes(type(self))
-        self.auto_map = {
+        folder, classes = Path(save_directory), collect_auto_classes(type(self))
+        files = flatten_modules([model_class.__module__ for model_class in classes.values()])
+        check_names(folder, files)
+        ours = {
             auto_class: f"{model_class.__module__.split('.')[-1]}.{model_class.__name__}"
             for auto_class, model_class in classes.items()
         }
+        # What `register_for_auto_class` of a user's subclass has just copied here stays what the Auto class loads.
+        theirs = {name: target for name, target in (getattr(self, "auto_map", None) or {}).items() if name in ours}
+        names = {name: f"{target.split('.')[0]}.py" for name, target in theirs.items()}
+        kept = {name: theirs[name] for name, file in names.items() if file not in files and (folder / file).is_file()}
+        self.auto_map = {**ours, **kept}
         super().save_pretrained(save_directory, **kwargs)
-        for name, source in flatten_modules([model_class.__module__ for model_class in classes.values()]).items():
-            (Path(save_directory) / name).write_text(source, encoding="utf-8")
+        for name, source in files.items():
+            (folder / name).write_text(source, encoding="utf-8")
 
     def _save_travelled(self, folder: Path, **kwargs):
         """

@@ -40,7 +40,8 @@ def accept_cache_names(function: Callable) -> Callable:
                 raise ValueError(
                     "`cache` and `past_key_values` both came, but they are two names of one argument. Give one."
                 )
-            kwargs[OUR_NAME] = other if cache is None else cache
+            if cache is not None:
+                kwargs[OUR_NAME] = cache
         return function(*args, **kwargs)
 
     signature = inspect.signature(function)

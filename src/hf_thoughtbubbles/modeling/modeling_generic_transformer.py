@@ -102,7 +102,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         if position_ids is not None and attention_mask is None:
             documents = find_packed_sequence_indices(position_ids)
         if documents is not None:
-            documents = documents.expand(len(inputs_embeds), -1)
+            documents = documents.expand(inputs_embeds.shape[0], -1)
             inputs["and_mask_function"] = packed_sequence_mask_function(documents)
         return create_bidirectional_mask(**inputs)
 

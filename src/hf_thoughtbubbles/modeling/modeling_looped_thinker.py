@@ -503,7 +503,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         the last `num_kept` steps, and what the stream was after each step, `(B, R, A, D)`.
         """
         config = self.config
-        batch_size = len(inputs_embeds)
+        batch_size = inputs_embeds.shape[0]
         num_steps, num_latents = num_steps or config.num_steps, num_latents or config.num_latents
         num_read_steps = config.num_read_steps if num_read_steps is None else num_read_steps
         raw = [inputs_embeds, *([] if memory_ids is None else [self.static_memory(memory_ids)])]

@@ -143,7 +143,7 @@ class NextThoughtEncoder(nn.Module):
         places = torch.arange(token_embeds.shape[1], device=token_embeds.device)[None]
         hidden_states = self.stack(token_embeds, places, attention_mask=mask)
         token_mask = None if attention_mask is None else attention_mask.bool()
-        token_index, record = places.expand(len(token_embeds), -1), Pooling((), (), ())
+        token_index, record = places.expand(token_embeds.shape[0], -1), Pooling((), (), ())
         for layer in self.pooling_layers:
             hidden_states, token_mask, kept_index, scores = layer(hidden_states, token_mask)  # (B, K, E)
             token_index = token_index.gather(1, kept_index)
@@ -395,7 +395,7 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
             "decoder_inputs_embeds": decoder_inputs_embeds,
             "past_key_values": past_key_values,
         }
-        check_next_thought(self.config, len(latent), **reading)
+        check_next_thought(self.config, latent.shape[0], **reading)
         return NextThoughtModelOutput(
             last_hidden_state=self.decode(thoughts[:, -1], **reading, **kwargs),
             **{CACHE_NAME: past_key_values},

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from transformers.utils import is_torchdynamo_exporting
 
 
 class Neighbourhood(NamedTuple):
@@ -64,8 +65,8 @@ def build_mask(is_seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def count_chunks(num_bytes: int, size: int) -> int:
-    """Chunks of `size` that hold so many bytes; in numbers above 0 alone, which an exported graph can bound."""
-    return (num_bytes + size - 1) // size
+    """Chunks of `size` that hold so many bytes; while exporting, the last is never full, so that sizes stay open."""
+    return num_bytes // size + 1 if is_torchdynamo_exporting() else (num_bytes + size - 1) // size
 
 
 def gather_chunks(values: torch.Tensor, size: int, num_before: int, num_after: int, fill: int = 0) -> torch.Tensor:

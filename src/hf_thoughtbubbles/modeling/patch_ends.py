@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, is_torchdynamo_exporting
 
 from ..configuration.configuration_byte_patch import LONGEST_CHARACTER
 
@@ -50,7 +50,7 @@ def find_last(is_mark: torch.Tensor) -> torch.Tensor:
     """Place of the last mark at or before each place `(B, T)`; -1 where there is none."""
     places = torch.arange(is_mark.shape[1], device=is_mark.device)
     marked = torch.where(is_mark, places, -1)
-    if not torch.compiler.is_compiling():
+    if not is_torchdynamo_exporting():
         return marked.cummax(dim=1).values
     count = is_mark.long().cumsum(1)  # ONNX has no running maximum; the place of the nth mark says the same
     found = torch.full_like(F.pad(marked, (1, 0)), -1).scatter(1, torch.where(is_mark, count, 0), marked)

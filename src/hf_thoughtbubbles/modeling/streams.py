@@ -11,6 +11,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from transformers.utils import is_torchdynamo_exporting
 
 
 KEEP_ALL, KEEP_NONE = -1e4, 1.0  # thresholds below and above every score, finite so that they fit into JSON
@@ -22,7 +23,7 @@ SCORE_STEP = math.asinh(-LOWEST_SCORE / SCORE_UNIT) / NUM_SCORE_BINS
 
 def log_sigmoid(values: torch.Tensor) -> torch.Tensor:
     """`F.logsigmoid`; written out in a graph, as ONNX runtimes take the log of a sigmoid that they only estimate."""
-    if not torch.compiler.is_compiling():
+    if not is_torchdynamo_exporting():
         return F.logsigmoid(values)
     return values.clamp(max=0) - values.abs().neg().exp().log1p()
 

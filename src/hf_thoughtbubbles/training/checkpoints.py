@@ -2,6 +2,7 @@
 """Which checkpoint does a training that was killed go on from?"""
 
 import os
+import re
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
@@ -21,8 +22,11 @@ def get_last_whole_checkpoint(folder: str | os.PathLike) -> str | None:
     Returns:
         `str` or `None`: the folder, to be given as `resume_from_checkpoint`; `None` when there is no whole one.
     """
-    states = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
-    steps = {int(number): path.parent for path in states if (number := path.parent.name.split("-")[-1]).isdigit()}
+    steps = {}
+    for state in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}"):
+        number = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)", state.parent.name)
+        if number and state.read_text(encoding="utf-8").rstrip().endswith("}"):  # written to its end
+            steps[int(number[1])] = state.parent
     return str(steps[max(steps)]) if steps else None
 
 
