@@ -19,6 +19,16 @@ from hf_thoughtbubbles import (
 
 
 VOCAB_SIZE = 61
+BYTE_PATCH_SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 47,
+    "byte_hidden_size": 16,
+    "num_byte_attention_heads": 2,
+    "max_patch_bytes": 7,
+    "patch_size": 5,
+}
 SHARPENING = 3.0  # fork scores start near one half each; scaled up, decisions are real and not ties of rounding
 
 

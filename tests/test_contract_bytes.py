@@ -17,6 +17,7 @@ from hf_thoughtbubbles import (
     decode_bytes,
     encode_bytes,
 )
+from tests.families import BYTE_PATCH_SIZES
 
 
 TEXTS = (
@@ -40,16 +41,9 @@ class Variant:
         """A model with reproducible weights, of tiny and distinct sizes."""
         torch.manual_seed(seed)
         sizes = {
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "intermediate_size": 47,
-            "byte_hidden_size": 16,
-            "num_byte_attention_heads": 2,
+            **BYTE_PATCH_SIZES,
             "num_byte_decoder_layers": 3,
             "max_position_embeddings": 151,
-            "max_patch_bytes": 7,
-            "patch_size": 5,
             "pad_token_id": PAD,
             "initializer_range": 0.3,
         }

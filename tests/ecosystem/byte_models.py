@@ -4,7 +4,7 @@
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer
-from tests.families import Family, make_config, make_generic, make_thinker
+from tests.families import BYTE_PATCH_SIZES, Family, make_config, make_generic, make_thinker
 
 
 BYTES = {"vocab_size": 259, "pad_token_id": 258, "eos_token_id": 257, "max_position_embeddings": 151}
@@ -18,17 +18,7 @@ NO_LETTERS = [token_id for token_id in range(BYTES["vocab_size"]) if not ord("a"
 
 def make_byte_patch(name: str = "byte-patch", **changes) -> Family:
     """A byte-patch model of tiny, distinct sizes."""
-    sizes = {
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 47,
-        "byte_hidden_size": 16,
-        "num_byte_attention_heads": 2,
-        "max_patch_bytes": 7,
-        "patch_size": 5,
-        "initializer_range": 0.3,
-    }
+    sizes = {**BYTE_PATCH_SIZES, "initializer_range": 0.3}
     return Family(name, BytePatchConfig(**{**BYTES, **sizes, **changes}), model_class=BytePatchForCausalLM)
 
 

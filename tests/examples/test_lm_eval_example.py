@@ -72,7 +72,7 @@ for name, arguments in runs.items():
     sys.argv = ["lm_eval", *arguments]
     try:
         cli_evaluate()
-    except Exception as error:
+    except Exception as error:  # whatever it is: the tests say which command must end with which error, and which not
         errors[name] = f"{type(error).__name__}: {error}"
     if name == "readme":
         # The first run was the harness's alone. Reading its 14,000 task files and listing what is installed takes most

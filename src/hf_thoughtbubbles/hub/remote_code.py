@@ -180,10 +180,12 @@ class RemoteCodeConfigMixin:
             for auto_class, model_class in classes.items()
         }
         # What `register_for_auto_class` of a user's subclass has just copied here stays what the Auto class loads.
-        theirs = {name: target for name, target in (getattr(self, "auto_map", None) or {}).items() if name in ours}
-        names = {name: f"{target.split('.')[0]}.py" for name, target in theirs.items()}
-        kept = {name: theirs[name] for name, file in names.items() if file not in files and (folder / file).is_file()}
-        self.auto_map = {**ours, **kept}
+        theirs = {
+            name: target
+            for name, target in (getattr(self, "auto_map", None) or {}).items()
+            if name in ours and (file := f"{target.split('.')[0]}.py") not in files and (folder / file).is_file()
+        }
+        self.auto_map = {**ours, **theirs}
         super().save_pretrained(save_directory, **kwargs)
         for name, source in files.items():
             (folder / name).write_text(source, encoding="utf-8")
