@@ -10,11 +10,11 @@ tokenizer   the byte tokenizer against ByT5's (both of transformers, on document
 training    bytes a second of a training step: patches of words and of six bytes, both decoders, against a flat native
             GPT-2 over bytes with as many parameters, and one as deep that is narrower until a forward pass takes as
             many operations.
-generation  bytes a second with a cache at a long context. Text of the standard library is forced on all models byte by
-            byte, because patches of what an untrained model would write say nothing.
+generation  bytes a second with a cache at a long context, of one row and of many. Text of the standard library is
+            forced on all models byte by byte, because patches of what an untrained model would write say nothing.
 
-Models take turns in one process and medians are compared. Operations are those of a forward pass over text, counted
-by torch with attention written out.
+Models take turns in one process; medians are compared, of generation means over several texts. Operations are those
+of a forward pass over text, counted by torch with attention written out.
 """
 
 import argparse
@@ -37,13 +37,13 @@ from hf_thoughtbubbles.evaluation.flops import measure_flops
 SIZES = {
     "usual": {
         "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "byte_hidden_size": 128,
-        "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 2, "context": 2048, "new_bytes": 96, "batch": 8,
-        "block": 512, "documents_bytes": 1 << 20, "repeats": 5,
+        "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 2, "context": 2048, "new_bytes": 96, "rows": (1, 32),
+        "batch": 8, "block": 512, "documents_bytes": 1 << 20, "repeats": 5,
     },
     "quick": {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "byte_hidden_size": 16,
-        "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 1, "context": 64, "new_bytes": 8, "batch": 2,
-        "block": 64, "documents_bytes": 1 << 14, "repeats": 2,
+        "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 1, "context": 64, "new_bytes": 8, "rows": (1, 2),
+        "batch": 2, "block": 64, "documents_bytes": 1 << 14, "repeats": 2,
     },
 }  # fmt: skip
 ARMS = {
@@ -183,25 +183,29 @@ def measure_training(size: dict):
 
 def measure_generation(size: dict):
     """Bytes a second with a cache, up to the full context."""
-    text = torch.tensor(list(load_bytes(size["context"])))
-    models, first = build_models(size, text, size["context"]), size["context"] - size["new_bytes"]
+    most = max(size["rows"])
+    text = torch.tensor(list(load_bytes(most * size["context"]))).view(most, -1)
+    models, first = build_models(size, text[0], size["context"]), size["context"] - size["new_bytes"]
 
     @torch.inference_mode()
-    def write(model: PreTrainedModel) -> float:
-        cache = model.eval()(text[None, :first], use_cache=True).past_key_values
+    def write(model: PreTrainedModel, ids: torch.Tensor) -> float:
+        cache = model.eval()(ids[:, :first], use_cache=True, logits_to_keep=1).past_key_values
         start = time.perf_counter()
         for place in range(first, size["context"]):
-            cache = model(text[None, place : place + 1], past_key_values=cache, use_cache=True).past_key_values
+            cache = model(ids[:, place : place + 1], past_key_values=cache, use_cache=True).past_key_values
         return time.perf_counter() - start
 
-    seconds = {name: [] for name in models}
-    for turn in range(1 + size["repeats"]):
-        for name, model in models.items():
-            value = write(model)
-            if turn > 0:
-                seconds[name].append(value)
-    rates = {name: size["new_bytes"] / statistics.median(values) for name, values in seconds.items()}
-    describe(models, text[None], rates, f"generation, context of {size['context']}")
+    for num_rows in size["rows"]:
+        seconds = {name: [] for name in models}
+        for turn in range(1 + max(2, size["repeats"] // num_rows)):
+            rows = text.roll(-turn * num_rows, dims=0)[:num_rows]  # other texts each turn: patches differ
+            for name, model in models.items():
+                value = write(model, rows)
+                if turn > 0:
+                    seconds[name].append(value)
+        rates = {name: num_rows * size["new_bytes"] / statistics.mean(values) for name, values in seconds.items()}
+        what = f"generation, {num_rows} {'row' if num_rows == 1 else 'rows'}, context of {size['context']}"
+        describe(models, text[:1], rates, what)
 
 
 PARTS = {"tokenizer": measure_tokenizers, "training": measure_training, "generation": measure_generation}

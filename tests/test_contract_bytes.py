@@ -255,6 +255,25 @@ def test_promise_4_the_core_runs_once_a_patch(variant):
 
 
 @ALL
+def test_promise_4_rows_of_a_batch_run_the_core_for_their_own_patches_alone(variant):
+    """Counted: as many rows run as patches end; the parallel decoder writes patches for the same rows."""
+    model, texts = variant.build(), ("abc defgh ijk", "a b c d e f g", "abcdefghijklmno")
+    ids, runs, written = torch.tensor([list(text.encode())[:12] for text in texts]), [], []
+    cache = model(ids[:, :2], use_cache=True, **variant.measure(ids[:, :2].tolist())).past_key_values
+    model(ids[:, 2:3], past_key_values=cache)  # the parallel decoder writes the open patches of all rows
+    model.model.core.register_forward_hook(lambda module, inputs, output: runs.append(output.shape[:2]))
+    is_parallel = model.config.decoder == "parallel"
+    if is_parallel:
+        model.byte_decoder.register_forward_hook(lambda module, inputs, output: written.append(output.shape[:2]))
+    for place in range(3, 12):
+        model(ids[:, place : place + 1], past_key_values=cache)
+    ended = cache.is_end[:, 3:].sum(0)
+    assert 0 < ended.sum() < 27
+    assert runs == [(int(count), 1) for count in ended if count > 0]
+    assert written == (runs if is_parallel else [])
+
+
+@ALL
 def test_promise_4_rejected_bytes_leave_no_trace(variant):
     """After a crop, what follows is as if the bytes had never come, be their patches finished or not."""
     model, ids = variant.build(), torch.tensor([list(TEXTS[0].encode())])

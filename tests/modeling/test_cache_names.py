@@ -99,14 +99,22 @@ def test_generation_goes_on_from_a_given_cache_and_nothing_is_logged(model, capl
 @pytest.mark.parametrize("name", ("gpt-rope", "generic", "bytes"))  # the others refuse a cache there
 def test_layers_that_are_computed_again_get_no_cache(name):
     model = copy.deepcopy(MODELS[name]).train()
-    first = split_reading(model)[1]
-    kept = getattr(model(**first, use_cache=True), CACHE_NAME).layers
+    whole, first, rest = split_reading(model)
+    kept = getattr(model(**first, use_cache=True), CACHE_NAME)
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
     outputs = model(**first, use_cache=True)
     outputs.logits.sum().backward()
-    assert all(layer.is_initialized for layer in kept)
-    assert not any(layer.is_initialized for layer in getattr(outputs, CACHE_NAME).layers)
+    empty = getattr(outputs, CACHE_NAME)
+    assert all(layer.is_initialized for layer in kept.layers)
+    assert not any(layer.is_initialized for layer in empty.layers) and empty.get_seq_length() == 0
+    for reader in (model, model.model):
+        with pytest.raises(ValueError, match=r"`past_key_values` holds 4 tokens, but .* Call `model.eval\(\)`"):
+            reader(**rest, **{CACHE_NAME: kept})
+    model.eval()
+    with torch.no_grad():
+        continued = model(**rest, **{CACHE_NAME: kept}).logits
+        torch.testing.assert_close(continued, model(**whole, use_cache=False).logits[:, NUM_PAST:])
 
 
 @torch.no_grad()

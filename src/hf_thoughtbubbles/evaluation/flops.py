@@ -373,7 +373,7 @@ def count_byte_layer(num_bytes: float, pairs: float, width: int, intermediate_si
     return 4 * count_linear(num_bytes, width, width) + count_attention(pairs, 1, width) + feed_forward
 
 
-def count_byte_encoder(config: PreTrainedConfig, num_bytes: int, num_patches: int) -> int:
+def count_byte_encoder(config: PreTrainedConfig, num_bytes: float, num_patches: int) -> float:
     """Bytes to the vectors of patches: chunks of bytes see themselves and both neighbours."""
     width, depth = config.byte_hidden_size, config.num_byte_encoder_layers
     pairs = -(-num_bytes // config.max_patch_bytes) * 3 * config.max_patch_bytes**2
@@ -439,9 +439,7 @@ def count_byte_patch(
 
     forward = count_byte_encoder(config, num_tokens, num_patches)
     forward += count_generic_layers(config, num_patches, num_patches) + num_tokens * head
-    num_read = min(num_tokens, longest + 2) + 1  # what is read again when a patch ends
-    num_read_patches = math.ceil(round(num_read / bytes_per_patch, NUM_EXACT_DIGITS))
-    ending = count_byte_encoder(config, num_read, num_read_patches)
+    ending = count_byte_encoder(config, bytes_per_patch, 1)
     ending += count_generic_layers(config, 1, int(num_tokens / bytes_per_patch) + 1)
     numbers = 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers * num_patches
     numbers += config.hidden_size * num_patches  # the core's states

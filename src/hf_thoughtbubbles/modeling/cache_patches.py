@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.configuration_utils import PreTrainedConfig
 
+from .patch_ends import ByteKinds, OpenPatch, describe_bytes, find_open_patch
+
 
 NUM_SPARE_SLOTS = 16
 SPARE_SHARE = 0.25  # of the slots in use
@@ -60,8 +62,10 @@ class PatchSlotLayer(DynamicLayer):
             return key_states, value_states
         self.keys = slots.write(self.keys, key_states.transpose(1, 2))
         self.values = slots.write(self.values, value_states.transpose(1, 2))
-        rows = slice(None) if len(slots.rows) == len(self.keys) else slots.rows  # all rows are not copied
-        return tuple(states[rows, : slots.num_used].transpose(1, 2) for states in (self.keys, self.values))
+        used = [states[:, : slots.num_used] for states in (self.keys, self.values)]
+        if len(slots.rows) < len(self.keys):  # all rows are not copied
+            used = [states.index_select(0, slots.rows) for states in used]
+        return tuple(states.transpose(1, 2) for states in used)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Nothing: how many slots count follows from the bytes that are left."""
@@ -116,6 +120,7 @@ class PatchCache(Cache):
         layers = [PatchSlotLayer() for _ in range(config.num_hidden_layers)]
         super().__init__(layers=layers + [ByteSlotLayer() for _ in range(num_byte_layers)])
         self.given_ends: torch.BoolTensor | None = None  # (B, K) of the prompt, where they were said to be
+        self.byte_kinds: ByteKinds | None = None
         self.forget()
 
     def forget(self):
@@ -123,6 +128,7 @@ class PatchCache(Cache):
         self.input_ids: torch.LongTensor | None = None  # (B, T)
         self.token_mask: torch.BoolTensor | None = None  # (B, T)
         self.is_end: torch.BoolTensor | None = None  # (B, T)
+        self.open_patch: OpenPatch | None = None  # follows from these three
         self.states: torch.FloatTensor | None = None  # (B, P, D) of the core
         self.written: torch.FloatTensor | None = None  # (B, W, E), the parallel decoder's open patch
         self.written_group: torch.LongTensor | None = None  # (B,) patches that were finished then
@@ -137,8 +143,15 @@ class PatchCache(Cache):
             return None
         return self.given_ends[:, start:stop]
 
-    def append(self, input_ids: torch.Tensor, token_mask: torch.Tensor, is_end: torch.Tensor):
-        """Remember bytes `(B, n)`."""
+    def append(
+        self,
+        input_ids: torch.Tensor,
+        token_mask: torch.Tensor,
+        is_end: torch.Tensor,
+        open_patch: OpenPatch | None = None,
+    ):
+        """Remember bytes `(B, n)`, and what is known after them."""
+        self.open_patch = open_patch
         if self.input_ids is None:
             self.input_ids, self.token_mask, self.is_end = input_ids, token_mask, is_end
             return
@@ -146,12 +159,21 @@ class PatchCache(Cache):
         self.token_mask = torch.cat((self.token_mask, token_mask), dim=1)
         self.is_end = torch.cat((self.is_end, is_end), dim=1)
 
-    def count_patches(self) -> torch.LongTensor:
-        """Finished patches of each row, `(B,)`."""
-        return self.is_end.sum(1)
+    def get_byte_kinds(self) -> ByteKinds:
+        """Tables of what is to be known of bytes, on the device of those that were read."""
+        if self.byte_kinds is None or self.byte_kinds.flags.device != self.input_ids.device:
+            self.byte_kinds = describe_bytes(self.input_ids.device)
+        return self.byte_kinds
+
+    def get_open_patch(self) -> OpenPatch:
+        """What is known after the last byte."""
+        if self.open_patch is None:
+            self.open_patch = find_open_patch(self.input_ids, self.token_mask, self.is_end, self.get_byte_kinds())
+        return self.open_patch
 
     def _change(self, change):
         """Apply `change` to everything that has a row each."""
+        self.open_patch = None
         for name in ("given_ends", "input_ids", "token_mask", "is_end", "states", "written", "written_group"):
             value = getattr(self, name)
             if value is not None:
@@ -169,7 +191,7 @@ class PatchCache(Cache):
         super().crop(tokens_to_remove)
         for name in ("input_ids", "token_mask", "is_end"):
             setattr(self, name, getattr(self, name)[:, :tokens_to_remove])
-        self.written = self.written_group = None
+        self.open_patch = self.written = self.written_group = None
 
     def reset(self) -> None:
         """Forget everything."""

@@ -4,6 +4,7 @@
 import torch
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 
 from .token_places import find_starts
 
@@ -121,6 +122,19 @@ def check_packing(
     return is_inner
 
 
+def check_filled_cache(model: PreTrainedModel, past_key_values: Cache | None):
+    """Refuse to go on from a cache where layers are computed again for their gradients: they are not given it."""
+    if past_key_values is None or not model.training:
+        return
+    is_replayed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    if is_replayed and past_key_values.get_seq_length() > 0:
+        raise ValueError(
+            f"`past_key_values` holds {int(past_key_values.get_seq_length())} tokens, but the model is training with "
+            "gradient checkpointing, where layers are computed again and get no cache. Call `model.eval()` to "
+            "generate, or give all tokens at once."
+        )
+
+
 def check_generation_length(config: PreTrainedConfig, max_cache_length: int):
     """Refuse to generate more than can be read, before any work; the last new token is never read."""
     if max_cache_length > config.max_position_embeddings:
@@ -144,4 +158,11 @@ def check_ids(ids: torch.Tensor, name: str, size: int, size_name: str = "vocab_s
         )
 
 
-__all__ = ["check_generation_length", "check_ids", "check_length", "check_packing", "check_tokens"]
+__all__ = [
+    "check_filled_cache",
+    "check_generation_length",
+    "check_ids",
+    "check_length",
+    "check_packing",
+    "check_tokens",
+]

@@ -34,6 +34,7 @@ from ..hub.hub_models import HubModelMixin
 from .cache_names import CACHE_NAME, accept_cache_names
 from .cache_patches import PatchCache, PatchSlots
 from .checks_byte_patch import check_blocks, check_bytes
+from .checks_tokens import check_filled_cache
 from .generation_byte_patch import BytePatchGenerationMixin
 from .generic_layers import (
     STATIONARY_ARGUMENTS,
@@ -44,13 +45,14 @@ from .generic_layers import (
     init_generic_weights,
 )
 from .modeling_layers import eager_attention_forward
-from .neighbourhoods import WHOLE_ROWS, Neighbourhood, Window, build_mask, build_neighbourhood, build_window
+from .neighbourhoods import WHOLE_ROWS, Neighbourhood, Window, build_mask, build_neighbourhood, is_same_group
 from .patch_ends import (
     BytePatches,
     count_open_bytes,
     find_last,
     find_patch_ends,
     number_patches,
+    read_next_byte,
     spread_patch_lengths,
 )
 from .token_places import find_starts
@@ -108,8 +110,8 @@ class BytePlaces(NamedTuple):
 
     num_finished: torch.LongTensor  # (B, T) patches finished with each byte; 0 while its document has none
     num_open_bytes: torch.LongTensor  # (B, T) bytes that the open patch has by then
-    groups: torch.LongTensor  # (B, T) equal for bytes of the same open patch; after a cache (B, K + T)
-    is_continued: bool = False  # whether K bytes were read before
+    groups: torch.LongTensor | None  # (B, T) equal for bytes of the same open patch
+    is_seen: torch.BoolTensor | None = None  # (B, T, K + T) instead, after a cache: of which K bytes are in reach
 
 
 class ByteAttention(nn.Module):
@@ -313,8 +315,8 @@ class AutoregressiveByteDecoder(nn.Module):
         """
         longest = self.config.max_patch_bytes
         hidden_states = byte_embeds + context + self.positions(places.num_open_bytes.clamp(0, longest - 1))
-        if places.is_continued:
-            seen = build_window(places.groups, hidden_states.shape[1], hidden_states.dtype)
+        if places.is_seen is not None:
+            seen = Window(build_mask(places.is_seen, hidden_states.dtype)[:, None])
         else:
             seen = build_neighbourhood(places.groups, longest, True, hidden_states.dtype)
         for layer in self.layers:
@@ -463,11 +465,13 @@ class BytePatchModel(BytePatchPreTrainedModel):
             return self.norm(states)
         position_ids = slots.first[:, None] + places  # (b, m)
         key_positions = torch.arange(slots.num_used, device=places.device)[None]
-        mask = build_mask(key_positions <= position_ids[..., None], patch_embeds.dtype)  # (b, m, P)
+        mask = None
+        if position_ids.numel() > 1:  # a single patch sees all
+            mask = build_mask(key_positions <= position_ids[..., None], patch_embeds.dtype)[:, None]  # (b, 1, m, P)
         states = self.core(
             patch_embeds,
             position_ids,
-            attention_mask=mask[:, None],
+            attention_mask=mask,
             past_key_values=past_key_values,
             key_positions=key_positions,
             cache_kwargs={"slots": slots},
@@ -489,14 +493,16 @@ class BytePatchModel(BytePatchPreTrainedModel):
         """
         longest = self.config.max_patch_bytes
         num_past = cache.get_seq_length()
+        given = cache.get_given_ends(num_past, num_past + input_ids.shape[1])
+        if input_ids.shape[1] == 1 and given is None:
+            return self.read_byte(input_ids, token_mask, cache, **kwargs)
         num_known = min(num_past, longest + 2)
         known = cache.is_end[:, num_past - num_known :]
-        given = cache.get_given_ends(num_past, num_past + input_ids.shape[1])
         taken = known if given is None else torch.cat((known, given), dim=1)
         ids = torch.cat((cache.input_ids[:, num_past - num_known :], input_ids), dim=1)
         mask = torch.cat((cache.token_mask[:, num_past - num_known :], token_mask), dim=1)
         is_end = self.find_ends(ids, mask, taken) & mask
-        counts, first = is_end.long().cumsum(1), cache.count_patches()
+        counts, first = is_end.long().cumsum(1), cache.get_open_patch().num_finished
         num_before = first - counts[:, num_known - 1]  # patches before the window
         cache.append(input_ids, token_mask, is_end[:, num_known:])
 
@@ -509,20 +515,78 @@ class BytePatchModel(BytePatchPreTrainedModel):
             most = int(num_ended.max())
             index = (first - num_before)[rows, None] + torch.arange(most, device=ids.device)
             index = index.clamp(max=patch_embeds.shape[1] - 1)[..., None].expand(-1, -1, patch_embeds.shape[-1])
-            slots = PatchSlots(rows, first[rows], int(first[rows].max()) + most)
-            states = self.decode(patch_embeds.gather(1, index), cache, slots, **kwargs)
-            cache.states = slots.write(cache.states, states)
+            states = self.decode_on(patch_embeds.gather(1, index), rows, first[rows], cache, **kwargs)
 
         groups = (counts + num_before[:, None]).masked_fill(~mask, -1)
         places = BytePlaces(
             groups[:, num_known:],
             count_open_bytes(is_end, mask)[:, num_known:],
-            groups[:, max(0, num_known - longest + 1) :],
-            is_continued=True,
+            groups=None,
+            is_seen=is_same_group(groups[:, max(0, num_known - longest + 1) :], input_ids.shape[1]),
         )
         return BytePatchModelOutput(
             last_hidden_state=states, places=places, initial_state=self.initial_state, **{CACHE_NAME: cache}
         )
+
+    def read_byte(
+        self,
+        input_ids: torch.Tensor,
+        token_mask: torch.Tensor,
+        cache: PatchCache,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BytePatchModelOutput:
+        """[`read_on`] of one byte a row, `(B, 1)`: all follows from what the cache knows of the open patches."""
+        before, longest = cache.get_open_patch(), self.config.max_patch_bytes
+        is_end, after = read_next_byte(
+            before,
+            input_ids[:, 0],
+            token_mask[:, 0],
+            cache.get_byte_kinds(),
+            self.config.patching,
+            self.config.patch_size,
+            longest,
+        )
+        cache.append(input_ids, token_mask, is_end[:, None], after)
+        states = None
+        rows = is_end.nonzero().flatten()
+        if len(rows) > 0:
+            num_places = before.num_places[rows] + 1  # of the patches that end, and of padding in them
+            width = min(int(num_places.max()), cache.get_seq_length())
+            mask = cache.token_mask[rows, -width:]
+            is_in = mask & (torch.arange(width, device=mask.device) >= width - num_places[:, None])
+            patches = BytePatches(
+                is_end=cache.is_end[rows, -width:],
+                patch_index=is_in.long() - 1,  # the only one, or none
+                lengths=is_in.sum(1, keepdim=True),
+            )
+            patch_embeds = self.embed(cache.input_ids[rows, -width:], patches, mask)
+            states = self.decode_on(patch_embeds, rows, before.num_finished[rows], cache, **kwargs)
+
+        mask = cache.token_mask[:, -longest:]
+        reach = torch.arange(mask.shape[1] - 1, -1, -1, device=mask.device)  # places between each byte and the newest
+        places = BytePlaces(
+            after.num_finished[:, None],
+            after.num_bytes[:, None],
+            groups=None,
+            is_seen=((reach <= after.num_places[:, None]) & mask)[:, None],
+        )
+        return BytePatchModelOutput(
+            last_hidden_state=states, places=places, initial_state=self.initial_state, **{CACHE_NAME: cache}
+        )
+
+    def decode_on(
+        self,
+        patch_embeds: torch.Tensor,
+        rows: torch.Tensor,
+        first: torch.Tensor,
+        cache: PatchCache,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """The core's states `(b, m, D)` of patches after the `first` `(b,)` of rows `(b,)`; the cache keeps them."""
+        slots = PatchSlots(rows, first, int(first.max()) + patch_embeds.shape[1])
+        states = self.decode(patch_embeds, cache, slots, **kwargs)
+        cache.states = slots.write(cache.states, states)
+        return states
 
     @accept_cache_names
     @capture_outputs
@@ -564,6 +628,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
         check_bytes(
             self.config, input_ids, attention_mask, patch_lengths, past_key_values, position_ids, use_cache, **kwargs
         )
+        check_filled_cache(self, past_key_values)
         token_mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
         real = torch.ones_like(input_ids, dtype=torch.bool) if token_mask is None else token_mask
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
@@ -579,7 +644,9 @@ class BytePatchModel(BytePatchPreTrainedModel):
         patches = self.find_patches(input_ids, token_mask, patch_lengths, given, is_start)
         patch_embeds = self.embed(input_ids, patches, token_mask)
         states = self.decode(patch_embeds, past_key_values, position_ids=place_patches(patches), **kwargs)
-        if past_key_values is not None:
+        if (
+            past_key_values is not None and past_key_values.layers[0].is_initialized
+        ):  # gradient checkpointing left it out
             past_key_values.append(input_ids, real, patches.is_end)
             past_key_values.states = states.clone()  # later patches are written into it
         return BytePatchModelOutput(
@@ -636,7 +703,7 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         if self.config.decoder == "parallel":
             return self.read_written(outputs, past_key_values)
         states, initial = outputs.last_hidden_state, outputs.initial_state
-        if places.is_continued:
+        if places.is_seen is not None:
             context = self.byte_decoder.projection(pick_finished(past_key_values, places.num_finished, initial))
         else:  # every state is here, more bytes than states
             context = self.byte_decoder.projection(torch.cat((initial.expand(states.shape[0], 1, -1), states), dim=1))
@@ -647,19 +714,23 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         """Of patches that the parallel decoder writes at once, the states `(B, T, E)` of the bytes to come."""
         places, longest = outputs.places, self.config.max_patch_bytes
         group, offset = places.num_finished.clamp(min=0), places.num_open_bytes.clamp(0, longest - 1)
-        if not places.is_continued:
+        if places.is_seen is None:
             states = outputs.last_hidden_state
             states = torch.cat((outputs.initial_state.expand(states.shape[0], 1, -1), states), dim=1)
             return pick(self.byte_decoder(states).flatten(1, 2), group * longest + offset)
-        is_written = cache.written is not None and bool((group == cache.written_group[:, None]).all())
-        if not is_written and group.shape[1] == 1:
-            cache.written = self.byte_decoder(pick_finished(cache, group, outputs.initial_state))[:, 0]  # (B, W, E)
-            cache.written_group = group[:, 0]
-        elif not is_written:
+        if group.shape[1] > 1:
             first = group.min(dim=1, keepdim=True).values
             groups = first + torch.arange(int((group - first).max()) + 1, device=group.device)
             written = self.byte_decoder(pick_finished(cache, groups, outputs.initial_state)).flatten(1, 2)
             return pick(written, (group - first) * longest + offset)
+        if cache.written is None:
+            cache.written = self.byte_decoder(pick_finished(cache, group, outputs.initial_state))[:, 0]  # (B, W, E)
+        else:  # only rows whose patch ended are written anew
+            rows = (group[:, 0] != cache.written_group).nonzero().flatten()
+            if len(rows) > 0:
+                states = pick_finished(cache, group, outputs.initial_state)[rows]
+                cache.written = cache.written.index_copy(0, rows, self.byte_decoder(states)[:, 0])
+        cache.written_group = group[:, 0]
         return pick(cache.written, offset)
 
     def compute_reconstruction_loss(

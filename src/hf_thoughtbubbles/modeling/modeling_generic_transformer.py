@@ -33,7 +33,7 @@ from ..configuration.configuration_generic_transformer import GenericTransformer
 from ..hub.hub_models import HubModelMixin
 from .cache_names import CACHE_NAME, accept_cache_names
 from .checks_generic_transformer import check_inputs
-from .checks_tokens import check_generation_length
+from .checks_tokens import check_filled_cache, check_generation_length
 from .generation_vectors import append_generated
 from .generic_layers import (
     STATIONARY_ARGUMENTS,
@@ -158,6 +158,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
             `ValueError`: for input the model cannot read; names the argument, what came and what is allowed.
         """
         check_inputs(self.config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
+        check_filled_cache(self, past_key_values)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache is None:

@@ -44,6 +44,7 @@ from ..hub.hub_models import HubModelMixin
 from .cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
 from .cache_streams import StreamCache, StreamSlots
 from .checks_thoughtbubbles import check_inputs
+from .checks_tokens import check_filled_cache
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
 from .modeling_layers import RotaryEmbedding, eager_attention_forward, rotate_channels
 from .streams import (
@@ -764,6 +765,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         Raises:
             `ValueError`: for input the model cannot read; names the argument, what came and what is allowed.
         """
+        check_filled_cache(self, past_key_values)
         use_cache, past_key_values = self.choose_cache(position_ids, attention_mask, past_key_values, use_cache)
         check_inputs(
             self.config,

@@ -96,11 +96,10 @@ def build_neighbourhood(group: torch.Tensor, size: int, is_causal: bool, dtype: 
     return Neighbourhood(size, num_before, num_after, build_mask(is_seen, dtype)[:, None])
 
 
-def build_window(key_groups: torch.Tensor, num_new: int, dtype: torch.dtype) -> Window:
-    """The last `num_new` bytes see earlier ones of their group `(B, K + T)`."""
+def is_same_group(key_groups: torch.Tensor, num_new: int) -> torch.Tensor:
+    """Whether the last `num_new` bytes `(B, T, K + T)` see each byte: earlier ones of their group `(B, K + T)`."""
     num_past = key_groups.shape[1] - num_new
-    is_seen = (key_groups[:, num_past:, None] == key_groups[:, None]).tril(num_past)
-    return Window(build_mask(is_seen, dtype)[:, None])
+    return (key_groups[:, num_past:, None] == key_groups[:, None]).tril(num_past)
 
 
 __all__ = [
@@ -109,7 +108,7 @@ __all__ = [
     "Window",
     "build_mask",
     "build_neighbourhood",
-    "build_window",
     "count_chunks",
     "gather_chunks",
+    "is_same_group",
 ]

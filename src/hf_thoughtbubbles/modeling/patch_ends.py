@@ -8,6 +8,7 @@ Shapes: B batch, T bytes, P patches, W bytes in a patch.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,23 @@ class BytePatches(ModelOutput):
     is_start: torch.BoolTensor | None = None
 
 
+class ByteKinds(NamedTuple):
+    """What is to be known of every byte, and of what is none, as tables `(257,)` to look it up in."""
+
+    flags: torch.BoolTensor  # (2, 257): whether it counts as a letter, whether it continues a character
+    num_following: torch.LongTensor  # bytes that its character has after it
+
+
+class OpenPatch(NamedTuple):
+    """What is known after the last byte of each row, `(B,)` each: enough to tell whether the next one ends a patch."""
+
+    num_finished: torch.LongTensor  # patches
+    num_bytes: torch.LongTensor  # bytes of the open patch
+    num_places: torch.LongTensor  # places after the last end of a patch, padding among them; all while there is none
+    was_word: torch.BoolTensor  # whether the last byte counts as a letter
+    num_awaited: torch.LongTensor  # bytes to come of a character that has begun
+
+
 def shift_right(values: torch.Tensor, num_places: int, fill) -> torch.Tensor:
     """`values` `(B, T)` moved to later places."""
     return F.pad(values, (num_places, 0), value=fill)[:, : values.shape[1]]
@@ -71,16 +89,25 @@ def is_word(ids: torch.Tensor) -> torch.Tensor:
     return is_digit | is_capital | is_small | ((ids >= 0x80) & (ids < NUM_BYTES))
 
 
+def is_continuing(ids: torch.Tensor) -> torch.Tensor:
+    """Whether ids are bytes of a character after its first."""
+    return (ids >= 0x80) & (ids < 0xC0)
+
+
+def count_following(ids: torch.Tensor) -> torch.Tensor:
+    """How many bytes a character has after a first byte; 0 for all other bytes."""
+    return sum(((ids >= first) & (ids < 0xF8)).long() for first in (0xC0, 0xE0, 0xF0))
+
+
 def is_character_open(ids: torch.Tensor, is_start: torch.Tensor | None = None) -> torch.Tensor:
     """Whether the character of each byte `(B, T)` goes on after it, as far as its first byte tells."""
-    num_bytes = sum(((ids >= first) & (ids < 0xF8)).long() for first in (0xC0, 0xE0, 0xF0)) + 1  # 1 for other bytes
-    is_continuing = (ids >= 0x80) & (ids < 0xC0)
+    num_following, continues = count_following(ids), is_continuing(ids)
     if is_start is not None:
-        is_continuing = is_continuing & ~is_start
-    is_open, is_run = num_bytes > 1, torch.ones_like(is_continuing)
+        continues = continues & ~is_start
+    is_open, is_run = num_following > 0, torch.ones_like(continues)
     for distance in range(1, LONGEST_CHARACTER - 1):
-        is_run = is_run & shift_right(is_continuing, distance - 1, False)
-        is_open = is_open | (is_run & (shift_right(num_bytes, distance, 1) > distance + 1))
+        is_run = is_run & shift_right(continues, distance - 1, False)
+        is_open = is_open | (is_run & (shift_right(num_following, distance, 0) > distance))
     return is_open
 
 
@@ -160,9 +187,6 @@ def find_patch_ends(
             return is_end
         return torch.cat((known | is_special[:, :num_known], is_end[:, num_known:]), dim=1)  # padding ends too
 
-    if 0 < num_known == ids.shape[1] - 1 and is_start is None:
-        last = is_next_end(ids, keep_known(is_special)[:, :-1], patching, patch_size, max_patch_bytes)
-        return keep_known(F.pad(last[:, None], (num_known, 0)))
     if patching == "fixed":
         is_end = keep_known(is_special)
         places = torch.arange(ids.shape[1], device=ids.device)
@@ -174,19 +198,80 @@ def find_patch_ends(
     return keep_known(cut_long_patches(is_end, ~is_character_open(ids, is_start), max_patch_bytes, is_start))
 
 
-def is_next_end(
-    ids: torch.Tensor, is_end: torch.Tensor, patching: str, patch_size: int, max_patch_bytes: int
-) -> torch.Tensor:
-    """Whether the last byte of each row `(B, T)` ends its patch, `(B,)`; of the others it is known, `(B, T - 1)`."""
-    num_open = ids.shape[1] - 1 - find_last(is_end)[:, -1]  # with the last byte
-    newest = ids[:, -LONGEST_CHARACTER:]
-    is_last = newest[:, -1] >= NUM_BYTES
+def describe_bytes(device: torch.device) -> ByteKinds:
+    """The tables of what is to be known of every byte."""
+    ids = torch.arange(NUM_BYTES + 1, device=device)
+    return ByteKinds(torch.stack((is_word(ids), is_continuing(ids))), count_following(ids))
+
+
+def count_awaited(num_awaited: torch.Tensor, ids: torch.Tensor, kinds: ByteKinds) -> torch.Tensor:
+    """Bytes that a character still has to come after `ids` `(B,)`, when `num_awaited` `(B,)` were to come before."""
+    continues = kinds.flags[1][ids]
+    return torch.where(continues, (num_awaited - 1).clamp(min=0), kinds.num_following[ids])
+
+
+def find_open_patch(
+    input_ids: torch.Tensor, token_mask: torch.Tensor, is_end: torch.Tensor, kinds: ByteKinds
+) -> OpenPatch:
+    """
+    What is known after bytes `(B, T)` of which the ends are known.
+
+    >>> text = torch.tensor([list(b"to be")])
+    >>> is_end = find_patch_ends(text, "space", 4, 16)
+    >>> open_patch = find_open_patch(text, torch.ones_like(text).bool(), is_end, describe_bytes(text.device))
+    >>> open_patch.num_finished, open_patch.num_bytes
+    (tensor([1]), tensor([2]))
+    """
+    ids = input_ids.masked_fill(~token_mask, SPECIAL).clamp(max=SPECIAL)
+    last = ids.shape[1] - 1
+    num_awaited = torch.zeros_like(ids[:, 0])
+    for newest in ids[:, 1 - LONGEST_CHARACTER :].unbind(1):
+        num_awaited = count_awaited(num_awaited, newest, kinds)
+    return OpenPatch(
+        is_end.sum(1),
+        last - find_last(is_end | (ids == SPECIAL))[:, -1],
+        last - find_last(is_end)[:, -1],
+        kinds.flags[0][ids[:, -1]],
+        num_awaited,
+    )
+
+
+def read_next_byte(
+    before: OpenPatch,
+    ids: torch.Tensor,
+    token_mask: torch.Tensor,
+    kinds: ByteKinds,
+    patching: str,
+    patch_size: int,
+    max_patch_bytes: int,
+) -> tuple[torch.Tensor, OpenPatch]:
+    """
+    Whether one more byte of each row, `ids` `(B,)`, ends its patch, and what is known after it.
+
+    The rule is that of [`find_patch_ends`], carried on from what was known before.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B,)`, False for padding, and [`OpenPatch`].
+    """
+    ids = ids.masked_fill(~token_mask, SPECIAL).clamp(max=SPECIAL)
+    is_letter = kinds.flags[0][ids]
+    num_awaited = count_awaited(before.num_awaited, ids, kinds)
+    num_bytes = before.num_bytes + 1
+    closes = ids == SPECIAL
     if patching == "fixed":
-        return is_last | (num_open % patch_size == 0)
-    is_letter = is_word(newest[:, -2:])
-    is_separated = is_letter[:, 0] & ~is_letter[:, 1]
-    is_full = (num_open > max_patch_bytes - LONGEST_CHARACTER) & ~is_character_open(newest)[:, -1]
-    return is_last | is_separated | is_full | (num_open >= max_patch_bytes)
+        closes = closes | (num_bytes % patch_size == 0)
+    else:
+        is_full = (num_bytes > max_patch_bytes - LONGEST_CHARACTER) & (num_awaited == 0)
+        closes = closes | (before.was_word & ~is_letter) | is_full | (num_bytes >= max_patch_bytes)
+    is_end = closes & token_mask
+    after = OpenPatch(
+        before.num_finished + is_end,
+        num_bytes.masked_fill(closes, 0),
+        (before.num_places + 1).masked_fill(is_end, 0),
+        is_letter,
+        num_awaited,
+    )
+    return is_end, after
 
 
 def spread_patch_lengths(patch_lengths: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
@@ -243,15 +328,20 @@ def count_open_bytes(
 
 __all__ = [
     "NUM_BYTES",
+    "ByteKinds",
     "BytePatches",
+    "OpenPatch",
     "count_open_bytes",
     "cut_long_patches",
+    "describe_bytes",
     "find_last",
     "find_last_byte",
+    "find_open_patch",
     "find_patch_ends",
     "is_character_open",
     "is_word",
     "number_patches",
+    "read_next_byte",
     "shift_right",
     "spread_patch_lengths",
 ]
