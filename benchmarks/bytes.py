@@ -6,7 +6,7 @@
     python benchmarks/bytes.py --quick                # tiny: it runs, but its numbers mean nothing
 
 tokenizer   the byte tokenizer against ByT5's (both of transformers, on documents of about a kilobyte), and against
-            reading the same bytes from a memory-mapped file, which needs no tokenizer because ids are bytes.
+            what needs no tokenizer because ids are bytes: `encode_bytes`, `decode_bytes`, a memory-mapped file.
 training    bytes a second of a training step: patches of words and of six bytes, both decoders, against a flat native
             GPT-2 over bytes with as many parameters, and one as deep that is narrower until a forward pass takes as
             many operations.
@@ -28,7 +28,13 @@ import numpy as np
 import torch
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles import (
+    BytePatchConfig,
+    BytePatchForCausalLM,
+    build_byte_tokenizer,
+    decode_bytes,
+    encode_bytes,
+)
 from hf_thoughtbubbles.data.text import load_text
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.flops import measure_flops
@@ -138,16 +144,20 @@ def measure_tokenizers(size: dict):
             "encode, byte tokenizer": lambda: [ours(d) for d in documents],
             "encode, byte tokenizer, one batch": lambda: ours(documents),
             "encode, ByT5": lambda: [theirs(d) for d in documents],
+            "encode, encode_bytes": lambda: [encode_bytes(d.encode()) for d in documents],
             "decode, byte tokenizer": lambda: [ours.decode(ids) for ids in encoded["ours"]],
             "decode, ByT5": lambda: [theirs.decode(ids) for ids in encoded["ByT5"]],
+            "decode, decode_bytes": lambda: [decode_bytes(ids).decode() for ids in encoded["ours"]],
             "memory-mapped file": read_file,
         }
         seconds = take_turns(calls, size["repeats"])
     print("\n| tokenizer | MB/s |\n|---|---|")
     for name, value in seconds.items():
         print(f"| {name} | {len(data) / value / 1e6:.2f} |")
-    for kind in ("encode", "decode"):
-        print(f"\n{kind}: {seconds[f'{kind}, ByT5'] / seconds[f'{kind}, byte tokenizer']:.1f} times ByT5's speed")
+    for name, value in seconds.items():
+        kind = name.split(",")[0]
+        if f"{kind}, ByT5" in seconds:
+            print(f"\n{name}: {seconds[f'{kind}, ByT5'] / value:.1f} times ByT5's speed")
 
 
 def describe(models: dict[str, PreTrainedModel], ids: torch.Tensor, rates: dict[str, float], what: str):

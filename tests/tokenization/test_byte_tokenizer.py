@@ -81,6 +81,9 @@ def test_bytes_and_text_are_not_confused():
         encode_bytes(5)
     with pytest.raises(TypeError, match="`ids` is of type str"):
         decode_bytes("97")
+    for ids in ([[97], [98]], torch.tensor([[97]]), np.array(97), [97.5], torch.tensor([97.0]), ["a"]):
+        with pytest.raises(TypeError, match=r"`ids` is no flat list of whole numbers .*; give the ids of one text"):
+            decode_bytes(ids)
     with pytest.raises(ValueError, match="`ids` holds -1"):
         decode_bytes([-1])
 

@@ -551,7 +551,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
         rows = is_end.nonzero().flatten()
         if len(rows) > 0:
             num_places = before.num_places[rows] + 1  # of the patches that end, and of padding in them
-            width = min(int(num_places.max()), cache.get_seq_length())
+            width = int(num_places.max())
             mask = cache.token_mask[rows, -width:]
             is_in = mask & (torch.arange(width, device=mask.device) >= width - num_places[:, None])
             patches = BytePatches(

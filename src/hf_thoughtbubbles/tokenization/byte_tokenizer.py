@@ -98,16 +98,22 @@ def decode_bytes(ids: Iterable[int]) -> bytes:
 
     Raises:
         `ValueError`: for a negative id.
+        `TypeError`: for text, several texts at once, or numbers that are not whole.
 
     >>> decode_bytes([257, 255, 65])
     b'\\xffA'
     """
     if isinstance(ids, (str, bytes)):
         raise TypeError(f"`ids` is of type {type(ids).__name__}; give token ids.")
-    ids = [int(token_id) for token_id in ids]
-    if ids and min(ids) < 0:
-        raise ValueError(f"`ids` holds {min(ids)}; ids are 0 to 255 for bytes and higher for special tokens.")
-    return bytes(token_id for token_id in ids if token_id < NUM_BYTES)
+    values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    try:
+        lowest = min(values, default=0)
+        data = bytes([value for value in values if 0 <= value < NUM_BYTES])
+    except TypeError as error:
+        raise TypeError(f"`ids` is no flat list of whole numbers ({error}); give the ids of one text.") from error
+    if lowest < 0:
+        raise ValueError(f"`ids` holds {int(lowest)}; ids are 0 to 255 for bytes and higher for special tokens.")
+    return data
 
 
 __all__ = ["build_byte_tokenizer", "decode_bytes", "encode_bytes"]
