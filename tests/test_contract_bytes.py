@@ -301,6 +301,23 @@ def test_promise_4_reading_on_changes_nothing_that_was_returned(variant):
 
 
 @ALL
+def test_promise_5_padding_in_reach_of_a_short_prompt_is_not_read(variant):
+    """Byte by byte, while the first patch is still open: whatever ids the padding has."""
+    model, text, start = variant.build(), list(b"xyz to be"), 6 + 2
+    mask = torch.tensor([[0] * 6 + [1] * len(text)])
+    first = {"patch_lengths": torch.tensor([[2]])} if variant.measure([text]) else {}
+    logits = []
+    for padding in (b"??????", b"\0\1\2\3\4\5"):
+        ids = torch.tensor([list(padding) + text])
+        cache = model(ids[:, :start], attention_mask=mask[:, :start], use_cache=True, **first).past_key_values
+        for place in range(start, ids.shape[1]):
+            outputs = model(ids[:, place : place + 1], attention_mask=mask[:, : place + 1], past_key_values=cache)
+            logits.append(outputs.logits)
+    half = len(logits) // 2
+    torch.testing.assert_close(torch.cat(logits[:half]), torch.cat(logits[half:]))
+
+
+@ALL
 def test_promise_5_a_row_of_padding_alone_harms_nothing(variant):
     model, rows = variant.build(), [list(b"to be, or not"), list(b"a b")]
     lengths = variant.measure(rows)

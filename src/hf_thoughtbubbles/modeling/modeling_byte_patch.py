@@ -644,9 +644,8 @@ class BytePatchModel(BytePatchPreTrainedModel):
         patches = self.find_patches(input_ids, token_mask, patch_lengths, given, is_start)
         patch_embeds = self.embed(input_ids, patches, token_mask)
         states = self.decode(patch_embeds, past_key_values, position_ids=place_patches(patches), **kwargs)
-        if (
-            past_key_values is not None and past_key_values.layers[0].is_initialized
-        ):  # gradient checkpointing left it out
+        # With gradient checkpointing the layers were not given the cache, and nothing is to be remembered.
+        if past_key_values is not None and past_key_values.layers[0].is_initialized:
             past_key_values.append(input_ids, real, patches.is_end)
             past_key_values.states = states.clone()  # later patches are written into it
         return BytePatchModelOutput(
