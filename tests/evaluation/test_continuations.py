@@ -3,9 +3,19 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TrOCRConfig,
+    TrOCRForCausalLM,
+)
 
-from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
+from hf_thoughtbubbles.data.patches import measure_patch_lengths
 from hf_thoughtbubbles.evaluation.scoring import ContinuationScore, score_continuations
 from tests.families import FAMILIES, VOCAB_SIZE, draw_ids
 
@@ -18,6 +28,9 @@ def make_native(name: str):
     if name == "gpt2":
         sizes = {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 37, "initializer_range": 0.3}
         return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB_SIZE, bos_token_id=None, eos_token_id=None, **sizes)).eval()
+    if name == "trocr":  # gives all logits, whatever `logits_to_keep` asks for
+        sizes = {"d_model": 24, "decoder_layers": 2, "decoder_attention_heads": 3, "decoder_ffn_dim": 47}
+        return TrOCRForCausalLM(TrOCRConfig(vocab_size=VOCAB_SIZE, init_std=0.3, pad_token_id=0, **sizes)).eval()
     sizes = {"hidden_size": 24, "intermediate_size": 47, "num_hidden_layers": 2, "num_attention_heads": 3}
     return LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB_SIZE, initializer_range=0.3, **sizes)).eval()
 
@@ -32,7 +45,7 @@ def make_byte_patch(name: str):
 
 MODELS = {
     **{family.name: family.build for family in FAMILIES},
-    **{name: lambda name=name: make_native(name) for name in ("gpt2", "llama")},
+    **{name: lambda name=name: make_native(name) for name in ("gpt2", "llama", "trocr")},
     **{name: lambda name=name: make_byte_patch(name) for name in ("space-autoregressive", "fixed-parallel")},
 }
 
@@ -113,6 +126,68 @@ def test_text_is_tokenized_as_a_whole_and_an_empty_prefix_begins_a_sequence():
     ids = [(list("Is é a vowel?".encode()), list(b" yes")), ([tokenizer.bos_token_id], list(b"yes"))]
     assert scores == score_continuations(model, ids)
     assert [score.num_tokens for score in scores] == [4, 3]
+
+
+def build_wrapped_tokenizer(before: str, after: str) -> PreTrainedTokenizerFast:
+    """The byte tokenizer, which puts these special tokens around a text."""
+    tokenizer = build_byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{before} $A {after}".strip(), special_tokens=[("<|bos|>", 256), ("<|eos|>", 257)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("after", ["", "<|eos|>"])
+@pytest.mark.parametrize("before", ["", "<|bos|>"])
+@pytest.mark.parametrize("reading", ["blockwise", "prefix"])
+def test_special_tokens_around_a_text_are_not_scored(reading, before, after):
+    torch.manual_seed(0)
+    config = BytePatchConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, byte_hidden_size=16)
+    model, tokenizer = BytePatchForCausalLM(config).eval(), build_wrapped_tokenizer(before, after)
+    assert tokenizer("a").input_ids == [256] * bool(before) + [97] + [257] * bool(after)
+    lead = [256] * bool(before)
+    ids = [([*lead, 97, 98], [99]), ([256], [99])]
+    expected = score_continuations(model, ids, reading=reading)
+    assert score_continuations(model, [("ab", "c"), ("", "c")], tokenizer, reading=reading) == expected
+
+
+def test_a_token_that_joins_prefix_and_continuation_is_taken_apart():
+    tokenizer = train_bpe_tokenizer(["low low low low"] * 3, vocab_size=262)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=24, n_layer=1, n_head=3)).eval()
+    lo, w, low = (tokenizer(text).input_ids for text in ("lo", "w", "low"))
+    assert len(low) <= len(lo)
+    assert score_continuations(model, [("lo", "w")], tokenizer) == score_continuations(model, [(lo, w)])
+    with pytest.raises(ValueError, match="continuation of pair 0 is empty"):
+        score_continuations(model, [("lo", "")], tokenizer)
+
+
+@pytest.mark.parametrize("decoder", ["autoregressive", "parallel"])
+def test_patches_that_a_tokenizer_draws_are_those_of_the_whole_text(decoder):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "byte_hidden_size": 16}
+    config = BytePatchConfig(patching="token", decoder=decoder, max_patch_bytes=5, initializer_range=0.3, **sizes)
+    model, drawing = BytePatchForCausalLM(config).eval(), train_bpe_tokenizer(["low lower lowest", "low"], 265)
+    pairs = [("low lo", "wer and lowest"), ("a", " low"), ("lower lowest ", "low")]
+    scores = score_continuations(model, pairs, build_byte_tokenizer(), batch_size=2, patch_tokenizer=drawing)
+    for score, (prefix, continuation) in zip(scores, pairs, strict=True):
+        ids = list((prefix + continuation).encode())
+        lengths = torch.tensor([measure_patch_lengths(ids, drawing, 5)])
+        with torch.no_grad():
+            logits = model(torch.tensor([ids]), patch_lengths=lengths, use_cache=False).logits[0].double()
+        first, targets = len(prefix.encode()), torch.tensor(ids)
+        nats = logits.log_softmax(-1)[first - 1 : -1].gather(1, targets[first:, None]).sum().item()
+        assert score.log_likelihood == pytest.approx(nats, abs=1e-4)
+
+
+def test_token_patches_need_a_tokenizer_and_the_whole_text():
+    model, drawing = BytePatchForCausalLM(BytePatchConfig(patching="token")), train_bpe_tokenizer(["low"], 260)
+    with pytest.raises(ValueError, match="`patch_tokenizer` is missing"):
+        score_continuations(model, [([1], [2])])
+    with pytest.raises(ValueError, match=r'`reading="prefix"` came for a model with `patching="token"`'):
+        score_continuations(model, [([1], [2])], reading="prefix", patch_tokenizer=drawing)
+    with pytest.raises(ValueError, match="`patch_tokenizer` came, but nothing draws"):
+        score_continuations(MODELS["gpt2"](), [([1], [2])], patch_tokenizer=drawing)
 
 
 def test_how_much_to_compute_is_passed_on():

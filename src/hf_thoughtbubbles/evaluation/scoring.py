@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.patches import measure_patch_lengths
 from ..tokenization.byte_tokenizer import byte_alphabet
 from .metrics import BitsPerByte
 
@@ -84,7 +85,7 @@ def _score_prefixes(model, input_ids: torch.Tensor, **compute) -> torch.Tensor:
         )
     return torch.cat(
         [
-            model(input_ids=input_ids[:, :length], use_cache=False, logits_to_keep=1, **compute).logits
+            model(input_ids=input_ids[:, :length], use_cache=False, logits_to_keep=1, **compute).logits[:, -1:]
             for length in range(1, input_ids.shape[1])
         ],
         dim=1,
@@ -194,6 +195,7 @@ def score_continuations(
     reading: Literal["blockwise", "prefix"] = "blockwise",
     batch_size: int = 8,
     truncate: bool = False,
+    patch_tokenizer: PreTrainedTokenizerBase | None = None,
     **compute: int | float,
 ) -> list[ContinuationScore]:
     """
@@ -202,8 +204,9 @@ def score_continuations(
 
     Text is tokenized as prefix and continuation together, and what the tokens of the prefix alone do not cover is the
     continuation, as lm-evaluation-harness does it; white space at the end of a prefix stays with the prefix, where the
-    harness would move it to the continuation. (The tiny-models library joins both with a space and scores all, SPEC
-    quirk S6.)
+    harness would move it to the continuation. Where they cover all, because a token joins both, each is tokenized by
+    itself. Special tokens that the tokenizer puts before a text stay; those it puts after one are left out. (The
+    tiny-models library joins both with a space and scores all, SPEC quirk S6.)
 
     Args:
         model (`PreTrainedModel`): any causal language model.
@@ -214,6 +217,9 @@ def score_continuations(
             a call on those before it alone. They differ for the published top-k fork rule only, see [`score_dataset`].
         batch_size (`int`): pairs a call.
         truncate (`bool`): leave out the beginning of prefixes that are too long for the model.
+        patch_tokenizer (`PreTrainedTokenizerBase`, *optional*): draws the patches of byte-patch models with
+            `patching="token"`, over prefix and continuation together; only for `reading="blockwise"`. The likelihood
+            is one given these boundaries, see [`measure_patch_lengths`].
         compute: passed on to the model's `forward`: how much it may compute.
 
     Returns:
@@ -221,8 +227,9 @@ def score_continuations(
 
     Raises:
         `ValueError`: for an empty continuation, text without a tokenizer, an empty prefix without a token to stand
-            before it, and pairs that are too long.
+            before it, pairs that are too long, and patches that are missing, not needed or not known yet.
     """
+    check_patch_tokenizer(model, patch_tokenizer, reading)
     if reading not in ("blockwise", "prefix") or batch_size < 1:
         raise ValueError(
             f"`reading` is {reading!r} and `batch_size` {batch_size}; use blockwise or prefix, 1 or more."
@@ -235,14 +242,51 @@ def score_continuations(
     was_training, scores = model.training, [[] for _ in encoded]
     try:
         for batch in _batch_questions(model.eval(), asked, batch_size):
-            for i, found in zip((i for i, *_ in batch), _answer_questions(model, batch, compute), strict=True):
-                scores[i].append(found)
+            answers = _answer_questions(model, batch, patch_tokenizer, compute)
+            for (i, *_), answer in zip(batch, answers, strict=True):
+                scores[i].append(answer)
     finally:
         model.train(was_training)
     return [
         ContinuationScore(math.fsum(nats for nats, _ in parts), all(is_best for _, is_best in parts), len(ids) - start)
         for parts, (ids, start) in zip(scores, encoded, strict=True)
     ]
+
+
+def count_unread(model: PreTrainedModel) -> int:
+    """Tokens of a row that need not be read: the last, but where given patches end with the row, and it ends its."""
+    return 0 if getattr(model.config, "patching", None) == "token" else 1
+
+
+def check_patch_tokenizer(model: PreTrainedModel, patch_tokenizer: PreTrainedTokenizerBase | None, reading: str):
+    """Refuse token patches that nobody draws, and a tokenizer for patches that a model finds by itself."""
+    is_needed = count_unread(model) == 0
+    if is_needed and reading == "prefix":
+        raise ValueError(
+            '`reading="prefix"` came for a model with `patching="token"`: where the last patch of a prefix ends is '
+            'not known before the text after it. Use `reading="blockwise"`.'
+        )
+    if is_needed != (patch_tokenizer is not None):
+        came = "is missing, which draws the patches of" if is_needed else "came, but nothing draws the patches of"
+        raise ValueError(f'`patch_tokenizer` {came} this model: only `patching="token"` needs one.')
+
+
+def _encode_text(tokenizer: PreTrainedTokenizerBase, prefix: str, continuation: str) -> tuple[int, list[int]]:
+    """Where the continuation begins among the ids of both, and these, with the special tokens before a text."""
+
+    def encode(text: str, **options) -> list[int]:
+        return list(tokenizer(text, verbose=False, **options).input_ids)
+
+    joint = encode(prefix + continuation, add_special_tokens=False)
+    first = encode(prefix, add_special_tokens=False) if prefix else []
+    if len(joint) <= len(first):
+        joint = first + (encode(continuation, add_special_tokens=False) if continuation else [])
+    whole, lead = encode(prefix + continuation), []
+    for place in range(len(whole) - len(joint) + 1):
+        if joint and whole[place : place + len(joint)] == joint:
+            lead = whole[:place]
+            break
+    return len(lead) + len(first), lead + joint
 
 
 def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_idx: int) -> tuple[list[int], int]:
@@ -252,8 +296,7 @@ def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_id
     if isinstance(prefix, str):
         if tokenizer is None:
             raise ValueError(f"Pair {pair_idx} is text, but no `tokenizer` came. Give one, or token ids.")
-        start = len(tokenizer(prefix, verbose=False).input_ids) if prefix else 0
-        ids = list(tokenizer(prefix + continuation, verbose=False).input_ids)
+        start, ids = _encode_text(tokenizer, prefix, continuation)
     else:
         start, ids = len(prefix), [*map(int, prefix), *map(int, continuation)]
     if len(ids) <= start:
@@ -268,7 +311,7 @@ def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_id
             )
         start, ids = 1, [first, *ids]
     longest = getattr(model.config, "max_position_embeddings", None)
-    too_many = 0 if longest is None else len(ids) - 1 - longest  # the last token is not read
+    too_many = 0 if longest is None else len(ids) - count_unread(model) - longest
     if too_many > 0:
         if not truncate or too_many >= start:
             raise ValueError(
@@ -293,16 +336,22 @@ def _batch_questions(model, asked: list, batch_size: int) -> Iterator[list]:
 
 
 @torch.no_grad()
-def _answer_questions(model, batch: list, compute: dict) -> list[tuple[float, bool]]:
+def _answer_questions(model, batch: list, patch_tokenizer, compute: dict) -> list[tuple[float, bool]]:
     """Nats of the scored tokens of each row, and whether all of them are the likeliest."""
     rows = [torch.tensor(ids) for _, ids, _ in batch]
-    read = pad_sequence([ids[:-1] for ids in rows], batch_first=True).to(model.device)  # (B, T)
-    lengths = torch.tensor([len(ids) - 1 for ids in rows])
+    rows = [ids[: len(ids) - count_unread(model)] for ids in rows]
+    read = pad_sequence(rows, batch_first=True).to(model.device)  # (B, T)
+    lengths = torch.tensor([len(ids) for ids in rows])
     mask = (torch.arange(read.shape[1]) < lengths[:, None]).long().to(model.device)
     inputs = {} if bool(mask.all()) else {"attention_mask": mask}
+    if patch_tokenizer is not None:
+        longest = model.config.max_patch_bytes
+        patches = [torch.tensor(measure_patch_lengths(ids, patch_tokenizer, longest)) for _, ids, _ in batch]
+        inputs["patch_lengths"] = pad_sequence(patches, batch_first=True).to(model.device)
     first = min(place for *_, place in batch)  # nothing before it is scored
     kept = read.shape[1] - first
-    logits = model(input_ids=read, use_cache=False, logits_to_keep=kept, **inputs, **compute).logits.float()
+    logits = model(input_ids=read, use_cache=False, logits_to_keep=kept, **inputs, **compute).logits
+    logits = logits[:, -kept:].float()  # some models keep all whatever they are asked
     answers = []
     for row, (_, ids, place) in zip(logits, batch, strict=True):
         scores = row[place - first : len(ids) - 1 - first].log_softmax(-1)
