@@ -30,6 +30,7 @@ from typing import Literal
 import torch
 from datasets import DatasetDict, load_from_disk
 from matplotlib.figure import Figure
+from train_byte_text import PATCH_TOKENIZER, measure_patches
 from train_thoughtbubbles_text import DataArguments, TextTrainingArguments, check_flags, load_blocks
 from transformers import (
     AutoModelForCausalLM,
@@ -59,6 +60,10 @@ from hf_thoughtbubbles.evaluation.scoring import count_token_bytes, score_datase
 
 
 NUM_CURVE_POINTS = 8
+NUM_COUNTED_BLOCKS = 256  # of training text, whose patches are counted
+# What runs in one folder may differ in: where they lie and run, what is shown. Each run has its own seed and steps.
+FREE_ARGUMENTS = ("output_dir", "seed", "data_seed", "use_cpu", "disable_tqdm", "report_to", "run_name", "project")
+FREE_BEGINNINGS = ("logging_", "log_", "dataloader_", "hub_", "push_to_hub", "trackio_", "eval_", "save_", "skip_")
 COLUMNS = {  # of the table: what a run calls it, and how it is written
     "bits_per_byte": "{:.4f}",
     "look_ahead_bits_per_byte": "{:.4f}",
@@ -130,31 +135,46 @@ def choose_sizes(compare: CompareArguments, data: DataArguments, tokenizer) -> d
     }
 
 
-def count_patches(model: PreTrainedModel, ids: list[int]) -> dict[str, int]:
-    """Patches of a text, for models that have any."""
+@torch.no_grad()
+def count_patches(model: PreTrainedModel, batches: list[list[list[int]]]) -> list[int]:
+    """Patches of the rows of each batch, as many as its row with most has; none of models without any."""
     if not isinstance(model, BytePatchForCausalLM):
-        return {}
-    outputs = model.eval()(torch.tensor([ids]), output_patches=True, use_cache=False)
-    return {"num_patches": outputs.patches.lengths.shape[1]}
+        return []
+    finder = model.eval().model
+    return [finder.find_patches(torch.tensor(rows), None).lengths.shape[1] for rows in batches]
 
 
-def count_flops(model: PreTrainedModel, ids: list[int]) -> int:
-    """Operations of a forward pass over a text; a forking model has the streams that its budget says."""
-    return estimate_flops(model.config, len(ids), **count_patches(model, ids)).forward
+def count_flops(model: PreTrainedModel, batches: list[list[list[int]]]) -> float:
+    """
+    Operations of a forward pass over a row, the mean over batches; a forking model has the streams that its budget
+    says.
+    """
+    lengths = [{"num_patches": count} for count in count_patches(model, batches)] or [{}]
+    num_tokens = len(batches[0][0])
+    return statistics.mean(estimate_flops(model.config, num_tokens, **given).forward for given in lengths)
 
 
-def build(name: str, compare: CompareArguments, sizes: dict, blocks) -> tuple[PreTrainedModel, float]:
+def draw_batches(blocks, batch_size: int) -> list[list[list[int]]]:
+    """The first training text in batches, to count on."""
+    rows = blocks["train"][: max(NUM_COUNTED_BLOCKS, batch_size)]["input_ids"]
+    return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+
+
+def build(name: str, compare: CompareArguments, sizes: dict, batches) -> tuple[PreTrainedModel, float]:
     """A model of a kind, and how many steps it takes for each step of the first kind."""
     first = next((kind for kind in compare.models if kind in OURS), None)
     reference = OURS[first](sizes) if first else GenericTransformerForCausalLM(GenericTransformerConfig(**sizes))
-    ids = blocks["validation"][0]["input_ids"]
     if name in OURS:
         model = OURS[name](sizes)
     elif compare.match == "flops":
-        model = matched_baseline(reference, name, "flops", len(ids), **count_patches(reference, ids))
+        counts = count_patches(reference, batches)
+        lengths = {"num_patches": round(statistics.mean(counts))} if counts else {}
+        model = matched_baseline(reference, name, "flops", len(batches[0][0]), **lengths)
     else:
         model = matched_baseline(reference, name, "parameters")
-    return model, 1.0 if compare.match == "parameters" else count_flops(reference, ids) / count_flops(model, ids)
+    if compare.match == "parameters":
+        return model, 1.0
+    return model, count_flops(reference, batches) / count_flops(model, batches)
 
 
 def score(model: PreTrainedModel, blocks, tokenizer, data: DataArguments) -> dict[str, float | None]:
@@ -175,8 +195,12 @@ def score_trained(name: str, data: DataArguments, args: TextTrainingArguments) -
     model, tokenizer = AutoModelForCausalLM.from_pretrained(name).to(args.device), AutoTokenizer.from_pretrained(name)
     blocks = load_blocks(data, tokenizer, args)
     model.loss_type = "ForCausalLM"
+    if getattr(model.config, "patching", None) == "token":
+        drawing = AutoTokenizer.from_pretrained(name, subfolder=PATCH_TOKENIZER)
+        blocks = measure_patches(blocks, drawing, model.config.max_patch_bytes)
+    first = {name: torch.tensor([ids], device=model.device) for name, ids in blocks["validation"][0].items()}
     ids = blocks["validation"][0]["input_ids"]
-    flops = measure_flops(model, input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+    flops = measure_flops(model, **{k: first[k] for k in first if k != "labels"}, use_cache=False)
     return {
         "parameters": model.num_parameters(),
         "flops_per_byte": flops / count_bytes(ids, tokenizer),
@@ -194,8 +218,9 @@ def train_new(
 ) -> dict:
     """Train and score one model."""
     tokenizer, blocks = build_byte_tokenizer(), load_from_disk(str(Path(args.output_dir) / "data"))
+    batches = draw_batches(blocks, args.train_batch_size)
     set_seed(seed)
-    model, num_steps = build(name, compare, choose_sizes(compare, data, tokenizer), blocks)
+    model, num_steps = build(name, compare, choose_sizes(compare, data, tokenizer), batches)
     set_seed(seed)
     args.seed, args.max_steps = seed, max(1, round(args.max_steps * num_steps))
     args.warmup_steps = args.warmup_steps * num_steps if args.warmup_steps >= 1 else args.warmup_steps
@@ -210,22 +235,23 @@ def train_new(
         data_collator=default_data_collator,
     )
     metrics = trainer.train().metrics
-    ids = blocks["validation"][0]["input_ids"]
-    flops, rows_a_step = count_flops(model, ids), args.train_batch_size * args.gradient_accumulation_steps
+    flops, rows_a_step = count_flops(model, batches), args.train_batch_size * args.gradient_accumulation_steps
     step_flops = 3 * flops * rows_a_step
     curve = [
         (entry["step"] * step_flops, entry["eval_loss"] / math.log(2))
         for entry in trainer.state.log_history
         if "eval_loss" in entry
     ]
+    seconds = metrics["train_runtime"] - sum(entry.get("eval_runtime", 0) for entry in trainer.state.log_history)
+    counted = [ids for rows in batches for ids in rows]
     device = "gpu" if args.device.type == "cuda" else "cpu"
     peak = metrics[f"train_mem_{device}_alloc_delta"] + metrics[f"train_mem_{device}_peaked_delta"]
     return {
         "steps": args.max_steps,
         "parameters": model.num_parameters(),
-        "flops_per_byte": flops / count_bytes(ids, tokenizer),
+        "flops_per_byte": flops * len(counted) / sum(count_bytes(ids, tokenizer) for ids in counted),
         "training_flops": args.max_steps * step_flops,
-        "tokens_per_second": args.max_steps * rows_a_step * len(ids) / metrics["train_runtime"],
+        "tokens_per_second": args.max_steps * rows_a_step * len(counted[0]) / seconds,
         "peak_memory_mb": peak / 2**20,
         "curve": curve,
         **score(model, blocks["validation"], tokenizer, data),
@@ -247,9 +273,11 @@ def prepare(compare: CompareArguments, data: DataArguments, args: TextTrainingAr
     folder = Path(args.output_dir)
     names = ("match", "hidden_size", "num_hidden_layers", "num_attention_heads")
     settings = {name: getattr(compare, name) for name in names}
-    settings |= {name: getattr(data, name) for name in ("source", "dataset_name", "block_size", "scored_blocks")}
-    names = ("max_steps", "train_batch_size", "gradient_accumulation_steps", "learning_rate")
-    settings |= {"first": compare.models[0], **{name: getattr(args, name) for name in names}}
+    settings |= {"first": compare.models[0], **vars(data)}
+    names = [name for name, field in TextTrainingArguments.__dataclass_fields__.items() if field.init]
+    names = [name for name in names if name not in FREE_ARGUMENTS and not name.startswith(FREE_BEGINNINGS)]
+    settings |= {name: getattr(args, name) for name in names}
+    settings = json.loads(json.dumps(settings, default=str))  # as they are read again
     path = folder / "settings.json"
     if path.exists():
         before = json.loads(path.read_text())

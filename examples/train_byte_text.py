@@ -17,11 +17,14 @@ is told where tokens end):
 
     python examples/train_byte_text.py --output_dir runs/token --patching token
 
+It is saved beside the model, in `patch_tokenizer`, from where `--model` takes it again.
+
 Data, several processes and flags of TrainingArguments: as in `train_thoughtbubbles_text.py`. The text that the model
 goes on to write is shown as it comes, character by character.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -36,6 +39,7 @@ from train_thoughtbubbles_text import (
 )
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     HfArgumentParser,
@@ -48,6 +52,9 @@ from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_
 from hf_thoughtbubbles.data.patches import TokenPatchCollator, measure_patch_lengths
 from hf_thoughtbubbles.data.text import load_text
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
+
+
+PATCH_TOKENIZER = "patch_tokenizer"  # folder beside a model whose patches it draws
 
 
 @dataclass
@@ -116,7 +123,8 @@ def write_on(model: BytePatchForCausalLM, tokenizer, patch_tokenizer, prompt: st
     """Show what the model writes after a prompt, as it comes."""
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     if model.config.patching == "token":
-        inputs["patch_lengths"] = torch.tensor([measure_patch_lengths(inputs.input_ids[0].tolist(), patch_tokenizer)])
+        ids, longest = inputs.input_ids[0].tolist(), model.config.max_patch_bytes
+        inputs["patch_lengths"] = torch.tensor([measure_patch_lengths(ids, patch_tokenizer, longest)])
     model.eval().generate(
         **inputs, max_new_tokens=80, do_sample=True, temperature=0.7, streamer=TextStreamer(tokenizer)
     )
@@ -163,7 +171,9 @@ def main():
 
     # Patches
     patch_tokenizer, blocks, collator = None, splits, default_data_collator
-    if model.config.patching == "token" or "bpe" in model_args.baseline:
+    if model.config.patching == "token" and model_args.model:
+        patch_tokenizer = AutoTokenizer.from_pretrained(model_args.model, subfolder=PATCH_TOKENIZER)
+    elif model.config.patching == "token" or "bpe" in model_args.baseline:
         documents = load_text(data_args.source, data_args.dataset_name, data_args.text_column)
         patch_tokenizer = train_bpe_tokenizer(documents["train"], model_args.bpe_vocab_size)
     if model.config.patching == "token":
@@ -172,6 +182,8 @@ def main():
 
     # Train
     folder = train(model, "byte_patch", blocks, tokenizer, args, [], collator)
+    if model.config.patching == "token" and args.process_index == 0:
+        patch_tokenizer.save_pretrained(Path(folder) / PATCH_TOKENIZER)
     trained = {"byte_patch": (model, folder, blocks, tokenizer)}
     for name in model_args.baseline:
         set_seed(args.seed)

@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
+from hf_thoughtbubbles.data.patches import measure_patch_lengths
 from tests.examples.scripts import run_script
 
 
@@ -15,6 +17,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "train_byte_text.py"
 TINY = ["--hidden_size", "16", "--num_attention_heads", "2", "--num_hidden_layers", "1", "--byte_hidden_size", "16"]
 TINY += ["--block_size", "32", "--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "5", "--use_cpu"]
 TINY += ["--bpe_vocab_size", "270"]
+RULE = "-" * 40  # a token of its own, longer than any patch
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
@@ -24,7 +27,8 @@ def run(*arguments) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("bytes") / "text.jsonl"
-    path.write_text("".join(json.dumps({"text": f"líne number {i} of a text\n" * 4}) + "\n" for i in range(100)))
+    texts = (f"líne number {i} of a text\n{RULE}\n" * 4 for i in range(100))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
 
 
@@ -42,11 +46,19 @@ def test_training_compares_with_bytes_and_tokens_and_writes_on(source, tmp_path)
 
 
 def test_patches_of_a_tokenizer_are_trained_scored_and_written_on(source, tmp_path):
-    result = run("--source", source, "--output_dir", tmp_path, "--patching", "token", *TINY)
+    token = ["--source", source, "--output_dir", tmp_path, "--patching", "token", "--prompt", f"# {RULE}", *TINY]
+    token += ["--bpe_vocab_size", "300"]
+    result = run(*token)
     assert result.returncode == 0, result.stderr[-3000:]
     assert re.search(r"^byte_patch +\d\.\d{4} bits per byte, whole blocks", result.stdout, re.MULTILINE)
     assert re.search(r"^byte_patch +reloaded .* logits identical$", result.stdout, re.MULTILINE)
-    assert "\ndef " in result.stdout.split("saved in")[-1]
+    assert f"\n# {RULE}" in result.stdout.split("saved in")[-1]
+    drawing = AutoTokenizer.from_pretrained(tmp_path / "byte_patch" / "patch_tokenizer")
+    assert measure_patch_lengths(RULE.encode(), drawing) == [40], "longer than any patch, so it is cut"
+    again = run(*token, "--output_dir", tmp_path / "b", "--model", tmp_path / "byte_patch", "--bpe_vocab_size", "258")
+    assert again.returncode == 0, again.stderr[-3000:]
+    kept = tmp_path / "b" / "byte_patch" / "patch_tokenizer" / "tokenizer.json"
+    assert kept.read_text() == (tmp_path / "byte_patch" / "patch_tokenizer" / "tokenizer.json").read_text()
 
 
 def test_the_published_decoder_trains_on_and_a_tokenizer_is_refused(source, tmp_path):

@@ -7,7 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from datasets import load_from_disk
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
+from hf_thoughtbubbles.evaluation.flops import estimate_flops
+from hf_thoughtbubbles.modeling.patch_ends import find_patch_ends, number_patches
 from tests.examples.scripts import run_script
 
 
@@ -72,24 +78,43 @@ def test_started_again_it_does_what_is_missing(compared, source):
     assert kept.stat().st_mtime_ns == before
     assert json.loads(lost.read_text())["bits_per_byte"] == pytest.approx(scored, abs=1e-6)
     assert result.stdout.count("== ") == 1 and "== gpt2, seed 43 ==" in result.stdout
-    refused = run(*again, "--learning_rate", "0.5")
+    refused = run(*again, "--learning_rate", "0.5", "--weight_decay", "0.9")
     assert refused.returncode == 2 and "learning_rate 0.002 there, 0.5 now" in refused.stderr
+    assert "weight_decay 0.1 there, 0.9 now" in refused.stderr
 
 
 def test_a_trained_model_is_scored_as_it_is(compared, source, tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    from hf_thoughtbubbles import train_bpe_tokenizer
-
     tokenizer = train_bpe_tokenizer(["line number of a text"] * 3, vocab_size=270)
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
     GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=0)).save_pretrained(tmp_path / "native")
     tokenizer.save_pretrained(tmp_path / "native")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "byte_hidden_size": 16}
+    BytePatchForCausalLM(BytePatchConfig(patching="token", **sizes)).save_pretrained(tmp_path / "patches")
+    build_byte_tokenizer().save_pretrained(tmp_path / "patches")
+    tokenizer.save_pretrained(tmp_path / "patches" / "patch_tokenizer")
     arguments = ["--source", source, "--output_dir", tmp_path / "out", "--match", "parameters", "--seeds", 1]
-    result = run(*arguments, "--models", tmp_path / "native", *TINY)
+    result = run(*arguments, "--models", tmp_path / "native", tmp_path / "patches", *TINY)
     assert result.returncode == 0, result.stderr[-3000:]
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()
-    assert len(lines) == 3 and str(tmp_path / "native") in lines[2]
+    assert len(lines) == 4 and str(tmp_path / "native") in lines[2] and str(tmp_path / "patches") in lines[3]
+
+
+def test_operations_are_the_mean_over_batches_and_rates_leave_out_scoring(source, tmp_path):
+    """Rows of a batch have as many patches as the row with most."""
+    result = run("--source", source, "--output_dir", tmp_path, "--models", "byte_patch", "--seeds", 1, *TINY)
+    assert result.returncode == 0, result.stderr[-3000:]
+    measured = json.loads((tmp_path / "runs" / "byte_patch-42.json").read_text())
+    ids = torch.tensor(load_from_disk(tmp_path / "data")["train"][:256]["input_ids"])
+    config = BytePatchConfig(
+        vocab_size=259, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, byte_hidden_size=8,
+        num_byte_encoder_layers=1, num_byte_decoder_layers=2, max_position_embeddings=32, num_byte_attention_heads=2,
+    )  # fmt: skip
+    counts = [
+        number_patches(find_patch_ends(rows, "space", 4, 16), None, None).lengths.shape[1] for rows in ids.split(16)
+    ]
+    flops = [estimate_flops(config, 32, num_patches=count).forward for count in counts]
+    assert len(set(counts)) > 1
+    assert measured["training_flops"] == pytest.approx(4 * 16 * 3 * sum(flops) / len(flops))
 
 
 @pytest.mark.parametrize(

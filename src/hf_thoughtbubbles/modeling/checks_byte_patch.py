@@ -9,6 +9,9 @@ from .checks_tokens import check_ids, check_packing, check_tokens
 from .patch_ends import spread_patch_lengths
 
 
+MASK_REFUSAL = "Byte-patch models decide by their patches which byte sees which."
+
+
 def check_bytes(
     config: BytePatchConfig,
     input_ids: torch.Tensor | None,
@@ -33,7 +36,7 @@ def check_bytes(
             f"`past_key_values` is a {type(past_key_values).__name__}; byte-patch models take a `PatchCache`, which "
             "they make with `use_cache=True`."
         )
-    check_tokens(config, input_ids, attention_mask, position_ids, past_key_values)
+    check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, mask_refusal=MASK_REFUSAL)
     if past_key_values is not None and past_key_values.get_seq_length() > 0:
         if patch_lengths is not None:
             raise ValueError("`patch_lengths` came with bytes in `past_key_values`; give them with the first bytes.")

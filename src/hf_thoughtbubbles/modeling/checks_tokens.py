@@ -6,7 +6,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from .token_places import find_starts
+from .token_places import find_starts, take_last
 
 
 def check_tokens(
@@ -103,13 +103,15 @@ def check_packing(
 ) -> torch.Tensor | None:
     """
     Refuse packed documents with padding or a cache, where no device has to be waited for; gives which tokens
-    `(B, T - 1)` after the first begin a document, and `None` when none does or nobody could look.
+    `(B, T - 1)` after the first begin a document, and `None` when none does or nobody could look. A mask of pairs
+    `(B, 1, T, M)` says itself who sees whom.
     """
-    if position_ids.device.type != "cpu" or torch.compiler.is_compiling():
+    is_paired = attention_mask is not None and attention_mask.ndim == 4
+    if is_paired or position_ids.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     is_inner = find_starts(position_ids)[:, 1:]  # the first token is no news
-    if attention_mask is not None and attention_mask.ndim == 2:
-        real = attention_mask[:, -position_ids.shape[1] :].bool()
+    if attention_mask is not None:
+        real = take_last(attention_mask, position_ids.shape[1], past_key_values).bool()
         is_inner = is_inner & real[:, 1:] & real[:, :-1]
     if not is_inner.any():
         return None

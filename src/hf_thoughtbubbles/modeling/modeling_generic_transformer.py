@@ -213,6 +213,23 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
 
+    @staticmethod
+    @accept_cache_names
+    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
+        """With a static cache: the mask of pairs; for distances the row as it is, as long from first token to last."""
+        if config.position_embedding != "relative":
+            return create_causal_mask(
+                config=config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                **{CACHE_NAME: past_key_values},
+                position_ids=position_ids,
+            )
+        if attention_mask is None or attention_mask.ndim != 2:
+            return attention_mask
+        num_missing = past_key_values.layers[0].max_cache_len - attention_mask.shape[1]
+        return nn.functional.pad(attention_mask, (0, num_missing))
+
     @accept_cache_names
     def prepare_inputs_for_generation(
         self,
