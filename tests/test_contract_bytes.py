@@ -3,11 +3,18 @@
 
 import copy
 import itertools
+import logging
 from dataclasses import dataclass
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DataCollatorWithFlattening, DynamicCache
+from transformers import (
+    AutoModelForCausalLM,
+    DataCollatorWithFlattening,
+    DynamicCache,
+    Trainer,
+    TrainingArguments,
+)
 
 from hf_thoughtbubbles import (
     BytePatchConfig,
@@ -17,6 +24,7 @@ from hf_thoughtbubbles import (
     decode_bytes,
     encode_bytes,
 )
+from hf_thoughtbubbles.modeling import modeling_byte_patch
 from tests.families import BYTE_PATCH_SIZES
 
 
@@ -558,9 +566,55 @@ def test_packed_documents_compile_without_a_graph_break(variant):
     torch.testing.assert_close(compiled(**packed).loss, model(**packed).loss)
 
 
+@ALL
+def test_promise_8_patches_of_generated_bytes_are_those_that_the_model_read(variant):
+    """Also of bytes that a cache holds, whose ends nothing else remembers."""
+    model, prompt = variant.build(), torch.tensor([list(b"the cat sat"), list(b"a b c d e f")])
+    options = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": -1, "return_dict_in_generate": True}
+    lengths = variant.measure(prompt.tolist())
+    first = model.generate(prompt, attention_mask=torch.ones_like(prompt), **lengths, **options)
+    text = torch.cat((first.sequences, torch.tensor([list(b" A"), list(b"b ")])), dim=1)
+    cache = first.past_key_values
+    outputs = model.generate(
+        text, attention_mask=torch.ones_like(text), past_key_values=cache, output_patches=True, **options
+    )
+    num_read = outputs.past_key_values.get_seq_length()  # the last byte is never read
+    assert num_read == outputs.sequences.shape[1] - 1
+    assert torch.equal(outputs.patches.is_end[:, :num_read], outputs.past_key_values.is_end)
+    if lengths:
+        with pytest.raises(ValueError, match="`patch_lengths` came with bytes in `past_key_values`"):
+            model.generate(text, past_key_values=cache, patch_lengths=torch.tensor([[22], [22]]), **options)
+
+
+def test_promise_8_patches_are_returned_without_a_prompt():
+    model = VARIANTS[0].build(bos_token_id=256)
+    outputs = model.generate(max_new_tokens=6, return_dict_in_generate=True, output_patches=True, do_sample=False)
+    assert torch.equal(outputs.patches.is_end[:, :-1], outputs.past_key_values.is_end)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_reconstruction_loss_is_no_prediction_and_says_when_it_is_left_out(
+    smoothing, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # else caplog hears nothing
+    modeling_byte_patch.logger.warning_once.cache_clear()
+    rows = [{"input_ids": ids, "labels": ids} for ids in draw(4, 9).tolist()]
+    args = TrainingArguments(
+        tmp_path, max_steps=1, use_cpu=True, report_to="none", save_strategy="no", label_smoothing_factor=smoothing
+    )
+    trainer = Trainer(VARIANTS[1].build(), args, train_dataset=rows)
+    trainer.train()
+    assert trainer.predict(rows).predictions.shape == (4, 9, 259)
+    said = [
+        record.getMessage() for record in caplog.records if "reconstruction loss is left out" in record.getMessage()
+    ]
+    assert len(said) == (1 if smoothing else 0)
+
+
 def test_promise_9_bad_input_is_one_clear_error():
     model, ids = VARIANTS[0].build(), draw(2, 9)
-    token = VARIANTS[4].build()
+    token, parallel = VARIANTS[4].build(), VARIANTS[6].build()
+    blocks = {"patch_input_ids": torch.zeros(1, 2, parallel.config.max_patch_bytes, dtype=torch.long)}
     for call, message in (
         (lambda: model(), "Neither `input_ids` nor `patch_input_ids`"),
         (lambda: model(torch.tensor([[1, 259]])), "holds 259"),
@@ -578,6 +632,11 @@ def test_promise_9_bad_input_is_one_clear_error():
         ),
         (lambda: model(ids, past_key_values=DynamicCache()), "is a DynamicCache"),
         (lambda: model(patch_input_ids=torch.zeros(1, 2, 7, dtype=torch.long)), 'needs `decoder="parallel"`'),
+        (lambda: model(ids, attention_mask=torch.ones(2, 1, 9, 9)), "`attention_mask` has 4 dimensions"),
+        (lambda: parallel(**blocks, logits_to_keep=1), "`patch_input_ids` came with"),
+        (lambda: parallel(**blocks, output_patches=True), "`patch_input_ids` came with"),
+        (lambda: parallel(**blocks, use_cache=True), "`patch_input_ids` came with"),
+        (lambda: parallel(**blocks, position_ids=torch.arange(2)[None]), "`patch_input_ids` came with"),
         (lambda: token(ids), "`patch_lengths` is missing"),
         (lambda: token(ids, patch_lengths=torch.tensor([[7, 2]])), "`patch_lengths` has shape"),
         (lambda: token(ids, patch_lengths=torch.tensor([[7, 2], [7, 1]])), "of row 1 sum to 8"),

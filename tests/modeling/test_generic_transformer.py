@@ -102,6 +102,19 @@ def test_packed_documents_are_read_as_if_each_were_alone(is_causal, options):
         torch.testing.assert_close(packed.logits, alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"position_embedding": "relative"}], ids=str)
+def test_a_mask_of_pairs_says_itself_who_sees_whom(options):
+    """Two documents in a row, positions begin again, and the mask keeps them apart."""
+    model, ids = build(**options), draw_ids(2, 9)
+    position_ids = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
+    document = torch.tensor([0] * 4 + [1] * 5)
+    is_seen = ((document[:, None] == document) & torch.ones(9, 9).bool().tril()).expand(2, 1, 9, 9)
+    mask = torch.zeros(2, 1, 9, 9).masked_fill(~is_seen, torch.finfo(torch.float32).min)
+    logits = model(ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
+    alone = torch.cat([model(part, use_cache=False).logits for part in (ids[:, :4], ids[:, 4:])], dim=1)
+    torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
+
+
 def test_a_bidirectional_model_sees_all_and_padding_changes_nothing():
     model, ids = make_generic("generic", is_causal=False).build(), draw_ids(2, 9)
     edited = ids.clone()

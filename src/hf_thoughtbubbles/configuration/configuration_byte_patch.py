@@ -63,7 +63,7 @@ class BytePatchConfig(GenericTransformerConfig):
 
     model_type = "byte_patch"
     family_summary = "bytes are pooled to patches, a transformer runs over the patches, and each is decoded into bytes"
-    keys_to_ignore_at_inference = ["past_key_values", "cache", "patches"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "patches", "reconstruction_loss"]
     base_model_fsdp_plan = {
         **GenericTransformerConfig.base_model_fsdp_plan,
         "byte_encoder.layers.*": "free_full_weight",

@@ -104,12 +104,12 @@ def check_patch_lengths(config: BytePatchConfig, patch_lengths: torch.Tensor, re
         raise ValueError("`patch_lengths` has a 0 before a patch; zeros only fill rows up at their end.")
 
 
-def check_blocks(config: BytePatchConfig, patch_input_ids: torch.Tensor, *others: torch.Tensor | None):
+def check_blocks(config: BytePatchConfig, patch_input_ids: torch.Tensor, *others: object | None):
     """Refuse blocks of the wrong width, for a decoder that cannot write them, or beside other input."""
     if any(other is not None for other in others):
         raise ValueError(
-            "`patch_input_ids` came with `input_ids`, `attention_mask` or `patch_lengths`; blocks hold their padding "
-            "and come alone."
+            "`patch_input_ids` came with `input_ids`, `attention_mask`, `patch_lengths`, `position_ids`, a cache, "
+            "`logits_to_keep` or `output_patches`; blocks hold their padding, are read at once and come alone."
         )
     if config.decoder != "parallel":
         raise ValueError(f'`patch_input_ids` needs `decoder="parallel"`; this model has "{config.decoder}".')

@@ -26,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
@@ -56,6 +56,9 @@ from .patch_ends import (
     spread_patch_lengths,
 )
 from .token_places import find_starts
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -620,7 +623,8 @@ class BytePatchModel(BytePatchPreTrainedModel):
             `ValueError`: when shapes, ids or lengths do not fit.
         """
         if patch_input_ids is not None:
-            check_blocks(self.config, patch_input_ids, input_ids, attention_mask, patch_lengths, past_key_values)
+            others = (input_ids, attention_mask, patch_lengths, past_key_values, position_ids, use_cache or None)
+            check_blocks(self.config, patch_input_ids, *others)
             patch_embeds = self.byte_encoder.encode_blocks(self.embed_bytes(patch_input_ids))
             return BytePatchModelOutput(
                 last_hidden_state=self.decode(patch_embeds, **kwargs), patch_embeds=patch_embeds
@@ -794,6 +798,8 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         )
         num_items = kwargs.get("num_items_in_batch")
         if patch_input_ids is not None:
+            is_cut = isinstance(logits_to_keep, torch.Tensor) or logits_to_keep > 0
+            check_blocks(self.config, patch_input_ids, is_cut or None, output_patches or None)
             return self.answer_blocks(outputs, patch_input_ids, labels, num_items)
         token_mask = None if attention_mask is None else attention_mask.bool()
         past_key_values = getattr(outputs, CACHE_NAME)
@@ -802,6 +808,11 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         logits = self.lm_head(self.byte_norm(hidden_states[:, kept]))
 
         loss = reconstruction_loss = None
+        if labels is None and self.training and self.config.reconstruction_loss_weight > 0:
+            logger.warning_once(
+                "The model is training with `reconstruction_loss_weight`, but no `labels` came (label smoothing takes "
+                "them away): the reconstruction loss is left out."
+            )
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
             if self.config.reconstruction_loss_weight > 0:
