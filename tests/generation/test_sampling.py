@@ -165,6 +165,27 @@ def test_the_prompt_is_read_in_one_pass_and_a_cache_is_read_on_from():
     assert torch.equal(rest, whole[:, 6:])
 
 
+@pytest.mark.parametrize("name", ["thoughtbubbles", "generic-bidirectional"])
+def test_a_cache_with_tokens_is_refused_by_models_that_cannot_cache(name):
+    model, ids, cache = MODELS[name](), draw_ids(2, 3), DynamicCache()
+    whole, _ = generate_tokens(model, ids, max_length=5, token_sample_fn=greedy_sampling)
+    same, _ = generate_tokens(model, ids, cache=cache, max_length=5, token_sample_fn=greedy_sampling)
+    assert torch.equal(same, whole)
+    cache.update(*torch.ones(2, 2, 3, 7, 8), 0)  # keys and values of 7 tokens
+    with pytest.raises(ValueError, match="`cache` holds 7 tokens, but this model cannot cache"):
+        generate_tokens(model, ids, cache=cache, max_length=5)
+
+
+def test_every_module_comes_back_in_its_mode():
+    model, was_training = MODELS["llama"]().train(), []
+    frozen = model.model.layers[0].eval()
+    model.register_forward_pre_hook(lambda module, args: was_training.append(module.training))
+    modes = {name: module.training for name, module in model.named_modules()}
+    generate_tokens(model, draw_ids(2, 3), max_length=5)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert model.training and not frozen.training and set(was_training) == {False}
+
+
 def test_one_seed_reproduces_and_ranks_differ():
     model, prefix = MODELS["gpt2"](), draw_ids(2, 3)
 
@@ -253,3 +274,22 @@ def test_bad_input(arguments, message):
 def test_temperatures_that_are_none_are_refused(temperature):
     with pytest.raises(ValueError, match="`temperature` is"):
         temperature_sampling(torch.zeros(1, 3), temperature=temperature)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (5, 2, 3)])
+@pytest.mark.parametrize("temperature", [0.0, 1e-3])
+def test_one_token_is_drawn_for_each_row_of_any_number_of_axes(shape, temperature):
+    logits = torch.rand(shape)
+    assert torch.equal(temperature_sampling(logits, temperature=temperature), logits.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-46, 5e-324])
+def test_the_lowest_temperatures_are_greedy(temperature):
+    logits = torch.tensor([[1.0, 3.0, 12.0], [12.0, -3e38, float("-inf")]])
+    assert temperature_sampling(logits, temperature=temperature).tolist() == [2, 0]
+
+
+def test_the_highest_temperature_makes_all_tokens_but_impossible_ones_equally_likely():
+    logits = torch.tensor([[1.0, float("-inf"), 12.0]]).expand(2000, -1)
+    drawn = temperature_sampling(logits, torch.Generator().manual_seed(0), temperature=1e300)
+    assert set(drawn.tolist()) == {0, 2} and abs(drawn.float().mean() - 1) < 0.1

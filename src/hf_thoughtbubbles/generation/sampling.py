@@ -24,6 +24,7 @@ from ..modeling.cache_names import CACHE_NAME, CACHE_NAMES
 
 SEED_LIMIT = 2**62
 RANK_STEP = 0x9E3779B97F4A7C15  # odd, so that ranks spread over all seeds
+LOWEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # it and its inverse are normal numbers: no 0 / 0, no inf / inf
 
 
 def greedy_sampling(logits: torch.Tensor, generator: torch.Generator | None = None) -> torch.LongTensor:
@@ -60,8 +61,10 @@ def temperature_sampling(
         raise ValueError(f"`temperature` is {temperature}; it must be a finite number of at least 0 (0 is greedy).")
     if temperature == 0:
         return greedy_sampling(logits)
-    probs = (logits.float() / temperature).softmax(-1)
-    return torch.multinomial(probs.flatten(0, -2), 1, generator=generator).view(probs.shape[:-1])
+    temperature = min(max(temperature, LOWEST_TEMPERATURE), 1 / LOWEST_TEMPERATURE)
+    rows = logits.float().reshape(-1, logits.shape[-1])  # (., V), as `multinomial` wants it
+    below = rows - rows.amax(dim=-1, keepdim=True)  # at most 0, so that the quotient may overflow
+    return torch.multinomial((below / temperature).softmax(-1), 1, generator=generator).view(logits.shape[:-1])
 
 
 def make_rank_generator(seed: int, device: torch.device | str = "cpu", rank: int | None = None) -> torch.Generator:
@@ -81,8 +84,14 @@ def make_rank_generator(seed: int, device: torch.device | str = "cpu", rank: int
     return torch.Generator(device).manual_seed((seed + rank * RANK_STEP) % SEED_LIMIT)
 
 
-def _check_request(model, tokens: torch.Tensor, mask: torch.Tensor | None, max_length: int):
-    """Refuse prefixes of wrong shapes, and lengths that cannot be."""
+def _can_cache(model: PreTrainedModel) -> bool:
+    """Whether a model reads on from a cache; those whose earlier tokens see later ones read all tokens anew."""
+    config = getattr(model, "config", None)
+    return getattr(config, "is_cacheable", True) and getattr(config, "is_causal", True)
+
+
+def _check_request(model, tokens: torch.Tensor, mask: torch.Tensor | None, cache: Cache | None, max_length: int):
+    """Refuse prefixes of wrong shapes, lengths that cannot be, and caches that would not be read."""
     if tokens.ndim not in (1, 2) or 0 in tokens.shape:
         raise ValueError(
             f"`prefix_tokens` has shape {tuple(tokens.shape)}; it must be (B, P), or (B,) for one token each, with no "
@@ -104,12 +113,11 @@ def _check_request(model, tokens: torch.Tensor, mask: torch.Tensor | None, max_l
             f"`max_length` is {max_length}, but the model's `max_position_embeddings` is {longest}. Ask for at most "
             f"{longest + 1} tokens, prefix included."
         )
-
-
-def _can_cache(model: PreTrainedModel) -> bool:
-    """Whether a model reads on from a cache; those whose earlier tokens see later ones read all tokens anew."""
-    config = getattr(model, "config", None)
-    return getattr(config, "is_cacheable", True) and getattr(config, "is_causal", True)
+    if cache is not None and not _can_cache(model) and cache.get_seq_length() > 0:
+        raise ValueError(
+            f"`cache` holds {int(cache.get_seq_length())} tokens, but this model cannot cache: its earlier tokens see "
+            "later ones. Give no cache, or an empty one, and put the earlier tokens at the start of `prefix_tokens`."
+        )
 
 
 @contextlib.contextmanager
@@ -143,6 +151,19 @@ def _cast_params(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
     finally:
         for parameter, data in originals:
             parameter.data = data
+
+
+@contextlib.contextmanager
+def _evaluate(model: torch.nn.Module) -> Iterator[None]:
+    """A model in training in evaluation mode for a while; then every module is as it was, frozen ones too."""
+    was_training = [module for module in model.modules() if module.training]
+    if model.training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
 
 
 def _count_whole_columns(mask: torch.Tensor) -> int:
@@ -190,9 +211,10 @@ def generate_tokens(
         Tokens `(B, L)`, 0 where not valid, and which are valid, `(B, L)`.
 
     Raises:
-        `ValueError`: for shapes that do not fit, and more tokens than the model has positions for.
+        `ValueError`: for shapes that do not fit, more tokens than the model has positions for, and a cache with tokens
+            for a model that cannot cache.
     """
-    _check_request(model, prefix_tokens, prefix_mask, max_length)
+    _check_request(model, prefix_tokens, prefix_mask, cache, max_length)
     prefix = prefix_tokens[:, None] if prefix_tokens.ndim == 1 else prefix_tokens
     mask = torch.ones_like(prefix, dtype=torch.bool) if prefix_mask is None else prefix_mask.bool()
     batch_size, num_prefix = prefix.shape
@@ -204,29 +226,23 @@ def generate_tokens(
         seed = int(torch.randint(SEED_LIMIT, ()))
         generator = make_rank_generator(seed, tokens.device)
 
-    was_training = getattr(model, "training", False)
     with contextlib.ExitStack() as stack:
         if gather_params_once:
             stack.enter_context(_gather_params(model))
         if param_dtype is not None:
             stack.enter_context(_cast_params(model, param_dtype))
-        if was_training:
-            model.eval()
-            stack.callback(model.train)
+        stack.enter_context(_evaluate(model))
         _write_tokens(model, tokens, is_valid, mask, cache, eod_token_id, token_sample_fn, generator)
     return tokens * is_valid, is_valid
 
 
 def _write_tokens(model, tokens, is_valid, mask, cache, eod_token_id, token_sample_fn, generator):
     """The loop of SPEC section 8, which fills `tokens` and `is_valid` `(B, L)`."""
-    can_cache, num_read = _can_cache(model), _count_whole_columns(mask)
-    is_alive, last = mask[:, 0].clone(), tokens.shape[1] - 1
+    can_cache, is_alive, last = _can_cache(model), mask[:, 0].clone(), tokens.shape[1] - 1
     known = inspect.signature(model.forward).parameters
     keeps = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     cache_name = next((name for name in CACHE_NAMES if name in known), CACHE_NAME)  # of models that others wrote too
-    start, place = 0, min(num_read, last + 1) - 1  # the first step reads all up to here at once
-    if place > 0:
-        is_valid[:, 1 : place + 1] = is_alive[:, None]
+    start, place = 0, _count_whole_columns(mask) - 1  # the first step reads all up to here at once
     while place < last and (eod_token_id < 0 or bool(is_alive.any())):
         if can_cache:
             keeps[cache_name] = cache
