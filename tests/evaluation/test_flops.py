@@ -20,6 +20,7 @@ from hf_thoughtbubbles import (
 )
 from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
 from hf_thoughtbubbles.evaluation.flops import count_parameters, estimate_flops, estimate_memory, measure_flops
+from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
 from hf_thoughtbubbles.modeling.modeling_generic_transformer import GenericTransformerForCausalLM
 from tests.families import draw_ids, make_config, make_thinker_config
 
@@ -174,7 +175,7 @@ def test_a_generated_token_is_estimated_exactly(name):
     with torch.no_grad():
         cache = model(row[:, :num_before], use_cache=True).past_key_values
     for place in range(num_before, num_tokens + num_steps):
-        measured.append(measure_flops(model, row[:, place : place + 1], past_key_values=cache, use_cache=True))
+        measured.append(measure_flops(model, row[:, place : place + 1], **{CACHE_NAME: cache}, use_cache=True))
     total = sum(measured[-num_steps:])
     assert estimate_flops(config, num_tokens).per_generated_token == pytest.approx(total / num_steps, rel=1e-12)
 

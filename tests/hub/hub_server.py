@@ -330,9 +330,12 @@ class _Handler(BaseHTTPRequestHandler):
     def commit(self, name: str, revision: str):
         repository = self.find_repository(name, is_change=True)
         lines = [json.loads(line) for line in self.body.splitlines()]
-        header, changes = lines[0]["value"], {}
+        header, changes, deleted = lines[0]["value"], {}, set()
         for line in lines[1:]:
             value = line["value"]
+            if line["key"] == "deletedFile":
+                deleted.add(value["path"])
+                continue
             changes[value["path"]] = (
                 value["oid"] if line["key"] == "lfsFile" else self.hub.store(base64.b64decode(value["content"]))
             )
@@ -347,7 +350,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise RequestError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             if header.get("parentCommit", head.sha) != head.sha:
                 raise RequestError(412, None, "A commit has happened since. Please refresh and try again.")
-            head = repository.branches[revision] = Commit({**head.files, **changes}, header["summary"], head)
+            kept = {path: oid for path, oid in head.files.items() if path not in deleted}
+            head = repository.branches[revision] = Commit({**kept, **changes}, header["summary"], head)
         self.send_json(
             {"success": True, "commitOid": head.sha, "commitUrl": f"{self.hub.url}/{name}/commit/{head.sha}"}
         )

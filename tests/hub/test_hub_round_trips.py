@@ -116,6 +116,7 @@ def test_pushing_while_saving_uploads_the_code_too(hub, owner, online_stranger, 
     assert are_equal(pull(online_stranger, f"{USER}/saved-model"), expected[0])
 
 
+DIGEST = r"<!-- hf-thoughtbubbles: \w{16} is the digest of the rest, as pushed -->\n"
 EDIT = """
 from huggingface_hub import HfApi
 
@@ -151,7 +152,63 @@ def test_pushes_describe_the_model_and_keep_what_its_author_wrote(hub, owner, on
     mine = card.replace("| parameters |", "| something else |") + "\n## Mine\n"
     owner.run(EDIT, text=mine, repository=f"{USER}/card")
     push(owner, folders[2], f"{USER}/card")
-    assert hub.read(f"{USER}/card")["README.md"].decode() == card + "\n## Mine\n"
+    pushed = hub.read(f"{USER}/card")["README.md"].decode()
+    assert re.sub(DIGEST, "", pushed) == re.sub(DIGEST, "", card) + "\n## Mine\n"
+
+
+SAVE = """
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(source)
+model.save_pretrained(folder, push_to_hub=True, repo_id=repository, **options)
+"""
+
+
+def test_saving_and_pushing_again_keeps_what_the_author_wrote_on_the_hub(hub, owner, versions, tmp_path):
+    folders, _ = versions
+    order = {"source": str(folders[0]), "folder": str(tmp_path), "options": {}}
+    owner.run(SAVE, repository=f"{USER}/edited", **order)
+    mine = hub.read(f"{USER}/edited")["README.md"].decode() + "\n## Mine\n"
+    owner.run(EDIT, text=mine, repository=f"{USER}/edited")
+    owner.run(SAVE, repository=f"{USER}/edited", **order)
+    assert hub.read(f"{USER}/edited")["README.md"].decode().endswith("\n## Mine\n")
+    owner.run(SAVE, repository=f"{USER}/other", **order)
+    other = hub.read(f"{USER}/other")["README.md"].decode()
+    assert other.endswith("\n## Mine\n") and "\n# other\n" in other and "edited" not in other
+    own = (tmp_path / "README.md").read_text() + "\n## Written here\n"
+    (tmp_path / "README.md").write_text(own)
+    with hub.fault(method="POST", pattern="/commit/main", status=500), pytest.raises(AssertionError, match="500 Int"):
+        owner.run(SAVE, repository=f"{USER}/edited", **order)
+    assert (tmp_path / "README.md").read_text() == own, "what was not pushed still counts as written here"
+    owner.run(SAVE, repository=f"{USER}/edited", **order)
+    assert hub.read(f"{USER}/edited")["README.md"].decode().endswith("\n## Written here\n")
+
+
+WHOLE = "5GB"  # more than any of the models
+FORMS = {WHOLE: "model.safetensors", SHARD_SIZE: "model.safetensors.index.json"}
+
+
+def test_weights_of_one_form_replace_those_of_the_other(hub, owner, online_stranger, versions, tmp_path):
+    folders, expected = versions
+    for process, version, shard_size, branch in (
+        (owner, 0, WHOLE, "main"),
+        (online_stranger, 1, SHARD_SIZE, "main"),
+        (owner, 2, WHOLE, "next"),  # which is made from main
+        (online_stranger, 0, SHARD_SIZE, "next"),
+    ):
+        order = {"auto_class": "AutoModelForCausalLM", "shard_size": shard_size, "options": {"revision": branch}}
+        sha = process.run(PUSH, source=str(folders[version]), repository=f"{USER}/forms", **order)
+        head = hub.repositories[f"{USER}/forms"].branches[branch]
+        assert head.sha == sha, "one commit"
+        assert [form for form in FORMS.values() if form in head.files] == [FORMS[shard_size]]
+        assert are_equal(pull(online_stranger, f"{USER}/forms", revision=branch), expected[version])
+    for version, shard_size in ((0, WHOLE), (1, SHARD_SIZE), (2, WHOLE)):
+        order = {"source": str(folders[version]), "folder": str(tmp_path), "options": {"max_shard_size": shard_size}}
+        owner.run(SAVE, repository=f"{USER}/saved-forms", **order)
+        for files in (hub.read(f"{USER}/saved-forms"), read_files(tmp_path, "")):
+            assert [form for form in FORMS.values() if form in files] == [FORMS[shard_size]]
+        for place in (f"{USER}/saved-forms", str(tmp_path)):
+            assert are_equal(pull(owner, place), expected[version])
 
 
 TRAIN = """

@@ -7,6 +7,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
+from peft import LoraConfig
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -20,7 +21,10 @@ from hf_thoughtbubbles.hub.model_card import (
     BEGIN_MARK,
     END_MARK,
     PUSH_TEMPLATE,
+    SIZES,
+    _list_settings,
     build_model_card,
+    restore_own_card,
     update_model_card,
 )
 from tests.families import ANSWERERS, FAMILIES, make_config
@@ -126,8 +130,43 @@ def test_only_an_untouched_card_of_transformers_is_replaced(tmp_path):
 def test_lines_end_as_they_did(tmp_path):
     model, path = FAMILIES[0].build(), tmp_path / "README.md"
     path.write_bytes(b"---\r\nlicense: mit\r\n---\r\n# Mine\r\nsecond line\r\n")
-    update_model_card(path, model, "me/model")
-    assert b"# Mine\r\nsecond line" in path.read_bytes()
+    update_model_card(path, model, "me/model", is_push=True)
+    written = path.read_bytes()
+    assert b"# Mine\r\nsecond line" in written and written.count(b"\r\n") == written.count(b"\n") > 9
+    update_model_card(path, model, "me/model", is_push=True)
+    assert path.read_bytes() == written
+
+
+def test_a_folders_card_wins_unless_a_push_left_it_there(tmp_path):
+    model, path = FAMILIES[0].build(), tmp_path / "README.md"
+    stock = ModelCard.from_template(ModelCardData(library_name="transformers"), model_description=PUSH_TEMPLATE)
+    update = {"model": model, "repo_id": "me/model"}
+    path.write_text("# Mine\n")
+    update_model_card(path, **update)
+    described = path.read_bytes()
+    update_model_card(path, **update, is_push=True)
+    pushed = path.read_bytes()
+    for own, hub_card, wins in (
+        (described, b"# On the Hub\n", True),
+        (pushed, b"# On the Hub\n", False),
+        (pushed, str(stock).encode(), True),
+        (pushed.replace(b"# Mine", b"# Mine, changed"), b"# On the Hub\n", True),
+        (str(stock).encode(), b"# On the Hub\n", False),
+    ):
+        path.write_bytes(hub_card)
+        restore_own_card(path, own)
+        assert path.read_bytes() == (own if wins else hub_card)
+
+
+def test_settings_are_those_that_are_not_as_by_default():
+    config = make_config(vocab_size=61, initializer_range=0.3)
+    names = {re.search("`(.*?)`", row)[1] for row in _list_settings(config)}
+    defaults = type(config)().to_dict()
+    assert {"vocab_size", "initializer_range", "fork_layers"} <= names
+    assert not [name for name in names - set(SIZES) if config.to_dict()[name] == defaults[name]]
+    assert not names & {"id2label", "label2id", "model_type", "output_attentions", "rope_parameters"}
+    config.num_labels = 3
+    assert "| `id2label` | {0: 'LABEL_0', 1: 'LABEL_1', 2: 'LABEL_2'} |" in _list_settings(config)
 
 
 def test_what_the_author_wrote_is_kept(tmp_path):
@@ -137,7 +176,10 @@ def test_what_the_author_wrote_is_kept(tmp_path):
     mine = path.read_text().replace("Not recorded.", "I wrote \\1 this.") + "\n## My own section\n"
     path.write_text(mine)
     update_model_card(path, model, "you/second")
-    assert path.read_text() == mine.replace("me/first", "you/second")
+    assert path.read_text() == mine.replace("me/first", "you/second").replace("\n# first\n", "\n# second\n")
+    path.write_text(mine.replace("\n# first\n", "\n# My title\n"))
+    update_model_card(path, model, "you/second")
+    assert "\n# My title\n" in path.read_text()
     path.write_text("---\nlicense: mit\npipeline_tag: fill-mask\n---\n\n# Mine alone\n")
     update_model_card(path, model, "me/model")
     text = path.read_text()
@@ -170,6 +212,14 @@ def test_the_trainers_card_describes_our_models_and_leaves_others_alone(tmp_path
         assert ("## Model description\n\nMore information needed" in text) is (name == "theirs")
     card = ModelCard.load(tmp_path / "ours" / "README.md")
     assert card.data.license == "mit" and {"hf-thoughtbubbles", "generated_from_trainer"} <= set(card.data.tags)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+def test_the_trainers_card_for_an_adapter_does_not_describe_the_model(tmp_path):
+    model = FAMILIES[0].build()
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    Trainer(model, TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")).create_model_card()
+    assert BEGIN_MARK not in (tmp_path / "README.md").read_text()
 
 
 def test_the_code_in_a_card_is_python():

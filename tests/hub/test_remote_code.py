@@ -8,11 +8,13 @@ import sys
 import types
 
 import pytest
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
 
 import hf_thoughtbubbles
 from hf_thoughtbubbles import ThoughtbubblesConfig
 from hf_thoughtbubbles.hub.remote_code import collect_auto_classes, flatten_modules
+from hf_thoughtbubbles.hub.trainer_push import PushCallback
 from tests.families import make_config
 from tests.hub.python_process import PythonProcess
 from tests.hub.travellers import HEADS
@@ -158,6 +160,38 @@ def test_code_is_not_written_over_files_of_other_origin(tmp_path):
     ):
         config.save_pretrained(tmp_path)
     assert (tmp_path / "streams.py").read_text() == "my_own = 1\n" and not (tmp_path / "config.json").exists()
+
+
+def test_a_trainer_says_before_training_that_it_could_not_push_the_code(tmp_path):
+    model = AutoModelForCausalLM.from_config(make_config())
+    (tmp_path / "version.py").write_text("my_own = 1\n")
+    order = {"state": TrainerState(), "control": TrainerControl(), "model": model}
+    PushCallback().on_train_begin(TrainingArguments(str(tmp_path), use_cpu=True), **order)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, push_to_hub=True)
+    with pytest.raises(FileExistsError, match=r"version\.py', which did not come with a model"):
+        PushCallback().on_train_begin(arguments, **order)
+
+
+def test_only_files_of_stale_weights_are_removed_and_only_by_who_wrote_all_others(tmp_path, monkeypatch):
+    model = AutoModelForCausalLM.from_config(make_config())
+    single, index = tmp_path / "model.safetensors", tmp_path / "model.safetensors.index.json"
+    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, False, max_shard_size="30KB")  # not the main process
+    assert single.is_file() and not index.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.distributed.is_initialized", lambda: True)
+        model.save_pretrained(tmp_path, max_shard_size="30KB")
+    assert single.is_file() and index.is_file()
+    model.save_pretrained(tmp_path)
+    assert single.is_file() and not index.exists()
+    model.save_pretrained(tmp_path, max_shard_size="30KB")
+    assert index.is_file() and not single.exists()
+    single.symlink_to(tmp_path / "config.json")
+    model.save_pretrained(tmp_path, max_shard_size="30KB")
+    assert single.is_symlink()
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path)
+    assert single.is_symlink() and index.is_file() and (tmp_path / "adapter_model.safetensors").is_file()
 
 
 SUBCLASS = """

@@ -89,6 +89,30 @@ def test_a_travelled_configuration_saved_alone_names_only_code_that_is_there(str
     assert (tmp_path / "fresh" / "config.json").is_file()
 
 
+REFUSED = """
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=True)
+for part in (model, model.config):
+    try:
+        part.save_pretrained(target)
+        raise AssertionError("nothing was said")
+    except FileExistsError as error:
+        assert "streams.py', which did not come with a model" in str(error)
+for _ in range(2):
+    model.save_pretrained(again)
+"""
+
+
+def test_code_that_travelled_is_not_written_over_files_of_other_origin(stranger, tmp_path):
+    BY_NAME["thoughtbubbles-AutoModelForCausalLM"].build().save_pretrained(tmp_path / "saved")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "streams.py").write_text("my_own = 1\n")
+    folders = {"source": "saved", "target": "target", "again": "again"}
+    stranger.run(REFUSED, **{name: str(tmp_path / folder) for name, folder in folders.items()})
+    assert read_files(tmp_path / "target", "") == {"streams.py": b"my_own = 1\n"}
+
+
 BY_CLASS = """
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
