@@ -8,8 +8,9 @@ import sys
 import types
 
 import pytest
+import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 import hf_thoughtbubbles
 from hf_thoughtbubbles import ThoughtbubblesConfig
@@ -172,21 +173,25 @@ def test_a_trainer_says_before_training_that_it_could_not_push_the_code(tmp_path
         PushCallback().on_train_begin(arguments, **order)
 
 
-def test_only_files_of_stale_weights_are_removed_and_only_by_who_wrote_all_others(tmp_path, monkeypatch):
+def test_only_stale_weights_are_removed_and_only_by_a_process_alone(tmp_path, monkeypatch):
     model = AutoModelForCausalLM.from_config(make_config())
     single, index = tmp_path / "model.safetensors", tmp_path / "model.safetensors.index.json"
     model.save_pretrained(tmp_path)
-    model.save_pretrained(tmp_path, False, max_shard_size="30KB")  # not the main process
-    assert single.is_file() and not index.exists()
-    with monkeypatch.context() as patch:
-        patch.setattr("torch.distributed.is_initialized", lambda: True)
-        model.save_pretrained(tmp_path, max_shard_size="30KB")
+    with monkeypatch.context() as patch:  # what the main process does meanwhile
+        patch.setattr(PreTrainedModel, "save_pretrained", lambda *args, **kwargs: index.write_text("{}"))
+        model.save_pretrained(tmp_path, False)
+    assert single.is_file() and index.is_file()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    model.save_pretrained(tmp_path, max_shard_size="30KB")
+    torch.distributed.destroy_process_group()
     assert single.is_file() and index.is_file()
     model.save_pretrained(tmp_path)
     assert single.is_file() and not index.exists()
     model.save_pretrained(tmp_path, max_shard_size="30KB")
     assert index.is_file() and not single.exists()
-    single.symlink_to(tmp_path / "config.json")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")  # another one's, and no hindrance
+    (tmp_path / "elsewhere").touch()
+    single.symlink_to(tmp_path / "elsewhere")
     model.save_pretrained(tmp_path, max_shard_size="30KB")
     assert single.is_symlink()
     model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))

@@ -93,12 +93,12 @@ REFUSED = """
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=True)
-for part in (model, model.config):
+for part, place in ((model, with_streams), (model.config, with_version)):
     try:
-        part.save_pretrained(target)
+        part.save_pretrained(place)
         raise AssertionError("nothing was said")
     except FileExistsError as error:
-        assert "streams.py', which did not come with a model" in str(error)
+        assert ".py', which did not come with a model" in str(error)
 for _ in range(2):
     model.save_pretrained(again)
 """
@@ -106,11 +106,13 @@ for _ in range(2):
 
 def test_code_that_travelled_is_not_written_over_files_of_other_origin(stranger, tmp_path):
     BY_NAME["thoughtbubbles-AutoModelForCausalLM"].build().save_pretrained(tmp_path / "saved")
-    (tmp_path / "target").mkdir()
-    (tmp_path / "target" / "streams.py").write_text("my_own = 1\n")
-    folders = {"source": "saved", "target": "target", "again": "again"}
-    stranger.run(REFUSED, **{name: str(tmp_path / folder) for name, folder in folders.items()})
-    assert read_files(tmp_path / "target", "") == {"streams.py": b"my_own = 1\n"}
+    for name in ("streams", "version"):
+        (tmp_path / f"with_{name}").mkdir()
+        (tmp_path / f"with_{name}" / f"{name}.py").write_text("my_own = 1\n")
+    folders = {name: str(tmp_path / name) for name in ("with_streams", "with_version", "again")}
+    stranger.run(REFUSED, source=str(tmp_path / "saved"), **folders)
+    for name in ("streams", "version"):
+        assert read_files(tmp_path / f"with_{name}", "") == {f"{name}.py": b"my_own = 1\n"}
 
 
 BY_CLASS = """

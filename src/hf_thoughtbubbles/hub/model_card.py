@@ -5,7 +5,7 @@ A part between two marks describes the model: family, size, settings, how to loa
 all around it belongs to the author and is kept.
 """
 
-import dataclasses
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -20,6 +20,9 @@ from .remote_code import collect_auto_classes
 
 BEGIN_MARK = "<!-- hf-thoughtbubbles: this part is written anew on every push -->"
 END_MARK = "<!-- hf-thoughtbubbles: end -->"
+PUSH_MARK = "<!-- hf-thoughtbubbles: {} is the digest of the rest, as pushed -->"
+PART = re.compile(f"{BEGIN_MARK}.*?{END_MARK}", re.DOTALL)
+METADATA = re.compile(r"\A\s*---\n.*?\n---\n", re.DOTALL)
 CARD_NAME = "README.md"
 
 # What transformers writes where it knows nothing: a whole card on push, an empty part in the Trainer's.
@@ -67,7 +70,7 @@ def build_model_card(
     table = "\n".join(["| measure | value |", "|---|---|", *rows]) if rows else "Not recorded."
     data = ModelCardData(**{"library_name": "transformers", **(metadata or {})})
     body = (
-        f"# {repo_id.rstrip('/').split('/')[-1]}\n\n{_describe(model, repo_id)}\n\n"
+        f"# {_name(repo_id)}\n\n{_describe(model, repo_id)}\n\n"
         f"## Training data\n\n{training_data or 'Not recorded.'}\n\n## Results\n\n{table}\n"
     )
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
@@ -75,28 +78,33 @@ def build_model_card(
     return card
 
 
-def update_model_card(path: str | Path, model, repo_id: str):
+def update_model_card(path: str | Path, model, repo_id: str, is_push: bool = False):
     """
-    Describe a model in a card that exists: its part is replaced or added, everything else is kept.
+    Describe a model in a card that exists: its part is replaced or added, everything else is kept. A title that was
+    the name of the repository becomes that of the new one.
 
     Args:
         path (`str` or `Path`): the `README.md`; written anew.
         model (`PreTrainedModel`): a model of this package.
         repo_id (`str`): repository or folder that the card tells readers to load from.
+        is_push (`bool`): whether the card is pushed from there, so that [`restore_own_card`] can tell later whether
+            somebody has changed it since.
 
     Raises:
         `ValueError`: when the card cannot be read, or the marks around the part are damaged; nothing is written.
     """
     path = Path(path)
+    text, line_ending = _decode(path.read_bytes())
     try:
-        card = ModelCard.load(path)
+        card = ModelCard(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a model card: {error}. Mend it and push again.") from error
-    if _is_untouched(card):
+    if _is_stock(card.text):
         card = build_model_card(model, repo_id)
     part, marks = _describe(model, repo_id), re.findall(f"{BEGIN_MARK}|{END_MARK}", card.text)
     if marks == [BEGIN_MARK, END_MARK]:
-        card.text = re.sub(f"{BEGIN_MARK}.*?{END_MARK}", lambda match: part, card.text, flags=re.DOTALL)
+        card.text = _retitle(card.text, repo_id)
+        card.text = PART.sub(lambda match: part, card.text)
     elif marks:
         raise ValueError(
             f"{path} has {marks.count(BEGIN_MARK)} of the marks {BEGIN_MARK!r} and {marks.count(END_MARK)} of "
@@ -108,23 +116,61 @@ def update_model_card(path: str | Path, model, repo_id: str):
     else:
         card.text = f"{card.text.rstrip()}\n\n{part}\n"
     _add_tags(card, model)
-    card.save(path)
+    text = str(card)
+    if is_push:
+        text = text.replace(END_MARK, f"{PUSH_MARK.format(_digest_rest(text))}\n{END_MARK}")
+    path.write_text(text, encoding="utf-8", newline=line_ending)
 
 
-def _is_untouched(card: ModelCard) -> bool:
-    """Whether a card is the one that transformers makes of nothing, to the last word."""
+def restore_own_card(path: Path, own: bytes):
+    """
+    Put a folder's own card over the one that came from the Hub, unless it is only what a push has left in the folder:
+    then the author may have written on the Hub since.
+
+    Args:
+        path (`Path`): the `README.md`, as the Hub has it, or as transformers makes it where the Hub has none.
+        own (`bytes`): what was there before.
+    """
+    (own_text, _), (hub_text, _) = _decode(own), _decode(path.read_bytes())
+    is_left = _is_stock(own_text) or PUSH_MARK.format(_digest_rest(own_text)) in own_text
+    if not is_left or _is_stock(hub_text):
+        path.write_bytes(own)
+
+
+def _decode(content: bytes) -> tuple[str, str]:
+    """The text of a card, and how its lines end; mixed ends become the usual one."""
+    text = content.decode("utf-8-sig")
+    is_windows = 0 < text.count("\r\n") == text.count("\n")
+    return text.replace("\r\n", "\n"), "\r\n" if is_windows else "\n"
+
+
+def _digest_rest(text: str) -> str:
+    """What stands around the part, in a few digits."""
+    return hashlib.sha256(PART.sub("", text).encode()).hexdigest()[:16]
+
+
+def _is_stock(text: str) -> bool:
+    """Whether a card, its metadata aside, is the one that transformers makes of nothing, to the last word."""
     stock = ModelCard.from_template(ModelCardData(), model_description=PUSH_TEMPLATE)
-    return card.text.split() == stock.text.split()
+    return METADATA.sub("", text).split() == stock.text.split()
+
+
+def _retitle(text: str, repo_id: str) -> str:
+    """A card whose title is the name of what its part loads gets the name of what it will load."""
+    title, part = re.match(r"\s*# (.+)\n", text), PART.search(text)[0]
+    if title is None or not re.search(rf'from_pretrained\("(.*/)?{re.escape(title[1])}/?"', part):
+        return text
+    return f"{text[: title.start(1)]}{_name(repo_id)}{text[title.end(1) :]}"
+
+
+def _name(repo_id: str) -> str:
+    """The name of a repository or folder."""
+    return repo_id.rstrip("/").split("/")[-1]
 
 
 def _list_settings(config) -> list[str]:
     """Rows of the table: sizes, then whatever is not as by default."""
-    defaults = {}
-    for field in dataclasses.fields(config):
-        defaults[field.name] = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            defaults[field.name] = field.default_factory()
-    settings = config.to_dict()
+    settings, defaults = config.to_dict(), type(config)().to_dict()
     names = [name for name in SIZES if name in settings]
     names += [name for name, value in settings.items() if value != defaults.get(name) and name not in SIZES]
     names = [name for name in names if name not in UNSAID_SETTINGS and not name.startswith("_")]
@@ -188,4 +234,4 @@ def _add_tags(card: ModelCard, model):
         card.data.pipeline_tag = PIPELINE_TAGS.get(_find_classes(model)[1])
 
 
-__all__ = ["build_model_card", "update_model_card"]
+__all__ = ["build_model_card", "restore_own_card", "update_model_card"]

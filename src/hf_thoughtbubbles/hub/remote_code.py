@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from transformers.models.auto import modeling_auto
@@ -118,10 +117,30 @@ def check_folder(save_directory: str | os.PathLike):
         )
 
 
-def check_names(folder: Path, names: Iterable[str]):
+def has_travelled(public: type) -> bool:
+    """Whether a class came with a checkpoint."""
+    return public.__module__.split(".")[0] == REMOTE_MODULES_PACKAGE
+
+
+def is_code_of_package(path: Path) -> bool:
+    """Whether a file is this package's own, as its first line says."""
+    return COPYRIGHT in path.read_bytes().split(b"\n")[0]
+
+
+def list_code(public: type) -> list[str]:
+    """Names of this package's files that are saved with a configuration or model; a user's own class has none."""
+    if has_travelled(public):
+        own_folder = Path(sys.modules[public.__module__].__file__).parent
+        return [path.name for path in own_folder.glob("*.py") if is_code_of_package(path)]
+    if not is_of_package(public):
+        return []
+    return list(flatten_modules([known.__module__ for known in collect_auto_classes(public).values()]))
+
+
+def check_code(folder: Path, *classes: type):
     """Refuse to write code over files of other origin, as when a model is saved into the folder of a project."""
-    for path in (folder / name for name in names):
-        if path.is_file() and COPYRIGHT not in path.read_bytes().split(b"\n")[0]:
+    for path in (folder / name for public in classes for name in list_code(public)):
+        if path.is_file() and not is_code_of_package(path):
             raise FileExistsError(
                 f"The code of the model would be written over {os.fspath(path)!r}, which did not come with a model. "
                 "Save into a folder of its own, or rename that file."
@@ -162,19 +181,19 @@ class RemoteCodeConfigMixin:
             `FileExistsError`: when a file there has the name of one that travels, and is not one; nothing is written.
         """
         check_folder(save_directory)
-        has_travelled = type(self).__module__.split(".")[0] == REMOTE_MODULES_PACKAGE
-        if not has_travelled and not is_of_package(type(self)):  # a user's subclass: its code is theirs to share
+        check_code(Path(save_directory), type(self))
+        is_of_user = not has_travelled(type(self)) and not is_of_package(type(self))
+        if is_of_user:  # its code is theirs to share
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         if push_to_hub:
             # The stock path uploads only files newer than its own snapshot, which is taken after ours are written.
             self.save_pretrained(save_directory)
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
             return self.push_to_hub(repo_id, **kwargs)
-        if has_travelled:
+        if has_travelled(type(self)):
             return self._save_travelled(Path(save_directory), **kwargs)
         folder, classes = Path(save_directory), collect_auto_classes(type(self))
         files = flatten_modules([model_class.__module__ for model_class in classes.values()])
-        check_names(folder, files)
         ours = {
             auto_class: f"{model_class.__module__.split('.')[-1]}.{model_class.__name__}"
             for auto_class, model_class in classes.items()
@@ -213,4 +232,4 @@ class RemoteCodeConfigMixin:
                 shutil.copyfile(path, folder / path.name)
 
 
-__all__ = ["RemoteCodeConfigMixin", "check_folder", "collect_auto_classes", "flatten_modules"]
+__all__ = ["RemoteCodeConfigMixin", "check_code", "check_folder", "collect_auto_classes", "flatten_modules"]
