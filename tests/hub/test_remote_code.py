@@ -163,6 +163,25 @@ def test_code_is_not_written_over_files_of_other_origin(tmp_path):
     assert (tmp_path / "streams.py").read_text() == "my_own = 1\n" and not (tmp_path / "config.json").exists()
 
 
+def test_what_another_process_is_writing_is_no_file_of_other_origin(tmp_path, monkeypatch):
+    """It begins empty, and processes that do not save do not look: one that stopped would leave the others waiting."""
+    model = AutoModelForCausalLM.from_config(make_config())
+    (tmp_path / "version.py").touch()
+    model.config.save_pretrained(tmp_path)
+    assert (tmp_path / "version.py").read_text().startswith("# Copyright")
+    (tmp_path / "version.py").write_text("my_own = 1\n")
+    model.save_pretrained(tmp_path, is_main_process=False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(PreTrainedModel, "save_pretrained", lambda *args, **kwargs: None)
+        model.save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None: 0)
+    with pytest.raises(FileExistsError, match=r"version\.py', which did not come with a model"):
+        model.save_pretrained(tmp_path)
+    assert (tmp_path / "version.py").read_text() == "my_own = 1\n"
+
+
 def test_a_trainer_says_before_training_that_it_could_not_push_the_code(tmp_path):
     model = AutoModelForCausalLM.from_config(make_config())
     (tmp_path / "version.py").write_text("my_own = 1\n")

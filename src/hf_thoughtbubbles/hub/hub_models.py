@@ -17,6 +17,11 @@ def is_alone() -> bool:
     return not (torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
+def is_first() -> bool:
+    """Whether this process is alone, or the first of those that share the work."""
+    return is_alone() or torch.distributed.get_rank() == 0
+
+
 def list_times(folder: Path) -> dict[str, float]:
     """When each file in a folder was written last, by name."""
     return {path.name: path.stat().st_mtime for path in folder.iterdir() if path.is_file()}
@@ -59,7 +64,9 @@ class HubModelMixin:
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs):
         check_folder(save_directory)  # transformers logs this, and goes on as if the model had been saved
         folder = Path(save_directory)
-        if self.is_whole or self._auto_class is not None:  # the code of the latter is copied beside an adapter, too
+        # Other processes must not look while the first one writes. Code that a user had registered is copied beside an
+        # adapter, too.
+        if is_main_process and is_first() and (self.is_whole or self._auto_class is not None):
             check_code(folder, type(self.config), type(self))
         card = folder / CARD_NAME
         earlier = list_times(folder) if is_alone() and folder.is_dir() else {}

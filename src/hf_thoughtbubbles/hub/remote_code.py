@@ -140,7 +140,8 @@ def list_code(public: type) -> list[str]:
 def check_code(folder: Path, *classes: type):
     """Refuse to write code over files of other origin, as when a model is saved into the folder of a project."""
     for path in (folder / name for public in classes for name in list_code(public)):
-        if path.is_file() and not is_code_of_package(path):
+        # An empty file has nothing to lose, and may be one that another process is about to write.
+        if path.is_file() and path.stat().st_size > 0 and not is_code_of_package(path):
             raise FileExistsError(
                 f"The code of the model would be written over {os.fspath(path)!r}, which did not come with a model. "
                 "Save into a folder of its own, or rename that file."
