@@ -99,7 +99,7 @@ def test_a_trained_model_is_scored_as_it_is(compared, source, tmp_path):
     assert len(lines) == 4 and str(tmp_path / "native") in lines[2] and str(tmp_path / "patches") in lines[3]
 
 
-def test_operations_are_the_mean_over_batches_and_rates_leave_out_scoring(source, tmp_path):
+def test_operations_are_the_mean_over_batches(source, tmp_path):
     """Rows of a batch have as many patches as the row with most."""
     result = run("--source", source, "--output_dir", tmp_path, "--models", "byte_patch", "--seeds", 1, *TINY)
     assert result.returncode == 0, result.stderr[-3000:]
