@@ -19,6 +19,9 @@ from .metrics import BitsPerByte
 
 
 IGNORED_LABEL = -100
+UNKNOWN_ENDS = (
+    'where the last patch of a prefix ends is not known before the text after it. Use `reading="blockwise"`.'
+)
 SCORED_COLUMNS = ("input_ids", "labels", "patch_lengths")
 MAX_EXPONENT = 700.0  # about the largest whose exponential a float holds
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # SentencePiece's name for a byte that no other token covers
@@ -79,10 +82,7 @@ def _score_blockwise(model, input_ids: torch.Tensor, **inputs) -> torch.Tensor:
 def _score_prefixes(model, input_ids: torch.Tensor, **compute) -> torch.Tensor:
     """Each token from a call that saw nothing after it: one call per length, never a padded batch."""
     if "patch_lengths" in compute:
-        raise ValueError(
-            '`reading="prefix"` came with rows that have `patch_lengths`: where the last patch of a prefix ends is '
-            'not known before the text after it. Use `reading="blockwise"`.'
-        )
+        raise ValueError(f'`reading="prefix"` came with rows that have `patch_lengths`: {UNKNOWN_ENDS}')
     return torch.cat(
         [
             model(input_ids=input_ids[:, :length], use_cache=False, logits_to_keep=1, **compute).logits[:, -1:]
@@ -229,7 +229,7 @@ def score_continuations(
         `ValueError`: for an empty continuation, text without a tokenizer, an empty prefix without a token to stand
             before it, pairs that are too long, and patches that are missing, not needed or not known yet.
     """
-    check_patch_tokenizer(model, patch_tokenizer, reading)
+    _check_patch_tokenizer(model, patch_tokenizer, reading)
     if reading not in ("blockwise", "prefix") or batch_size < 1:
         raise ValueError(
             f"`reading` is {reading!r} and `batch_size` {batch_size}; use blockwise or prefix, 1 or more."
@@ -253,19 +253,16 @@ def score_continuations(
     ]
 
 
-def count_unread(model: PreTrainedModel) -> int:
+def _count_unread(model: PreTrainedModel) -> int:
     """Tokens of a row that need not be read: the last, but where given patches end with the row, and it ends its."""
     return 0 if getattr(model.config, "patching", None) == "token" else 1
 
 
-def check_patch_tokenizer(model: PreTrainedModel, patch_tokenizer: PreTrainedTokenizerBase | None, reading: str):
+def _check_patch_tokenizer(model: PreTrainedModel, patch_tokenizer: PreTrainedTokenizerBase | None, reading: str):
     """Refuse token patches that nobody draws, and a tokenizer for patches that a model finds by itself."""
-    is_needed = count_unread(model) == 0
+    is_needed = _count_unread(model) == 0
     if is_needed and reading == "prefix":
-        raise ValueError(
-            '`reading="prefix"` came for a model with `patching="token"`: where the last patch of a prefix ends is '
-            'not known before the text after it. Use `reading="blockwise"`.'
-        )
+        raise ValueError(f'`reading="prefix"` came for a model with `patching="token"`: {UNKNOWN_ENDS}')
     if is_needed != (patch_tokenizer is not None):
         came = "is missing, which draws the patches of" if is_needed else "came, but nothing draws the patches of"
         raise ValueError(f'`patch_tokenizer` {came} this model: only `patching="token"` needs one.')
@@ -311,7 +308,7 @@ def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_id
             )
         start, ids = 1, [first, *ids]
     longest = getattr(model.config, "max_position_embeddings", None)
-    too_many = 0 if longest is None else len(ids) - count_unread(model) - longest
+    too_many = 0 if longest is None else len(ids) - _count_unread(model) - longest
     if too_many > 0:
         if not truncate or too_many >= start:
             raise ValueError(
@@ -339,7 +336,7 @@ def _batch_questions(model, asked: list, batch_size: int) -> Iterator[list]:
 def _answer_questions(model, batch: list, patch_tokenizer, compute: dict) -> list[tuple[float, bool]]:
     """Nats of the scored tokens of each row, and whether all of them are the likeliest."""
     rows = [torch.tensor(ids) for _, ids, _ in batch]
-    rows = [ids[: len(ids) - count_unread(model)] for ids in rows]
+    rows = [ids[: len(ids) - _count_unread(model)] for ids in rows]
     read = pad_sequence(rows, batch_first=True).to(model.device)  # (B, T)
     lengths = torch.tensor([len(ids) for ids in rows])
     mask = (torch.arange(read.shape[1]) < lengths[:, None]).long().to(model.device)

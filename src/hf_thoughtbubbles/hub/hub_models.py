@@ -39,11 +39,10 @@ def find_stale_weights(folder: Path, earlier: dict[str, float]) -> str | None:
 
 
 def is_in_repository(name: str, repo_id: str, revision: str | None, token: str | bool | None) -> bool:
-    """Whether a file is in a branch, which is made from the main one where it is missing."""
+    """Whether a file is in a branch, or will be once it is made from the main one."""
     api = HfApi(token=token)
-    if revision is not None and not api.revision_exists(repo_id, revision):
-        api.create_branch(repo_id, branch=revision)
-    return api.file_exists(repo_id, name, revision=revision)
+    is_branch = revision is not None and api.revision_exists(repo_id, revision)
+    return api.file_exists(repo_id, name, revision=revision if is_branch else None)
 
 
 class HubModelMixin:
@@ -100,9 +99,12 @@ class HubModelMixin:
 
     def _replace_weights(self, stale, working_dir, repo_id, files_timestamps, commit_message=None, **kwargs):
         """Upload as transformers does, which cannot delete, and delete the stale weights in the same commit."""
+        api, revision = HfApi(token=kwargs.get("token")), kwargs.get("revision")
+        if revision is not None and not api.revision_exists(repo_id, revision):
+            api.create_branch(repo_id, branch=revision)
         names = sorted(list_written(Path(working_dir), files_timestamps))
         uploads = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=Path(working_dir) / name) for name in names]
-        return HfApi().create_commit(
+        return api.create_commit(
             repo_id,
             [CommitOperationDelete(stale), *uploads],
             commit_message=commit_message or f"Upload {type(self).__name__}",

@@ -16,6 +16,7 @@ from .cache_streams import StreamCache
 from .checks_thoughtbubbles import check_budget
 from .checks_tokens import check_generation_length
 from .generation_vectors import append_generated
+from .token_places import lengthen_row
 
 
 class ThoughtbubblesGenerationMixin:
@@ -95,10 +96,7 @@ class ThoughtbubblesGenerationMixin:
         a row that is as long from the first token to the last.
         """
         if config.fork_layers:
-            if attention_mask is None or attention_mask.ndim != 2:
-                return attention_mask
-            num_missing = past_key_values.layers[0].max_cache_len - attention_mask.shape[1]
-            return F.pad(attention_mask, (0, num_missing))
+            return lengthen_row(attention_mask, past_key_values)
         return create_causal_mask(
             config=config,
             inputs_embeds=inputs_embeds,

@@ -15,6 +15,7 @@ from transformers.generation import GenerationMixin
 from transformers.masking_utils import (
     create_bidirectional_mask,
     create_causal_mask,
+    create_masks_for_generate,
     find_packed_sequence_indices,
     packed_sequence_mask_function,
 )
@@ -43,7 +44,7 @@ from .generic_layers import (
     build_norm,
     init_generic_weights,
 )
-from .token_places import place_tokens, take_last
+from .token_places import lengthen_row, place_tokens, take_last
 
 
 class GenericTransformerPreTrainedModel(HubModelMixin, PreTrainedModel):
@@ -216,19 +217,11 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
     @staticmethod
     @accept_cache_names
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
-        """With a static cache: the mask of pairs; for distances the row as it is, as long from first token to last."""
-        if config.position_embedding != "relative":
-            return create_causal_mask(
-                config=config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                **{CACHE_NAME: past_key_values},
-                position_ids=position_ids,
-            )
-        if attention_mask is None or attention_mask.ndim != 2:
-            return attention_mask
-        num_missing = past_key_values.layers[0].max_cache_len - attention_mask.shape[1]
-        return nn.functional.pad(attention_mask, (0, num_missing))
+        """With a static cache: as usual; for distances the row as it is, as long from the first token to the last."""
+        if config.position_embedding == "relative":
+            return lengthen_row(attention_mask, past_key_values)
+        masks = {"attention_mask": attention_mask, "position_ids": position_ids, CACHE_NAME: past_key_values}
+        return create_masks_for_generate(config=config, inputs_embeds=inputs_embeds, **masks, **kwargs)
 
     @accept_cache_names
     def prepare_inputs_for_generation(

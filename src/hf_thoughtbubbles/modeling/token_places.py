@@ -5,6 +5,7 @@ Shapes: B batch, T tokens.
 """
 
 import torch
+import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
 
@@ -16,6 +17,13 @@ def take_last(mask: torch.Tensor, num_tokens: int, past_key_values: Cache | None
     if past_key_values is None or not past_key_values.is_compileable:
         return mask[:, -num_tokens:]
     return mask.index_select(1, torch.arange(num_tokens, device=mask.device) + past_key_values.get_seq_length())
+
+
+def lengthen_row(attention_mask: torch.Tensor | None, past_key_values: Cache) -> torch.Tensor | None:
+    """A mask `(B, seen tokens)` as long as a static cache, for [`take_last`]; masks of other kinds as they are."""
+    if attention_mask is None or attention_mask.ndim != 2:
+        return attention_mask
+    return F.pad(attention_mask, (0, past_key_values.layers[0].max_cache_len - attention_mask.shape[1]))
 
 
 def find_starts(position_ids: torch.Tensor) -> torch.Tensor:
@@ -48,4 +56,4 @@ def place_tokens(
     return torch.arange(num_tokens, device=inputs.device)[None] + num_past_tokens
 
 
-__all__ = ["find_starts", "place_tokens", "take_last"]
+__all__ = ["find_starts", "lengthen_row", "place_tokens", "take_last"]
