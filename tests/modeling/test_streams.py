@@ -9,6 +9,7 @@ import torch
 from hf_thoughtbubbles.modeling.streams import (
     count_scores,
     count_streams,
+    cut_scores,
     find_own_offers,
     find_threshold,
     fold_streams,
@@ -170,9 +171,34 @@ def test_thresholds_of_parts_add_up_and_are_fine():
     parts = sum(count_scores(scores[i : i + 2], token_index[i : i + 2], 1000) for i in (0, 2, 4))
     assert torch.equal(parts, whole)
     for num_wanted in (60, 600, 3000, 5400):
-        exact = scores[:, ::2].flatten().sort(descending=True).values[num_wanted - 1]
-        found = find_threshold(whole, torch.tensor(num_wanted))
-        assert found.item() == pytest.approx(max(exact.item(), -320), rel=0.01)
+        num_kept = (scores[:, ::2] >= find_threshold(whole, torch.tensor(num_wanted))).sum().item()
+        assert num_kept == pytest.approx(num_wanted, rel=0.002, abs=1)
+
+
+def test_equal_scores_are_counted_to_the_same_side():
+    # Ten offers of -1 and ten of -2, equal up to rounding: 12 wanted is nearer to 10 than to 20.
+    scores = torch.tensor([-1.0] * 10 + [-2.0] * 10) + 2e-7 * torch.arange(20)
+    offers = torch.stack((scores, torch.full_like(scores, -9.0)), dim=1).flatten()[None]
+    counts = count_scores(offers, torch.arange(20).repeat_interleave(2)[None], 20)
+    for num_wanted, num_kept in ((4, 0), (6, 10), (12, 10), (14, 10), (16, 20)):
+        threshold = find_threshold(counts, torch.tensor(num_wanted))
+        assert (scores >= threshold).sum() == num_kept
+        assert (scores - threshold).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("num_wanted, kept", [(0, 0), (1, 1), (2, 1), (3, 4), (4, 4), (5, 5), (6, 6), (9, 6)])
+def test_scores_are_cut_where_the_gap_is_wider_than_rounding(num_wanted, kept):
+    scores = torch.tensor([-0.5, -2.0, -2.0 - 1e-7, -2.0 - 2e-7, -3.0, -70.0], dtype=torch.double)
+    threshold = cut_scores(scores, num_wanted)
+    assert (scores >= threshold).sum() == kept
+    assert (scores - threshold).abs().min() > 5e-5
+
+
+def test_dense_scores_are_cut_at_the_wanted_count():
+    """A million offers lie within rounding of each other everywhere; moving the cut would only miss the budget."""
+    scores = -torch.rand(1_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    scores = scores.sort(descending=True).values
+    assert abs(int((scores >= cut_scores(scores, 300_000)).sum()) - 300_000) < 30
 
 
 def test_nothing_counted_keeps_nothing_from_working():

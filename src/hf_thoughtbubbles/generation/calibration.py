@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
-from ..modeling.checks_thoughtbubbles import check_inputs, is_budget
+from ..modeling.checks_thoughtbubbles import check_inputs, is_budget, warn_of_forks_before_attention
 from ..modeling.modeling_thoughtbubbles import ThoughtbubblesModel
-from ..modeling.streams import KEEP_ALL, KEEP_NONE, find_own_offers
+from ..modeling.streams import KEEP_ALL, KEEP_NONE, cut_scores, find_own_offers
 
 
 TABLE_STEP = 0.25  # streams per token between neighbours in the table, so that thresholds in between are good
-MARGIN = 1e-4  # nats above the best or below the worst offer seen, where there is no next one to stand halfway to
 
 
 def _read_batches(batches: Iterable[Mapping[str, torch.Tensor]], model: ThoughtbubblesModel) -> list[dict]:
@@ -91,13 +90,6 @@ def _fill_gaps(budgets: list[float], highest: float) -> list[float]:
     return [*filled, budgets[-1]]
 
 
-def _cut(scores: torch.Tensor, num_kept: int) -> float:
-    """A threshold that keeps the `num_kept` best of `scores`, halfway to the next."""
-    if num_kept >= len(scores):
-        return float(scores[-1]) - MARGIN
-    return float(scores[0]) + MARGIN if num_kept == 0 else float(scores[num_kept - 1 : num_kept + 1].mean())
-
-
 @torch.no_grad()
 def calibrate_forks(
     model: nn.Module,
@@ -108,10 +100,12 @@ def calibrate_forks(
     Set the thresholds of the causal fork rule from data, for several budgets, on any forking model.
 
     For each budget, layer by layer: the threshold at which the text, forked so far by that budget's earlier
-    thresholds, keeps `budget` streams per token. A model trained with the published top-k rule becomes a
-    `fork_policy="threshold"` model. The table is saved with the configuration, and `generate(fork_budget=...)` or
-    `model(fork_budget=...)` choose from it, between its budgets by interpolation. The configuration's own
-    `fork_budget` is always calibrated. Calibrate again after further training.
+    thresholds, keeps `budget` streams per token. A threshold never lies between scores that are equal up to rounding:
+    where many are, as before layer 0, it keeps the number nearest to the budget that keeps equal scores together.
+    A model trained with the published top-k rule becomes a `fork_policy="threshold"` model. The table is saved with
+    the configuration, and `generate(fork_budget=...)` or `model(fork_budget=...)` choose from it, between its budgets
+    by interpolation. The configuration's own `fork_budget` is always calibrated. Calibrate again after further
+    training.
 
     Args:
         model (`nn.Module`): a Thoughtbubbles model with fork layers, with any head or wrapper.
@@ -136,6 +130,7 @@ def calibrate_forks(
     if config.fork_policy == "copy":
         raise ValueError('`model` has `fork_policy="copy"`, whose streams have no scores to calibrate.')
     asked = _read_budgets(budgets, config.fork_budget)
+    warn_of_forks_before_attention(config, "threshold")
     budgets = _fill_gaps(asked, highest=2 ** len(config.fork_layers))
     batches = _read_batches(batches, base)
 
@@ -148,7 +143,7 @@ def calibrate_forks(
             thresholds, streams[budget] = [], []
             for _ in base.forks:
                 scores, num_tokens = _pool_offers(base, batches, thresholds) if thresholds else first_pool
-                thresholds.append(_cut(scores, round((budget - 1) * num_tokens)))
+                thresholds.append(cut_scores(scores, round((budget - 1) * num_tokens)))
                 streams[budget].append(1 + float((scores >= thresholds[-1]).sum()) / num_tokens)
             table.append(thresholds)
     except BaseException:

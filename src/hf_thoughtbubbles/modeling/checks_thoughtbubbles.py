@@ -7,9 +7,13 @@ import numbers
 import torch
 from transformers.cache_utils import Cache
 from transformers.masking_utils import find_packed_sequence_indices
+from transformers.utils import logging
 
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .checks_tokens import check_tokens
+
+
+logger = logging.get_logger(__name__)
 
 
 def check_inputs(
@@ -40,6 +44,16 @@ def check_inputs(
         check_uncached(is_training, attention_mask, position_ids, past_key_values, use_cache)
     elif past_key_values is not None and config.fork_layers:
         check_cache(config, is_training, past_key_values, batch_size)
+
+
+def warn_of_forks_before_attention(config: ThoughtbubblesConfig, fork_policy: str):
+    """Warn once that a fork before layer 0 under the causal rule decides by the token id alone."""
+    if fork_policy == "threshold" and 0 in config.fork_layers:
+        logger.warning_once(
+            '`fork_layers` has layer 0 and the fork rule is "threshold". Before layer 0 a score depends on the token '
+            "id alone, so an id forks always or never, and `fork_budget` is met only as nearly as ids allow. Fork "
+            "before layer 1 or later to let the context decide."
+        )
 
 
 def is_budget(number) -> bool:
@@ -111,4 +125,4 @@ def check_uncached(is_training: bool, attention_mask, position_ids, past_key_val
         )
 
 
-__all__ = ["check_budget", "check_inputs", "is_budget"]
+__all__ = ["check_budget", "check_inputs", "is_budget", "warn_of_forks_before_attention"]

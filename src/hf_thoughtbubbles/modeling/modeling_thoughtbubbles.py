@@ -43,7 +43,7 @@ from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ..hub.hub_models import HubModelMixin
 from .cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
 from .cache_streams import StreamCache, StreamSlots
-from .checks_thoughtbubbles import check_inputs
+from .checks_thoughtbubbles import check_inputs, warn_of_forks_before_attention
 from .checks_tokens import check_filled_cache
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
 from .modeling_layers import RotaryEmbedding, eager_attention_forward, rotate_channels
@@ -521,6 +521,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         )
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
         self.gradient_checkpointing = False
+        warn_of_forks_before_attention(config, config.fork_policy)
         self.post_init()
 
     def embed(
@@ -618,7 +619,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             return [None] * len(forks)
         if budget == 1:
             return [KEEP_NONE] * len(forks)
-        calibrated = interpolate_thresholds(self.config.fork_calibration, budget)
+        is_stepped = [layer_idx == 0 for layer_idx in self.config.fork_layers]
+        calibrated = interpolate_thresholds(self.config.fork_calibration, budget, is_stepped)
         if calibrated is not None:
             pairs = [(fork.get_fixed_threshold(budget), other) for fork, other in zip(forks, calibrated, strict=True)]
             calibrated = [other if fixed is None else fixed for fixed, other in pairs]

@@ -8,6 +8,7 @@ Shapes: B batch, T tokens, S streams, K kept streams, D hidden, V vocabulary.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,11 @@ from transformers.utils import is_torchdynamo_exporting
 KEEP_ALL, KEEP_NONE = -1e4, 1.0  # thresholds below and above every score, finite so that they fit into JSON
 
 # Bins in which scores are counted while training.
-NUM_SCORE_BINS, LOWEST_SCORE, SCORE_UNIT = 2048, -320.0, 0.01  # nats
+NUM_SCORE_BINS, LOWEST_SCORE, SCORE_UNIT = 8192, -320.0, 0.01  # nats
 SCORE_STEP = math.asinh(-LOWEST_SCORE / SCORE_UNIT) / NUM_SCORE_BINS
+# Equal scores differ by rounding, from one batch shape or processor to another: by less than this, relative to the
+# larger of the score and 1. A threshold must lie farther than that from every score.
+SCORE_ROUNDING = 1e-5
 
 
 def log_sigmoid(values: torch.Tensor) -> torch.Tensor:
@@ -151,33 +155,79 @@ def count_scores(candidates: torch.Tensor, token_index: torch.Tensor, num_tokens
 
 def find_threshold(counts: torch.Tensor, num_wanted: torch.Tensor) -> torch.Tensor:
     """
-    The threshold that the best `num_wanted` of the counted offers reach.
+    The threshold that about the best `num_wanted` of the counted offers reach.
+
+    It lies where no offer was counted, or on the edge of a bin: scores in one bin may be equal up to rounding, so they
+    are kept together or dropped together, whichever keeps nearer to `num_wanted`.
 
     Args:
         counts (`torch.LongTensor` of shape `(NUM_SCORE_BINS,)`): from [`count_scores`].
         num_wanted (0-dimensional `torch.LongTensor`): offers to keep; all of them when there are fewer.
 
     Returns:
-        0-dimensional `torch.FloatTensor`; within a bin scores count as evenly spread.
+        0-dimensional `torch.FloatTensor`.
 
     >>> scores, token_index = torch.tensor([[-1.0, -9.0, -2.0, -9.0]]), torch.tensor([[0, 0, 1, 1]])
     >>> bool(-2 < find_threshold(count_scores(scores, token_index, 2), torch.tensor(1)) < -1)
     True
     """
-    reached = counts.cumsum(0)
-    num_wanted = torch.minimum(num_wanted, reached[-1])
-    bin_idx = (reached < num_wanted).sum(0, keepdim=True)
-    count, reached = counts.gather(0, bin_idx), reached.gather(0, bin_idx)  # an index of one tensor would be looked at
-    share = (num_wanted - reached + count) / count.clamp(min=1)
-    return (-SCORE_UNIT * torch.sinh((bin_idx + share) * SCORE_STEP)).squeeze(0)
+    num_kept = F.pad(counts.cumsum(0), (1, 0))  # by a cut at each edge of a bin
+    distances = (num_kept - torch.minimum(num_wanted, num_kept[-1])).abs()
+    is_cut = (distances == distances.min()).int()
+    is_cut = is_cut * (num_kept == num_kept.gather(0, is_cut.argmax(0, keepdim=True)))  # of two counts the smaller
+    first = is_cut.argmax(0)
+    last = first + is_cut.sum() - 1
+    # The middle of the empty bins; beside the best or the worst offer where nothing is on the other side.
+    edge = (first + last) / 2
+    edge = torch.where(last == len(counts), torch.minimum(edge, first + 1), edge)
+    edge = torch.where(first == 0, torch.maximum(edge, last - 1), edge)
+    return -SCORE_UNIT * torch.sinh(edge * SCORE_STEP)
 
 
-def interpolate_thresholds(calibration: dict | None, fork_budget: float) -> list[float] | None:
+def cut_scores(scores: torch.Tensor, num_wanted: int) -> float:
+    """
+    The threshold that about the best `num_wanted` of `scores` reach, farther from every score than rounding.
+
+    Equal scores, as those of one token id before the first layer, are kept together or dropped together. A cut costs
+    the number of scores that it keeps too many or too few, plus the number that lie within rounding of it and could
+    fall on either side. The cheapest cut is taken; of equally cheap ones, that in the widest gap.
+
+    Args:
+        scores (`torch.DoubleTensor` of shape `(N,)`): log scores, best first; at least one.
+        num_wanted (`int`): how many to keep; all when there are fewer.
+
+    Returns:
+        `float`: halfway between two scores, or beside the best or the worst of them.
+
+    >>> cut_scores(torch.tensor([-1.0, -2.0, -2.0, -2.0, -5.0]), 2)  # not between equal scores
+    -1.5
+    """
+    scores = scores.double()
+    margin = 10 * SCORE_ROUNDING
+    ends = scores[:1] + margin * scores[:1].abs().clamp(min=1), scores[-1:] - margin * scores[-1:].abs().clamp(min=1)
+    bounds = torch.cat((ends[0], scores, ends[1]))
+    cuts = torch.cat((ends[0], (scores[:-1] + scores[1:]) / 2, ends[1]))  # cut i keeps i scores
+    reach = SCORE_ROUNDING * cuts.abs().clamp(min=1)
+    ascending = scores.flip(0).contiguous()
+    num_near = torch.searchsorted(ascending, cuts + reach, right=True) - torch.searchsorted(ascending, cuts - reach)
+    num_kept = torch.arange(len(cuts), device=scores.device)
+    cost = (num_kept - min(num_wanted, len(scores))).abs() + num_near
+    gaps = bounds[:-1] - bounds[1:]
+    return float(cuts[gaps.where(cost == cost.min(), -1.0).argmax()])
+
+
+def interpolate_thresholds(
+    calibration: dict | None, fork_budget: float, is_stepped: Sequence[bool] = ()
+) -> list[float] | None:
     """
     Thresholds, one per fork layer, between those of the two nearest calibrated budgets; `None` beyond them.
 
-    >>> interpolate_thresholds({"budgets": [1.0, 2.0], "thresholds": [[0.0], [-3.0]]}, 1.5)
-    [-1.5]
+    `is_stepped` marks fork layers whose scores take few values, as before layer 0, where a score depends on the token
+    id alone. A threshold between two calibrated ones could meet such a value there, so these layers take that of the
+    nearer budget.
+
+    >>> interpolate_thresholds({"budgets": [1.0, 2.0], "thresholds": [[0.0, 0.0], [-3.0, -4.0]]}, 1.75, [True, False])
+    [-3.0, -3.0]
     """
     budgets = [] if calibration is None else calibration["budgets"]
     for i in range(len(budgets)):
@@ -186,7 +236,8 @@ def interpolate_thresholds(calibration: dict | None, fork_budget: float) -> list
         if i > 0 and budgets[i - 1] < fork_budget < budgets[i]:
             share = (fork_budget - budgets[i - 1]) / (budgets[i] - budgets[i - 1])
             low, high = calibration["thresholds"][i - 1 : i + 1]
-            return [(1 - share) * first + share * second for first, second in zip(low, high, strict=True)]
+            shares = [round(share) if is_step else share for is_step in is_stepped] or [share] * len(low)
+            return [(1 - s) * first + s * second for s, first, second in zip(shares, low, high, strict=True)]
     return None
 
 
@@ -265,6 +316,7 @@ def mix_stream_distributions(
 __all__ = [
     "count_scores",
     "count_streams",
+    "cut_scores",
     "find_own_offers",
     "find_threshold",
     "fold_streams",
