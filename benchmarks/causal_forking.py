@@ -28,8 +28,8 @@ from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, b
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
-from hf_thoughtbubbles.modeling import modeling_thoughtbubbles
-from hf_thoughtbubbles.modeling.streams import find_own_offers, select_streams_above
+from hf_thoughtbubbles.modeling.thoughtbubbles import modeling_thoughtbubbles
+from hf_thoughtbubbles.modeling.thoughtbubbles.streams import find_own_offers, select_streams_above
 
 
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
+from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from tests.families import FAMILIES, VOCAB_SIZE, draw_ids
 
 

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGeneration, build_byte_tokenizer
-from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
-from hf_thoughtbubbles.modeling.modeling_looped_thinker import LoopedThinkerEncoderOutput
+from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
+from hf_thoughtbubbles.modeling.looped_thinker.modeling_looped_thinker import LoopedThinkerEncoderOutput
 from tests.families import ANSWERERS, VOCAB_SIZE, draw_ids, make_thinker_config
 from tests.training.train_answers_once import make_answer_trainer
 

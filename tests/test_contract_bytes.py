@@ -24,9 +24,9 @@ from hf_thoughtbubbles import (
     decode_bytes,
     encode_bytes,
 )
-from hf_thoughtbubbles.modeling import modeling_byte_patch
-from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
-from hf_thoughtbubbles.modeling.patch_ends import find_patch_ends, number_patches
+from hf_thoughtbubbles.modeling.byte_patch import modeling_byte_patch
+from hf_thoughtbubbles.modeling.byte_patch.patch_ends import find_patch_ends, number_patches
+from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from tests.families import BYTE_PATCH_SIZES
 
 

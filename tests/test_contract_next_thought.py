@@ -25,8 +25,8 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from hf_thoughtbubbles import NextThoughtConfig, NextThoughtForConditionalGeneration, build_byte_tokenizer
-from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
-from hf_thoughtbubbles.modeling.pooling_layers import AttentionPooling
+from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
+from hf_thoughtbubbles.modeling.next_thought.pooling_layers import AttentionPooling
 
 
 REPOSITORY = Path(__file__).parents[1]

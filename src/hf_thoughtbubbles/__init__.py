@@ -25,10 +25,9 @@ from .configuration.configuration_next_thought import NextThoughtConfig
 from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .generation.calibration import calibrate_forks
 from .hub.trainer_push import extend_trainer
-from .modeling.cache_patches import PatchCache
-from .modeling.cache_streams import StreamCache
-from .modeling.modeling_byte_patch import BytePatchForCausalLM, BytePatchModel, BytePatchPreTrainedModel
-from .modeling.modeling_generic_transformer import (
+from .modeling.byte_patch.cache_patches import PatchCache
+from .modeling.byte_patch.modeling_byte_patch import BytePatchForCausalLM, BytePatchModel, BytePatchPreTrainedModel
+from .modeling.generic_transformer.modeling_generic_transformer import (
     GenericTransformerForCausalLM,
     GenericTransformerForQuestionAnswering,
     GenericTransformerForSequenceClassification,
@@ -36,18 +35,19 @@ from .modeling.modeling_generic_transformer import (
     GenericTransformerModel,
     GenericTransformerPreTrainedModel,
 )
-from .modeling.modeling_looped_thinker import (
+from .modeling.looped_thinker.modeling_looped_thinker import (
     LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
     LoopedThinkerModel,
     LoopedThinkerPreTrainedModel,
 )
-from .modeling.modeling_next_thought import (
+from .modeling.next_thought.modeling_next_thought import (
     NextThoughtForConditionalGeneration,
     NextThoughtModel,
     NextThoughtPreTrainedModel,
 )
-from .modeling.modeling_thoughtbubbles import (
+from .modeling.thoughtbubbles.cache_streams import StreamCache
+from .modeling.thoughtbubbles.modeling_thoughtbubbles import (
     ThoughtbubblesForCausalLM,
     ThoughtbubblesForQuestionAnswering,
     ThoughtbubblesForSequenceClassification,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hf_thoughtbubbles.conversion.next_thought import next_thought_config_from_stlm, next_thought_from_stlm
-from hf_thoughtbubbles.modeling.pooling_layers import BlockLinearCore
+from hf_thoughtbubbles.modeling.next_thought.pooling_layers import BlockLinearCore
 
 
 FOLDER = Path(__file__).parents[1] / "parity" / "stlm_next_thought"

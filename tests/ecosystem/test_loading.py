@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, QuantoConfig
 
 from hf_thoughtbubbles import build_byte_tokenizer
-from hf_thoughtbubbles.modeling.modeling_thoughtbubbles import ThoughtbubblesFork
+from hf_thoughtbubbles.modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesFork
 from tests import test_contract_bytes, test_contract_next_thought
 from tests.families import ANSWERERS, FAMILIES, Answerer, Family, draw_ids
 

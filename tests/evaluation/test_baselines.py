@@ -19,7 +19,7 @@ from hf_thoughtbubbles import (
 from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
 from hf_thoughtbubbles.evaluation.baselines import describe_match, matched_baseline
 from hf_thoughtbubbles.evaluation.flops import estimate_flops, measure_flops
-from hf_thoughtbubbles.modeling.modeling_generic_transformer import GenericTransformerForCausalLM
+from hf_thoughtbubbles.modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
 from tests.families import draw_ids, make_config, make_thinker_config
 
 

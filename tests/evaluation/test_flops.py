@@ -20,8 +20,8 @@ from hf_thoughtbubbles import (
 )
 from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
 from hf_thoughtbubbles.evaluation.flops import count_parameters, estimate_flops, estimate_memory, measure_flops
-from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
-from hf_thoughtbubbles.modeling.modeling_generic_transformer import GenericTransformerForCausalLM
+from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
+from hf_thoughtbubbles.modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
 from tests.families import draw_ids, make_config, make_thinker_config
 
 

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
 from hf_thoughtbubbles.evaluation.flops import estimate_flops
-from hf_thoughtbubbles.modeling.patch_ends import find_patch_ends, number_patches
+from hf_thoughtbubbles.modeling.byte_patch.patch_ends import find_patch_ends, number_patches
 from tests.examples.scripts import run_script
 
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, G
 from transformers.utils import logging
 
 from hf_thoughtbubbles import StreamCache, ThoughtbubblesForCausalLM, calibrate_forks
-from hf_thoughtbubbles.modeling import modeling_thoughtbubbles
-from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
-from hf_thoughtbubbles.modeling.cache_streams import StaticStreamLayer, StreamLayer
+from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
+from hf_thoughtbubbles.modeling.thoughtbubbles import modeling_thoughtbubbles
+from hf_thoughtbubbles.modeling.thoughtbubbles.cache_streams import StaticStreamLayer, StreamLayer
 from tests.families import draw_ids, make_config, sharpen_forks
 
 

@@ -23,7 +23,7 @@ from hf_thoughtbubbles.generation.sampling import (
     make_rank_generator,
     temperature_sampling,
 )
-from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
+from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from tests.families import FAMILIES, draw_ids
 
 

@@ -17,7 +17,7 @@ from hf_thoughtbubbles import (
     NextThoughtConfig,
     ThoughtbubblesConfig,
 )
-from hf_thoughtbubbles.modeling.cache_names import CACHE_NAME
+from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 
 
 # Two layers, as the common tests demand. They set sizes of their own in places, so heads divide 32 and 64.

@@ -189,7 +189,7 @@ class LoopedThinkerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     @property
     def num_cache_slots(self) -> int:
-        """Pairs of keys and values that generation keeps, see `modeling/cache_steps.py`."""
+        """Pairs of keys and values that generation keeps, see `modeling/looped_thinker/cache_steps.py`."""
         if self.is_encoder_decoder:
             return self.num_hidden_layers * self.num_output_steps
         return self.num_unrolled_layers * (1 if self.skip_self_attention else 2)

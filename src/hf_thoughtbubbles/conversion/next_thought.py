@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..configuration.configuration_next_thought import NextThoughtConfig
-from ..modeling.modeling_next_thought import NextThoughtForConditionalGeneration
+from ..modeling.next_thought.modeling_next_thought import NextThoughtForConditionalGeneration
 from .state_dicts import copy_parameters
 from .stlm import ACTIVATIONS, check_keys, list_attention, list_feed_forward, list_norm, with_biases
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
 from ..configuration.configuration_generic_transformer import GenericTransformerConfig
-from ..modeling.modeling_byte_patch import BytePatchForCausalLM
-from ..modeling.modeling_generic_transformer import GenericTransformerForCausalLM
+from ..modeling.byte_patch.modeling_byte_patch import BytePatchForCausalLM
+from ..modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
 from .state_dicts import copy_parameters
 
 

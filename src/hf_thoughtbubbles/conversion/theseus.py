@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
-from ..modeling.modeling_thoughtbubbles import ThoughtbubblesForCausalLM
+from ..modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesForCausalLM
 
 
 # What the reference assumes for keys a configuration leaves out (theseus a85f1c4).

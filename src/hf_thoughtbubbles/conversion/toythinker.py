@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..configuration.configuration_looped_thinker import LoopedThinkerConfig
-from ..modeling.modeling_looped_thinker import LoopedThinkerForConditionalGeneration
+from ..modeling.looped_thinker.modeling_looped_thinker import LoopedThinkerForConditionalGeneration
 from .state_dicts import copy_parameters
 
 

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorForTokenClassification, DataCollatorWithFlattening, PreTrainedTokenizerBase
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
-from ..modeling.patch_ends import find_patch_ends, number_patches
-from ..modeling.token_places import find_starts
+from ..modeling.byte_patch.patch_ends import find_patch_ends, number_patches
+from ..modeling.common.token_places import find_starts
 from ..tokenization.byte_tokenizer import NUM_BYTES
 
 

@@ -20,8 +20,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
-from ..modeling.cache_streams import NUM_SPARE_SLOTS, SPARE_SHARE
-from ..modeling.modeling_looped_thinker import choose_visible
+from ..modeling.looped_thinker.modeling_looped_thinker import choose_visible
+from ..modeling.thoughtbubbles.cache_streams import NUM_SPARE_SLOTS, SPARE_SHARE
 
 
 BACKWARD_SHARE = 2  # every product of the forward pass has two in the backward pass: for its input and its weights

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
-from ..modeling.checks_thoughtbubbles import check_inputs, is_budget, warn_of_forks_before_attention
-from ..modeling.modeling_thoughtbubbles import ThoughtbubblesModel
-from ..modeling.streams import KEEP_ALL, KEEP_NONE, cut_scores, find_own_offers
+from ..modeling.thoughtbubbles.checks_thoughtbubbles import check_inputs, is_budget, warn_of_forks_before_attention
+from ..modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesModel
+from ..modeling.thoughtbubbles.streams import KEEP_ALL, KEEP_NONE, cut_scores, find_own_offers
 
 
 TABLE_STEP = 0.25  # streams per token between neighbours in the table, so that thresholds in between are good

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from ..modeling.cache_names import CACHE_NAME, CACHE_NAMES
+from ..modeling.common.cache_names import CACHE_NAME, CACHE_NAMES
 
 
 SEED_LIMIT = 2**62

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from ..modeling.modeling_thoughtbubbles import ThoughtbubblesForkOutput, ThoughtbubblesModel
+from ..modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesForkOutput, ThoughtbubblesModel
 from ..plots.forks import average_scores, plot_forks
 
 

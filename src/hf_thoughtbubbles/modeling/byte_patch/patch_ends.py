@@ -1,0 +1,347 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Where do patches of bytes end, and what belongs to which?
+
+Whether a byte ends its patch depends on that byte and earlier ones alone, so that a model may know it when it predicts
+the next byte.
+
+Shapes: B batch, T bytes, P patches, W bytes in a patch.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from transformers.utils import ModelOutput, is_torchdynamo_exporting
+
+from ...configuration.configuration_byte_patch import LONGEST_CHARACTER
+
+
+NUM_BYTES = 256
+SPECIAL = NUM_BYTES  # stands for whatever is no byte
+MOST_DOUBLINGS = 20  # enough for rows of a million bytes
+
+
+@dataclass
+class BytePatches(ModelOutput):
+    """
+    The patches of a batch.
+
+    Args:
+        is_end (`torch.BoolTensor` of shape `(B, T)`): whether a byte ends its patch.
+        patch_index (`torch.LongTensor` of shape `(B, T)`): the patch of each byte, -1 for padding.
+        lengths (`torch.LongTensor` of shape `(B, P)`): bytes in each patch, 0 after a row's last one. The last may be
+            unfinished.
+        is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): whether a byte begins a document, where several
+            are packed into a row. The last patch of each may be unfinished.
+    """
+
+    is_end: torch.BoolTensor | None = None
+    patch_index: torch.LongTensor | None = None
+    lengths: torch.LongTensor | None = None
+    is_start: torch.BoolTensor | None = None
+
+
+class ByteKinds(NamedTuple):
+    """What is to be known of every byte, and of what is none, as tables `(257,)` to look it up in."""
+
+    flags: torch.BoolTensor  # (2, 257): whether it counts as a letter, whether it continues a character
+    num_following: torch.LongTensor  # bytes that its character has after it
+
+
+class OpenPatch(NamedTuple):
+    """What is known after the last byte of each row, `(B,)` each: enough to tell whether the next one ends a patch."""
+
+    num_finished: torch.LongTensor  # patches
+    num_bytes: torch.LongTensor  # bytes of the open patch
+    num_places: torch.LongTensor  # places after the last end of a patch, padding among them; all while there is none
+    was_word: torch.BoolTensor  # whether the last byte counts as a letter
+    num_awaited: torch.LongTensor  # bytes to come of a character that has begun
+
+
+def shift_right(values: torch.Tensor, num_places: int, fill) -> torch.Tensor:
+    """`values` `(B, T)` moved to later places."""
+    return F.pad(values, (num_places, 0), value=fill)[:, : values.shape[1]]
+
+
+def find_last(is_mark: torch.Tensor) -> torch.Tensor:
+    """Place of the last mark at or before each place `(B, T)`; -1 where there is none."""
+    places = torch.arange(is_mark.shape[1], device=is_mark.device)
+    marked = torch.where(is_mark, places, -1)
+    if not is_torchdynamo_exporting():
+        return marked.cummax(dim=1).values
+    count = is_mark.long().cumsum(1)  # ONNX has no running maximum; the place of the nth mark says the same
+    found = torch.full_like(F.pad(marked, (1, 0)), -1).scatter(1, torch.where(is_mark, count, 0), marked)
+    return found.gather(1, count)
+
+
+def find_last_byte(is_end: torch.Tensor, is_start: torch.Tensor | None) -> torch.Tensor:
+    """Place of the last byte before the patch that is open after each byte `(B, T)`: an end, or another document's."""
+    last = find_last(is_end)
+    return last if is_start is None else torch.maximum(last, find_last(is_start) - 1)
+
+
+def is_word(ids: torch.Tensor) -> torch.Tensor:
+    """Whether ids are bytes of letters or digits; every byte of a longer character counts as one."""
+    is_digit, is_capital, is_small = (
+        (ids >= ord(first)) & (ids <= ord(last)) for first, last in (("0", "9"), ("A", "Z"), ("a", "z"))
+    )
+    return is_digit | is_capital | is_small | ((ids >= 0x80) & (ids < NUM_BYTES))
+
+
+def is_continuing(ids: torch.Tensor) -> torch.Tensor:
+    """Whether ids are bytes of a character after its first."""
+    return (ids >= 0x80) & (ids < 0xC0)
+
+
+def count_following(ids: torch.Tensor) -> torch.Tensor:
+    """How many bytes a character has after a first byte; 0 for all other bytes."""
+    return sum(((ids >= first) & (ids < 0xF8)).long() for first in (0xC0, 0xE0, 0xF0))
+
+
+def is_character_open(ids: torch.Tensor, is_start: torch.Tensor | None = None) -> torch.Tensor:
+    """Whether the character of each byte `(B, T)` goes on after it, as far as its first byte tells."""
+    num_following, continues = count_following(ids), is_continuing(ids)
+    if is_start is not None:
+        continues = continues & ~is_start
+    is_open, is_run = num_following > 0, torch.ones_like(continues)
+    for distance in range(1, LONGEST_CHARACTER - 1):
+        is_run = is_run & shift_right(continues, distance - 1, False)
+        is_open = is_open | (is_run & (shift_right(num_following, distance, 0) > distance))
+    return is_open
+
+
+def cut_long_patches(
+    is_end: torch.Tensor, is_cuttable: torch.Tensor, longest: int, is_start: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Ends `(B, T)` with more where patches grow too long: at the first cuttable byte that leaves no room for another
+    character of four bytes, and at `longest` bytes where invalid UTF-8 has no such byte. Where `is_start`, a document
+    begins, and with it a patch.
+
+    Cutting goes from one cut to the next, which only the first few know of; so each place first finds where a patch
+    that begins there would end, then these jumps are doubled until every one has been followed.
+    """
+    batch_size, num_bytes = is_end.shape
+    places = torch.arange(num_bytes, device=is_end.device)
+    never = num_bytes  # no byte; a patch after it would begin one place further, where none does
+
+    def find_next(is_mark: torch.Tensor) -> torch.Tensor:
+        found = num_bytes - 1 - find_last(is_mark.flip(1)).flip(1)
+        return F.pad(found - never, (0, 1)) + never
+
+    earliest = (places + longest - LONGEST_CHARACTER).clamp(max=never).expand(batch_size, -1)
+    stop = torch.minimum(find_next(is_cuttable).gather(1, earliest), find_next(is_end)[:, :-1])  # of a patch from here
+    stop = torch.minimum(stop, (places + longest - 1).clamp(max=never))
+    begins = shift_right(is_end, 1, True)  # a patch, for all that is known so far
+    if is_start is not None:
+        stop = torch.where(find_next(is_start)[:, 1:] <= stop, never, stop)  # it lies in another document
+        begins = begins | is_start
+    after = jump = F.pad(stop - never, (0, 2)) + never + 1  # where the next patch begins
+    begins = F.pad(begins.long(), (0, 2))
+    # The length of an exported graph is a symbol, and more doublings than needed change nothing.
+    for _ in range(num_bytes.bit_length() if isinstance(num_bytes, int) else MOST_DOUBLINGS):
+        begins = begins.scatter_reduce(1, jump, begins, reduce="amax")
+        jump = jump.gather(1, jump)
+    is_after = torch.zeros_like(begins).scatter_reduce(1, after, begins, reduce="amax")
+    return is_end | is_after[:, 1:-1].bool()
+
+
+def find_patch_ends(
+    input_ids: torch.Tensor,
+    patching: str,
+    patch_size: int,
+    max_patch_bytes: int,
+    token_mask: torch.Tensor | None = None,
+    known: torch.Tensor | None = None,
+    is_start: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Which bytes end a patch.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(B, T)`): bytes, and special tokens from 256 on.
+        patching (`str`): `"space"` or `"fixed"`, see [`BytePatchConfig`].
+        patch_size (`int`): bytes in a fixed patch.
+        max_patch_bytes (`int`): most bytes in a patch.
+        token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): False for padding, which may stand on either
+            side.
+        known (`torch.BoolTensor` of shape `(B, K)`, *optional*): the ends among the first bytes of each row, which
+            are taken as they are. The bytes after them are split as if the text had been seen from its beginning,
+            when K is 0, all, or at least `max_patch_bytes + 2`.
+        is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): the bytes that begin a document, which are split
+            as if nothing came before.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, T)`; padding is no part of a patch, and what it holds is left open.
+
+    >>> text = torch.tensor([list(b"to be, or")])
+    >>> find_patch_ends(text, "space", 4, 16)[0].nonzero().flatten().tolist()
+    [2, 5]
+    """
+    ids = input_ids if token_mask is None else input_ids.masked_fill(~token_mask, SPECIAL)
+    is_special, num_known = ids >= NUM_BYTES, 0 if known is None else known.shape[1]
+
+    def keep_known(is_end: torch.Tensor) -> torch.Tensor:
+        if known is None:
+            return is_end
+        return torch.cat((known | is_special[:, :num_known], is_end[:, num_known:]), dim=1)  # padding ends too
+
+    if patching == "fixed":
+        is_end = keep_known(is_special)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return keep_known(is_end | ((places - find_last_byte(is_end, is_start)) % patch_size == 0))
+    was_word = shift_right(is_word(ids), 1, False)
+    if is_start is not None:
+        was_word = was_word & ~is_start
+    is_end = keep_known(is_special | (~is_word(ids) & was_word))
+    return keep_known(cut_long_patches(is_end, ~is_character_open(ids, is_start), max_patch_bytes, is_start))
+
+
+def describe_bytes(device: torch.device) -> ByteKinds:
+    """The tables of what is to be known of every byte."""
+    ids = torch.arange(NUM_BYTES + 1, device=device)
+    return ByteKinds(torch.stack((is_word(ids), is_continuing(ids))), count_following(ids))
+
+
+def count_awaited(num_awaited: torch.Tensor, ids: torch.Tensor, kinds: ByteKinds) -> torch.Tensor:
+    """Bytes that a character still has to come after `ids` `(B,)`, when `num_awaited` `(B,)` were to come before."""
+    continues = kinds.flags[1][ids]
+    return torch.where(continues, (num_awaited - 1).clamp(min=0), kinds.num_following[ids])
+
+
+def find_open_patch(
+    input_ids: torch.Tensor, token_mask: torch.Tensor, is_end: torch.Tensor, kinds: ByteKinds
+) -> OpenPatch:
+    """
+    What is known after bytes `(B, T)` of which the ends are known.
+
+    >>> text = torch.tensor([list(b"to be")])
+    >>> is_end = find_patch_ends(text, "space", 4, 16)
+    >>> open_patch = find_open_patch(text, torch.ones_like(text).bool(), is_end, describe_bytes(text.device))
+    >>> open_patch.num_finished, open_patch.num_bytes
+    (tensor([1]), tensor([2]))
+    """
+    ids = input_ids.masked_fill(~token_mask, SPECIAL).clamp(max=SPECIAL)
+    last = ids.shape[1] - 1
+    num_awaited = torch.zeros_like(ids[:, 0])
+    for newest in ids[:, 1 - LONGEST_CHARACTER :].unbind(1):
+        num_awaited = count_awaited(num_awaited, newest, kinds)
+    return OpenPatch(
+        is_end.sum(1),
+        last - find_last(is_end | (ids == SPECIAL))[:, -1],
+        last - find_last(is_end)[:, -1],
+        kinds.flags[0][ids[:, -1]],
+        num_awaited,
+    )
+
+
+def read_next_byte(
+    before: OpenPatch,
+    ids: torch.Tensor,
+    token_mask: torch.Tensor,
+    kinds: ByteKinds,
+    patching: str,
+    patch_size: int,
+    max_patch_bytes: int,
+) -> tuple[torch.Tensor, OpenPatch]:
+    """
+    Whether one more byte of each row, `ids` `(B,)`, ends its patch, and what is known after it.
+
+    The rule is that of [`find_patch_ends`], carried on from what was known before.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B,)`, False for padding, and [`OpenPatch`].
+    """
+    ids = ids.masked_fill(~token_mask, SPECIAL).clamp(max=SPECIAL)
+    is_letter = kinds.flags[0][ids]
+    num_awaited = count_awaited(before.num_awaited, ids, kinds)
+    num_bytes = before.num_bytes + 1
+    closes = ids == SPECIAL
+    if patching == "fixed":
+        closes = closes | (num_bytes % patch_size == 0)
+    else:
+        is_full = (num_bytes > max_patch_bytes - LONGEST_CHARACTER) & (num_awaited == 0)
+        closes = closes | (before.was_word & ~is_letter) | is_full | (num_bytes >= max_patch_bytes)
+    is_end = closes & token_mask
+    after = OpenPatch(
+        before.num_finished + is_end,
+        num_bytes.masked_fill(closes, 0),
+        (before.num_places + 1).masked_fill(is_end, 0),
+        is_letter,
+        num_awaited,
+    )
+    return is_end, after
+
+
+def spread_patch_lengths(patch_lengths: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+    """Which bytes `(B, T)` end a patch, when patches of `patch_lengths` `(B, P)` lie end to end over real bytes."""
+    last = patch_lengths.cumsum(1) - 1  # byte of a patch among the real ones of its row
+    place = token_mask.long().cumsum(1) - 1
+    found = torch.searchsorted(last, place).clamp(max=last.shape[1] - 1)
+    return (last.gather(1, found) == place) & token_mask
+
+
+def number_patches(
+    is_end: torch.Tensor,
+    token_mask: torch.Tensor | None,
+    num_patches: int | None,
+    is_start: torch.Tensor | None = None,
+) -> BytePatches:
+    """
+    Number the patches of each row from 0, padding left out.
+
+    Args:
+        is_end (`torch.BoolTensor` of shape `(B, T)`): whether a byte ends its patch.
+        token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): False for padding.
+        num_patches (`int`, *optional*): P, if it is known; otherwise it is read off the batch.
+        is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): the bytes that begin a document, and so a patch.
+
+    Returns:
+        [`BytePatches`].
+    """
+    if token_mask is not None:
+        is_end = is_end & token_mask
+    begins = shift_right(is_end, 1, False)
+    if is_start is not None:
+        begins = begins | F.pad(is_start[:, 1:], (1, 0))
+    patch_index = begins.long().cumsum(1)
+    if token_mask is not None:
+        patch_index = patch_index.masked_fill(~token_mask, -1)
+    if num_patches is None:
+        num_patches = int(patch_index.max()) + 1
+    num_patches = max(num_patches, 1)
+    counts = torch.zeros(is_end.shape[0], num_patches + 1, dtype=torch.long, device=is_end.device)
+    real = torch.ones_like(patch_index)
+    counts = counts.scatter_add(1, torch.where(patch_index < 0, num_patches, patch_index), real)
+    return BytePatches(is_end=is_end, patch_index=patch_index, lengths=counts[:, :-1], is_start=is_start)
+
+
+def count_open_bytes(
+    is_end: torch.Tensor, token_mask: torch.Tensor | None = None, is_start: torch.Tensor | None = None
+) -> torch.Tensor:
+    """How many bytes of the patch after each byte `(B, T)` are there already: 0 where the byte ends its patch."""
+    places = torch.arange(is_end.shape[1], device=is_end.device)
+    is_before = is_end if token_mask is None else is_end | ~token_mask
+    return places - find_last_byte(is_before, is_start)
+
+
+__all__ = [
+    "NUM_BYTES",
+    "ByteKinds",
+    "BytePatches",
+    "OpenPatch",
+    "count_open_bytes",
+    "cut_long_patches",
+    "describe_bytes",
+    "find_last",
+    "find_last_byte",
+    "find_open_patch",
+    "find_patch_ends",
+    "is_character_open",
+    "is_word",
+    "number_patches",
+    "read_next_byte",
+    "shift_right",
+    "spread_patch_lengths",
+]

@@ -1,0 +1,40 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""What can no generic transformer read?"""
+
+import torch
+from transformers.cache_utils import Cache
+
+from ...configuration.configuration_generic_transformer import GenericTransformerConfig
+from ..common.checks_tokens import check_packing, check_tokens
+
+
+def check_inputs(
+    config: GenericTransformerConfig,
+    input_ids: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    past_key_values: Cache | None = None,
+    inputs_embeds: torch.Tensor | None = None,
+    use_cache: bool | None = None,
+):
+    """Refuse what the model cannot read. Looks at shapes; at values only where no device has to be waited for."""
+    check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
+    if not config.is_causal and (use_cache or past_key_values is not None):
+        raise ValueError(
+            "`use_cache=True` or `past_key_values` came, but with `is_causal=False` earlier tokens see later ones, so "
+            "that no cache can be exact. Read all tokens at once with `use_cache=False`."
+        )
+    if position_ids is None:
+        return
+    check_packing(attention_mask, position_ids, past_key_values, use_cache)
+    if position_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    lowest, highest = int(position_ids.min()), int(position_ids.max())
+    if lowest < 0 or highest >= config.max_position_embeddings:
+        raise ValueError(
+            f"`position_ids` holds {lowest if lowest < 0 else highest}, but positions are 0 to "
+            f"{config.max_position_embeddings - 1} (`max_position_embeddings` {config.max_position_embeddings})."
+        )
+
+
+__all__ = ["check_inputs"]

@@ -1,0 +1,303 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Which layers can a generic transformer be put together from (SPEC section 3)?
+
+The generic transformer stacks them over tokens, the byte-patch model over patches.
+
+Shapes: B batch, S positions, M keys, N heads, K heads of keys and values, H head size, D hidden, R relative distances.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from ...configuration.configuration_generic_transformer import GenericTransformerConfig
+from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
+from ..common.modeling_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids
+
+
+NUM_CURVE_POINTS = 10  # hidden units of the learned activation
+# Arguments of layers that stay on their device where a model is spread over several: what all layers share is no
+# layer's own, and moving a module moves its weights, which are not there while they lie on disk.
+STATIONARY_ARGUMENTS = [*CACHE_NAMES, "activation", "shared_mlp"]
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+}
+
+
+def build_norm(config: GenericTransformerConfig, kind: str, bias: bool) -> nn.Module:
+    """The norm of that kind over `hidden_size` channels; `"none"` is the identity."""
+    if kind == "rms_norm":
+        return nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+    if kind == "layer_norm":
+        return nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=bias)
+    return nn.Identity()
+
+
+class LearnedActivation(nn.Module):
+    """
+    A trainable curve, one for all channels: a network of one input, ten ReLU units and one output.
+
+    Its constants are no linear layers, so that adapters for linear layers leave them alone; unit after unit is added,
+    which gives the same bits wherever the weights lie in memory.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.up_weight = nn.Parameter(torch.empty(NUM_CURVE_POINTS, 1))
+        self.up_bias = nn.Parameter(torch.empty(NUM_CURVE_POINTS))
+        self.down_weight = nn.Parameter(torch.empty(1, NUM_CURVE_POINTS))
+        self.down_bias = nn.Parameter(torch.empty(1))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        units = zip(self.up_weight[:, 0], self.up_bias, self.down_weight[0], strict=True)
+        return sum((F.relu(hidden_states * slope + bias) * weight for slope, bias, weight in units), self.down_bias)
+
+
+class Activation(nn.Module):
+    """A fixed activation by its name in `hidden_act`."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states if self.name == "none" else ACTIVATIONS[self.name](hidden_states)
+
+
+class PositionVectors(nn.Module):
+    """A vector for each position, to be added: learned, or sines in even and cosines in odd channels."""
+
+    def __init__(self, config: GenericTransformerConfig):
+        super().__init__()
+        self.hidden_size = config.hidden_size
+        self.table = None
+        if config.position_embedding == "learned":
+            self.table = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Vectors `(B or 1, S, D)` of `position_ids` `(B or 1, S)`, in the dtype of `hidden_states`."""
+        if self.table is not None:
+            return self.table(position_ids)
+        return embed_sinusoids(position_ids, self.hidden_size).to(hidden_states.dtype)
+
+
+def rotate_pairs(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """
+    Rotary embedding in the interleaved form: channels 2m and 2m + 1 are a pair.
+
+    Args:
+        states (`torch.Tensor` of shape `(B, S, N, H)`): queries or keys.
+        cos, sin (`torch.Tensor` of shape `(B or 1, S, 1, H/2)`): from [`RotaryEmbedding`].
+
+    Returns:
+        `torch.Tensor` of shape `(B, S, N, H)`.
+
+    >>> quarter = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    >>> rotate_pairs(torch.tensor([[[[1.0, 2.0]]]]), *quarter)
+    tensor([[[[-2.,  1.]]]])
+    """
+    even, odd = states[..., 0::2], states[..., 1::2]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+def add_mask(bias: torch.Tensor, attention_mask: torch.Tensor | None, is_causal: bool) -> torch.Tensor:
+    """
+    A bias `(B, N, S, M)` with a mask of either kind, True or 0 for what is seen. Without one, causal: transformers
+    leaves it out for a single position, which sees all keys, and for the first ones, whatever room is behind them.
+    """
+    lowest = torch.finfo(bias.dtype).min
+    if attention_mask is None and is_causal and bias.shape[-2] > 1:
+        attention_mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
+    if attention_mask is None:
+        return bias
+    if attention_mask.dtype == torch.bool:
+        return bias.masked_fill(~attention_mask, lowest)
+    return (bias + attention_mask).clamp(min=lowest)
+
+
+class GenericAttention(nn.Module):
+    """Self-attention with grouped heads; causal or not, with rotary, relative or no positions of its own."""
+
+    def __init__(self, config: GenericTransformerConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = config.is_causal
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        width, narrow = config.hidden_size, config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(width, width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(width, narrow, bias=config.attention_bias)
+        self.v_proj = nn.Linear(width, narrow, bias=config.attention_bias)
+        self.o_proj = nn.Linear(width, width, bias=config.attention_bias)
+        self.distances = None
+        if config.position_embedding == "relative":
+            self.distances = nn.Embedding(2 * config.max_relative_position + 1, config.head_dim)
+        self.hidden_dropout = nn.Dropout(config.hidden_dropout)
+
+    def relate(self, query: torch.Tensor, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+        """What distances add to the scores `(B, N, S, M)`: queries `(B, N, S, H)` times a vector for each distance."""
+        farthest = self.config.max_relative_position
+        vectors = self.distances(torch.arange(2 * farthest + 1, device=query.device))
+        products = query @ vectors.T * self.scaling  # (B, N, S, R)
+        distance = (key_positions[:, None] - query_positions[..., None]).clamp(-farthest, farthest) + farthest
+        distance = distance[:, None].expand(*products.shape[:3], -1)  # (B, N, S, M)
+        return products.gather(-1, distance)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (B, S, D)
+        position_ids: torch.Tensor,  # (B or 1, S)
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        key_positions: torch.Tensor | None = None,  # (B or 1, M), where they are not those of the queries
+        cache_kwargs: dict | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        shape = (*hidden_states.shape[:2], -1, self.head_dim)
+        query, key = self.q_proj(hidden_states).view(shape), self.k_proj(hidden_states).view(shape)
+        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        if position_embeddings is not None:
+            query, key = rotate_pairs(query, *position_embeddings), rotate_pairs(key, *position_embeddings)
+        query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, N, S, H), (B, K, S, H)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx, **(cache_kwargs or {}))
+        if self.distances is not None:
+            bias = self.relate(query, position_ids, position_ids if key_positions is None else key_positions)
+            attention_mask = add_mask(bias, attention_mask, self.is_causal)
+        if self.num_key_value_groups > 1 and self.config._attn_implementation == "eager":
+            key = key.repeat_interleave(self.num_key_value_groups, dim=1)
+            value = value.repeat_interleave(self.num_key_value_groups, dim=1)
+
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        read, weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.hidden_dropout(self.o_proj(read.reshape(hidden_states.shape))), weights
+
+
+class GenericMLP(nn.Module):
+    """Feed-forward layer; the activation is handed in, because a learned one belongs to the whole model."""
+
+    def __init__(self, config: GenericTransformerConfig):
+        super().__init__()
+        width, wide = config.hidden_size, config.intermediate_size
+        self.gate_proj = None
+        if config.feed_forward == "swiglu":
+            self.gate_proj = nn.Linear(width, wide, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(width, wide, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(wide, width, bias=config.mlp_bias)
+        self.hidden_dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, activation: nn.Module) -> torch.Tensor:
+        raised = self.up_proj(hidden_states)
+        raised = activation(raised) if self.gate_proj is None else F.silu(self.gate_proj(hidden_states)) * raised
+        return self.hidden_dropout(self.down_proj(raised))
+
+
+class GenericDecoderLayer(GradientCheckpointingLayer):
+    """Attention and feed-forward, each before it normed and added to the stream."""
+
+    def __init__(self, config: GenericTransformerConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = GenericAttention(config, layer_idx)
+        self.mlp = None if config.share_feed_forward else GenericMLP(config)
+        self.input_layernorm = build_norm(config, config.attention_normalization, config.attention_bias)
+        self.post_attention_layernorm = build_norm(config, config.mlp_normalization, config.mlp_bias)
+
+    @accept_cache_names
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        activation: nn.Module,
+        shared_mlp: nn.Module | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        hidden_states = hidden_states + attended
+        mlp = shared_mlp if self.mlp is None else self.mlp
+        return hidden_states + mlp(self.post_attention_layernorm(hidden_states), activation=activation)
+
+
+class GenericStack(nn.Module):
+    """The layers with what they share: positions, a learned activation, one feed-forward layer if asked for."""
+
+    def __init__(self, config: GenericTransformerConfig):
+        super().__init__()
+        self.config = config
+        self.positions = PositionVectors(config) if config.position_embedding in ("learned", "sinusoidal") else None
+        self.rotary_emb = RotaryEmbedding(config) if config.position_embedding == "rope" else None
+        is_learned = config.hidden_act == "learned" and config.feed_forward == "mlp"
+        self.act_fn = LearnedActivation() if is_learned else Activation(config.hidden_act)
+        self.shared_mlp = GenericMLP(config) if config.share_feed_forward else None
+        self.layers = nn.ModuleList(GenericDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_ids: torch.Tensor,
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """States `(B, S, D)` after the last layer, not normed; `position_ids` `(B or 1, S)`."""
+        if self.positions is not None:
+            hidden_states = hidden_states + self.positions(hidden_states, position_ids)
+        hidden_states = self.embedding_dropout(hidden_states)
+        position_embeddings = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                activation=self.act_fn,
+                shared_mlp=self.shared_mlp,
+                position_ids=position_ids,
+                position_embeddings=position_embeddings,
+                **{CACHE_NAME: past_key_values},  # by the name that gradient checkpointing looks for
+                **kwargs,
+            )
+        return hidden_states
+
+
+def init_generic_weights(module: nn.Module):
+    """What transformers' own initialisation does not know of these layers; for `_init_weights`."""
+    if isinstance(module, LearnedActivation):  # starts as torch's own random network
+        for kind, fan_in in (("up", 1), ("down", NUM_CURVE_POINTS)):
+            for name in (f"{kind}_weight", f"{kind}_bias"):
+                init.uniform_(getattr(module, name), -(fan_in**-0.5), fan_in**-0.5)
+
+
+__all__ = [
+    "ACTIVATIONS",
+    "STATIONARY_ARGUMENTS",
+    "GenericAttention",
+    "GenericDecoderLayer",
+    "GenericMLP",
+    "GenericStack",
+    "LearnedActivation",
+    "PositionVectors",
+    "build_norm",
+    "init_generic_weights",
+    "rotate_pairs",
+]

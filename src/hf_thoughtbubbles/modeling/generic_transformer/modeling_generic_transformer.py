@@ -1,0 +1,340 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""How does the generic transformer of the tiny-models library turn tokens into logits (SPEC section 3)?
+
+    embed    a vector for each token, perhaps with one for its position
+    core     layers of attention and feed-forward, put together as the configuration says
+    unembed  norm and output matrix
+
+Shapes: B batch, T tokens, M keys, N heads, D hidden, V vocabulary.
+"""
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_causal_mask,
+    create_masks_for_generate,
+    find_packed_sequence_indices,
+    packed_sequence_mask_function,
+)
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from ...configuration.configuration_generic_transformer import GenericTransformerConfig
+from ...hub.hub_models import HubModelMixin
+from ..common.cache_names import CACHE_NAME, accept_cache_names
+from ..common.checks_tokens import check_filled_cache, check_generation_length
+from ..common.generation_vectors import append_generated
+from ..common.token_places import lengthen_row, place_tokens, take_last
+from .checks_generic_transformer import check_inputs
+from .generic_layers import (
+    STATIONARY_ARGUMENTS,
+    GenericAttention,
+    GenericDecoderLayer,
+    GenericStack,
+    build_norm,
+    init_generic_weights,
+)
+
+
+class GenericTransformerPreTrainedModel(HubModelMixin, PreTrainedModel):
+    """Initial weights, and what transformers may do with the models of this family."""
+
+    config: GenericTransformerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GenericDecoderLayer"]
+    _skip_keys_device_placement = STATIONARY_ARGUMENTS
+    _supports_sdpa = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": GenericDecoderLayer, "attentions": GenericAttention}
+
+    def __init__(self, config: GenericTransformerConfig, *args, **kwargs):
+        config.validate()  # fields set after construction, as `from_pretrained(..., hidden_act=...)` does
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        init_generic_weights(module)
+
+
+class GenericTransformerModel(GenericTransformerPreTrainedModel):
+    """
+    Tokens to states, see [`GenericTransformerConfig`].
+
+    Example:
+
+    >>> from hf_thoughtbubbles import GenericTransformerConfig
+    >>> config = GenericTransformerConfig(vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+    >>> GenericTransformerModel(config)(torch.tensor([[1, 2, 3]])).last_hidden_state.shape
+    torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, config: GenericTransformerConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.core = GenericStack(config)
+        self.norm = build_norm(config, config.final_normalization, config.head_bias)
+        self.post_init()
+
+    def prepare_mask(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        past_key_values: Cache | None,
+    ) -> torch.Tensor | None:
+        """Who sees whom; documents packed into a row by `position_ids` stay apart."""
+        inputs = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+        if self.config.is_causal:
+            return create_causal_mask(**inputs, **{CACHE_NAME: past_key_values}, position_ids=position_ids)
+        documents = None
+        if position_ids is not None and attention_mask is None:
+            documents = find_packed_sequence_indices(position_ids)
+        if documents is not None:
+            documents = documents.expand(inputs_embeds.shape[0], -1)
+            inputs["and_mask_function"] = packed_sequence_mask_function(documents)
+        return create_bidirectional_mask(**inputs)
+
+    def place_keys(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor,
+        past_key_values: Cache | None,
+    ) -> torch.Tensor | None:
+        """Positions `(B or 1, M)` of cached and new tokens, for distances; `None` when they are `position_ids`."""
+        if self.config.position_embedding != "relative" or past_key_values is None:
+            return None
+        num_tokens = inputs_embeds.shape[1]
+        is_static = past_key_values.is_compileable
+        num_keys = past_key_values.layers[0].max_cache_len if is_static else past_key_values.get_seq_length()
+        num_keys += 0 if is_static else num_tokens
+        if attention_mask is not None and attention_mask.ndim == 2:
+            places = (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)
+            places = nn.functional.pad(places, (0, num_keys - places.shape[1]))
+        else:
+            places = torch.arange(num_keys, device=inputs_embeds.device)[None]
+        return places + position_ids[:, :1] - take_last(places, num_tokens, past_key_values)[:, :1]
+
+    @accept_cache_names
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`): token ids; or give `inputs_embeds`.
+            attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for real tokens, 0 for padding on either side.
+            position_ids (`torch.LongTensor` of shape `(B, T)`): places of the tokens, from 0; by default those that
+                the mask gives. Positions that begin again, in rows without a mask and without a cache, begin another
+                document.
+            past_key_values (`Cache`): keys and values of earlier tokens; not with `is_causal=False`.
+            inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
+            use_cache (`bool`): return keys and values; by default in evaluation, unless `position_ids` may pack
+                documents.
+
+        Returns:
+            `BaseModelOutputWithPast`
+
+        Raises:
+            `ValueError`: for input the model cannot read; names the argument, what came and what is allowed.
+        """
+        check_inputs(self.config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
+        check_filled_cache(self, past_key_values)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache is None:
+            is_placed = position_ids is not None and attention_mask is None
+            use_cache = self.config.use_cache and self.config.is_causal and not (self.training or is_placed)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        mask = self.prepare_mask(inputs_embeds, attention_mask, position_ids, past_key_values)
+        positions = place_tokens(inputs_embeds, attention_mask, position_ids, past_key_values)
+        states = self.core(
+            inputs_embeds,
+            positions,
+            attention_mask=mask,
+            past_key_values=past_key_values,
+            key_positions=self.place_keys(inputs_embeds, attention_mask, positions, past_key_values),
+            **kwargs,
+        )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(states), **{CACHE_NAME: past_key_values})
+
+
+class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, GenerationMixin):
+    """
+    A generic transformer with a language-modelling head, tied to the embeddings by default.
+
+    With `is_causal=False` tokens see what they shall predict; such a model is for classification, or for losses of
+    one's own.
+
+    Example:
+
+    >>> from hf_thoughtbubbles import GenericTransformerConfig
+    >>> config = GenericTransformerConfig(vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+    >>> GenericTransformerForCausalLM(config)(torch.tensor([[1, 2, 3]])).logits.shape
+    torch.Size([1, 3, 11])
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: GenericTransformerConfig):
+        super().__init__(config)
+        self.model = GenericTransformerModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        self.post_init()
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        check_generation_length(self.config, max_cache_length)
+        if not self.config.is_causal:
+            generation_config.use_cache = False  # every step reads all tokens anew
+        super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
+    @staticmethod
+    @accept_cache_names
+    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
+        """With a static cache: as usual; for distances the row as it is, as long from the first token to the last."""
+        if config.position_embedding == "relative":
+            return lengthen_row(attention_mask, past_key_values)
+        masks = {"attention_mask": attention_mask, "position_ids": position_ids, CACHE_NAME: past_key_values}
+        return create_masks_for_generate(config=config, inputs_embeds=inputs_embeds, **masks, **kwargs)
+
+    @accept_cache_names
+    def prepare_inputs_for_generation(
+        self,
+        input_ids,
+        inputs_embeds=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        is_first_iteration=False,
+        **kwargs,
+    ):
+        """Inputs of the next step; without a cache, a prompt of vectors is read again with what came after it."""
+        if inputs_embeds is not None and past_key_values is None:
+            embed_tokens, is_first_iteration = self.get_input_embeddings(), True
+            inputs_embeds = append_generated(embed_tokens, inputs_embeds, input_ids, attention_mask, position_ids)
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            **{CACHE_NAME: past_key_values},
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+    @accept_cache_names
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: see
+                [`GenericTransformerModel`].
+            labels (`torch.LongTensor` of shape `(B, T)`): ids to predict, shifted inside; -100 is not scored.
+            logits_to_keep (`int` or `torch.LongTensor`): compute logits of the last so many tokens (0: all), or of
+                the listed positions.
+
+        Returns:
+            `CausalLMOutputWithPast`, logits `(B, T, V)`.
+        """
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class GenericTransformerForSequenceClassification(GenericForSequenceClassification, GenericTransformerPreTrainedModel):
+    """A generic transformer that classifies a sequence from its last token."""
+
+    # The generic heads build their base model through AutoModel, which does not know code that came with a checkpoint.
+    def __init__(self, config: GenericTransformerConfig):
+        GenericTransformerPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = GenericTransformerModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+
+class GenericTransformerForTokenClassification(GenericForTokenClassification, GenericTransformerPreTrainedModel):
+    """A generic transformer that classifies every token."""
+
+    def __init__(self, config: GenericTransformerConfig):
+        GenericTransformerPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = GenericTransformerModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class GenericTransformerForQuestionAnswering(GenericForQuestionAnswering, GenericTransformerPreTrainedModel):
+    """A generic transformer that finds the span of an answer."""
+
+    def __init__(self, config: GenericTransformerConfig):
+        GenericTransformerPreTrainedModel.__init__(self, config)
+        self.model = GenericTransformerModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+
+__all__ = [
+    "GenericTransformerForCausalLM",
+    "GenericTransformerForQuestionAnswering",
+    "GenericTransformerForSequenceClassification",
+    "GenericTransformerForTokenClassification",
+    "GenericTransformerModel",
+    "GenericTransformerPreTrainedModel",
+]

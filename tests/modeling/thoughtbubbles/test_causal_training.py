@@ -1,0 +1,254 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Does training track the threshold of the causal fork rule, once a step, whatever a step is made of?"""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM
+
+from hf_thoughtbubbles import ThoughtbubblesForCausalLM
+from hf_thoughtbubbles.modeling.thoughtbubbles.modeling_thoughtbubbles import THRESHOLD_DECAY
+from hf_thoughtbubbles.modeling.thoughtbubbles.streams import KEEP_ALL, KEEP_NONE, count_scores, find_threshold
+from tests.families import draw_ids, make_config, sharpen_forks
+from tests.modeling.thoughtbubbles.test_modeling_thoughtbubbles import ShapeRecorder
+
+
+def build(**changes) -> ThoughtbubblesForCausalLM:
+    """A model in training whose forks decide by more than rounding."""
+    torch.manual_seed(0)
+    config = make_config(**{"fork_policy": "threshold", **changes})
+    return sharpen_forks(ThoughtbubblesForCausalLM(config)).train()
+
+
+def get_thresholds(model) -> list[float]:
+    return [float(fork.threshold) for fork in model.model.forks.values()]
+
+
+def take_step(model, size: float = 1e-3):
+    """What an optimizer does."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(size * parameter.grad)
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("fork_policy", ["threshold", "topk"])
+def test_the_threshold_moves_by_its_share_towards_what_the_batch_would_have_needed(fork_policy):
+    model = build(fork_policy=fork_policy, fork_layers=[2])
+    fork, offers = model.model.forks["2"], []
+    fork.score.register_forward_hook(
+        lambda _, args, out: offers.append(torch.nn.functional.logsigmoid(out.detach()).flatten(1))
+    )
+    token_index, found, expected = torch.arange(37).repeat_interleave(2).expand(4, -1), [], 0.0
+    for step in range(3):
+        input_ids = draw_ids(4, 37)
+        model(input_ids, labels=input_ids).loss.backward()
+        take_step(model)
+        counts = count_scores(offers[-1], token_index, 37)
+        found.append(float(find_threshold(counts, torch.tensor(round(0.5 * 4 * 37)))))
+        expected = found[0] if step == 0 else THRESHOLD_DECAY * expected + (1 - THRESHOLD_DECAY) * found[-1]
+        assert float(fork.threshold) == pytest.approx(expected, rel=1e-5)
+    assert float(fork.threshold_budget) == 1.5
+
+
+def test_until_the_first_step_all_streams_that_fit_stay():
+    model = build(fork_budget=1.5, fork_layers=[2])
+    forks = model(draw_ids(3, 20), output_forks=True).forks
+    assert forks[0].num_streams.tolist() == [[2] * 10 + [1] * 10] * 3, "the room of 30 is given from the left"
+
+
+def test_passes_between_two_steps_decide_alike_and_count_once():
+    batches = [draw_ids(2, 29) for _ in range(4)]
+    whole, parts = build(), build()
+    for model in (whole, parts):  # a first step, so that thresholds are set
+        model(batches[0]).logits.square().sum().backward()
+        take_step(model)
+    before = get_thresholds(whole)
+    assert get_thresholds(parts) == before
+    whole(torch.cat(batches)).logits.square().sum().backward()
+    for batch in batches:
+        parts(batch).logits.square().sum().backward()
+        assert [float(fork.window_threshold) for fork in parts.model.forks.values()] == before
+    assert get_thresholds(parts) == get_thresholds(whole) != before
+    for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-2, rtol=1e-3)
+    parts(batches[0])  # read twice, as checkpointing a fork would: its offers count double, no step more
+    start = torch.tensor(before)
+    assert all((torch.tensor(get_thresholds(parts)) - start).abs() < 0.5)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_tracks_the_same_thresholds(use_reentrant):
+    plain, checkpointed = build(), build()
+    enable = (
+        getattr(checkpointed, "activation_checkpointing_enable", None) or checkpointed.gradient_checkpointing_enable
+    )
+    enable({"use_reentrant": use_reentrant})
+    for _ in range(3):
+        input_ids = draw_ids(4, 29)
+        for model in (plain, checkpointed):
+            model(input_ids, labels=input_ids).loss.backward()
+            take_step(model)
+        assert get_thresholds(checkpointed) == pytest.approx(get_thresholds(plain), rel=1e-5)
+
+
+def test_frozen_scores_keep_their_threshold():
+    """An adapter saves no thresholds, so base and adapter must together be the model that was trained."""
+    model = build()
+    model(draw_ids(4, 29)).logits.square().sum().backward()
+    take_step(model)
+    before = get_thresholds(model)
+    for fork in model.model.forks.values():
+        fork.score.weight.requires_grad_(False)
+    forks = model(draw_ids(4, 29), output_forks=True).forks
+    assert get_thresholds(model) == before
+    assert forks[-1].num_streams.float().mean() <= 1.5
+
+
+def test_scores_that_cannot_be_seen_count_every_pass_as_a_step():
+    """As where another process holds the weights while a fork decides."""
+    model = build()
+    for fork in model.model.forks.values():
+        fork.window_weight = torch.nn.Buffer(torch.zeros(0), persistent=False)
+    for _ in range(3):
+        model(draw_ids(4, 29))
+        assert all(int(fork.window_counts[-1]) == 4 * 29 for fork in model.model.forks.values()), "of one pass each"
+
+
+def test_a_new_budget_starts_anew():
+    model = build(fork_budget=1.1)
+    for _ in range(2):
+        model(draw_ids(16, 37)).logits.square().mean().backward()
+        take_step(model)
+    model.config.fork_budget = 1.9
+    for _ in range(2):
+        model(draw_ids(16, 37)).logits.square().mean().backward()
+        take_step(model)
+    num_streams = model.eval()(draw_ids(16, 37), output_forks=True).forks[-1].num_streams.float()
+    assert num_streams.mean().item() == pytest.approx(1.9, rel=0.1)
+
+
+def test_evaluation_moves_nothing():
+    model = build()
+    model(draw_ids(4, 29))
+    before = copy.deepcopy(model.state_dict())
+    model.eval()(draw_ids(4, 29))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("budget, threshold", [(1.0, KEEP_NONE), (2.0, KEEP_ALL)])
+def test_where_a_budget_binds_nothing_there_is_nothing_to_track(budget, threshold):
+    model = build(fork_budget=budget, fork_layers=[2])
+    model(draw_ids(4, 29))
+    assert get_thresholds(model) == [threshold]
+    num_streams = model.eval()(draw_ids(4, 29), output_forks=True).forks[0].num_streams
+    assert (num_streams == budget).all()
+
+
+def test_training_has_one_shape_and_evaluation_no_limit():
+    model = build(fork_budget=1.5)
+    for _ in range(4):
+        forks = model(draw_ids(3, 29), output_forks=True).forks
+        assert all(fork.token_index.shape == (3, math.ceil(1.5 * 29)) for fork in forks)
+        assert all((fork.num_streams >= 1).all() for fork in forks), "never an own stream"
+    model.eval()
+    for fork in model.model.forks.values():
+        fork.threshold.fill_(KEEP_ALL)
+    forks = model(draw_ids(3, 29), output_forks=True).forks
+    assert [fork.token_index.shape[1] for fork in forks] == [58, 116]
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("padding", [None, "left", "right"])
+def test_after_the_first_fork_nothing_needs_a_mask(padding, is_training):
+    model = build(fork_layers=[0, 2], fork_budget=1.5).train(is_training)
+    input_ids, mask = draw_ids(2, 29), torch.ones(2, 29, dtype=torch.long)
+    if padding:
+        mask[1, slice(0, 9) if padding == "left" else slice(20, 29)] = 0
+    attention, shapes = model.model.layers[1].self_attn, set()
+    attention.register_forward_pre_hook(lambda _, args, kwargs: shapes.add(kwargs["attention_mask"]), with_kwargs=True)
+    with ShapeRecorder() as recorder:
+        logits = model(input_ids, attention_mask=mask if padding else None, use_cache=False).logits
+        if is_training:
+            logits.sum().backward()
+    assert shapes == {None}
+    assert any("flash_attention" in name for name in recorder.operations), "the fused kernel must have run"
+    if is_training and not padding:
+        assert not [shape for shape in recorder.shapes if shape[-2:] in {(29, 29), (44, 44)}]
+
+
+class ValueReader(TorchDispatchMode):
+    """Counts the operations for which an accelerator would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += any(name in str(function) for name in ("local_scalar", "nonzero", "is_nonzero"))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize("fork_policy", ["threshold", "topk"])
+def test_a_training_step_looks_at_no_value_for_its_forks(fork_policy, is_padded):
+    """Beyond what transformers looks at for a plain model: whether a mask is all ones, once for each that it makes."""
+    mask, counts = torch.ones(2, 29, dtype=torch.long), []
+    mask[1, 20:] = 0
+    for fork_layers in ([], [1, 3]):
+        model = build(fork_policy=fork_policy, fork_budget=1.5, fork_layers=fork_layers)
+        embeds = model.get_input_embeddings()(draw_ids(2, 29))  # ids are looked at on a CPU
+        with ValueReader() as reader:
+            model(inputs_embeds=embeds, attention_mask=mask if is_padded else None).logits.sum().backward()
+        counts.append(reader.count)
+    is_masked_again = is_padded and fork_policy == "topk"
+    assert counts[1] == counts[0] * (3 if is_masked_again else 1)
+    assert is_padded or counts[0] == 0
+
+
+def test_thresholds_stay_in_float32(tmp_path):
+    model = build()
+    model(draw_ids(4, 29))
+    before = get_thresholds(model)
+    model.save_pretrained(tmp_path)
+    for half in (model.to(torch.bfloat16), AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)):
+        assert half.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+        assert half.model.forks["1"].threshold.dtype == torch.float32
+        assert get_thresholds(half) == before
+
+
+def test_where_all_streams_stay_both_rules_are_one_model():
+    published, causal = build(fork_policy="topk", fork_budget=4.0), build(fork_budget=4.0)
+    input_ids, gradients = draw_ids(2, 29), []
+    for model in (published, causal):
+        model(input_ids, labels=input_ids).loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(causal(input_ids).logits, published(input_ids).logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_checkpoint_of_either_rule_is_read_by_the_other(tmp_path):
+    model = build(fork_policy="topk")
+    for _ in range(3):
+        input_ids = draw_ids(8, 37)
+        model(input_ids, labels=input_ids).loss.backward()
+        take_step(model)
+    model.save_pretrained(tmp_path)
+    causal = AutoModelForCausalLM.from_pretrained(tmp_path, fork_policy="threshold")
+    assert get_thresholds(causal) == get_thresholds(model)
+    num_streams = causal(draw_ids(16, 37), output_forks=True).forks[-1].num_streams.float()
+    assert num_streams.mean().item() == pytest.approx(1.5, rel=0.15), "what top-k training tracked"
+
+
+def test_scores_start_where_they_are_told():
+    fields = {"fork_policy": "threshold", "fork_layers": [2], "initializer_range": 1e-4}
+    model = ThoughtbubblesForCausalLM(make_config(fork_score_init=(-2, 4), **fields))
+    assert model.model.forks["2"].score.bias.tolist() == [-2.0, 4.0]
+    forks = model.eval()(draw_ids(2, 17), output_forks=True).forks
+    scores = forks[0].log_scores.exp().view(2, 17, 2)
+    assert scores.mean((0, 1)).tolist() == pytest.approx([1 / (1 + math.exp(2)), 1 / (1 + math.exp(-4))], rel=0.01)
+    assert ThoughtbubblesForCausalLM(make_config(fork_layers=[2])).model.forks["2"].score.bias is None
