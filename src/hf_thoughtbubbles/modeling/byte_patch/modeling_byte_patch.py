@@ -33,8 +33,8 @@ from ...configuration.configuration_byte_patch import BytePatchConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, accept_cache_names
 from ..common.checks_tokens import check_filled_cache
-from ..common.modeling_layers import eager_attention_forward
-from ..common.token_places import find_starts
+from ..common.common_layers import eager_attention_forward
+from ..common.position_ids import find_starts
 from ..generic_transformer.generic_layers import (
     STATIONARY_ARGUMENTS,
     GenericAttention,
@@ -46,7 +46,7 @@ from ..generic_transformer.generic_layers import (
 from .cache_patches import PatchCache, PatchSlots
 from .checks_byte_patch import check_blocks, check_bytes
 from .generation_byte_patch import BytePatchGenerationMixin
-from .neighbourhoods import WHOLE_ROWS, Neighbourhood, Window, build_mask, build_neighbourhood, is_same_group
+from .local_attention import WHOLE_ROWS, Neighbourhood, Window, build_mask, build_neighbourhood, is_same_group
 from .patch_ends import (
     BytePatches,
     count_open_bytes,

@@ -6,7 +6,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from .token_places import find_starts, take_last
+from .position_ids import find_starts, take_last
 
 
 def check_tokens(

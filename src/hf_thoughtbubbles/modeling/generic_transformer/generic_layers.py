@@ -18,7 +18,7 @@ from transformers.utils import TransformersKwargs
 
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
 from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
-from ..common.modeling_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids
+from ..common.common_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids
 
 
 NUM_CURVE_POINTS = 10  # hidden units of the learned activation

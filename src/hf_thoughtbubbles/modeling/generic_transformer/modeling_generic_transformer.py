@@ -34,8 +34,8 @@ from ...configuration.configuration_generic_transformer import GenericTransforme
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, accept_cache_names
 from ..common.checks_tokens import check_filled_cache, check_generation_length
-from ..common.generation_vectors import append_generated
-from ..common.token_places import lengthen_row, place_tokens, take_last
+from ..common.position_ids import lengthen_row, place_tokens, take_last
+from ..common.prompt_embeddings import append_generated
 from .checks_generic_transformer import check_inputs
 from .generic_layers import (
     STATIONARY_ARGUMENTS,

@@ -42,7 +42,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...configuration.configuration_looped_thinker import LoopedThinkerConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
-from ..common.modeling_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids, rotate_channels
+from ..common.common_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids, rotate_channels
 from .cache_steps import KeyValue, MemoryParts, StepStates
 from .checks_looped_thinker import (
     check_answer,

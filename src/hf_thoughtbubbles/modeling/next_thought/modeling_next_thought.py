@@ -29,7 +29,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...configuration.configuration_next_thought import NextThoughtConfig, NextThoughtStackView
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, accept_cache_names
-from ..common.token_places import place_tokens
+from ..common.position_ids import place_tokens
 from ..generic_transformer.generic_layers import (
     STATIONARY_ARGUMENTS,
     GenericAttention,

@@ -13,8 +13,8 @@ from transformers.masking_utils import create_causal_mask
 
 from ..common.cache_names import CACHE_NAME, accept_cache_names
 from ..common.checks_tokens import check_generation_length
-from ..common.generation_vectors import append_generated
-from ..common.token_places import lengthen_row
+from ..common.position_ids import lengthen_row
+from ..common.prompt_embeddings import append_generated
 from .cache_streams import StreamCache
 from .checks_thoughtbubbles import check_budget
 

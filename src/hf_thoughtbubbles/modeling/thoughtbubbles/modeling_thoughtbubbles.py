@@ -43,8 +43,8 @@ from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
 from ..common.checks_tokens import check_filled_cache
-from ..common.modeling_layers import RotaryEmbedding, eager_attention_forward, rotate_channels
-from ..common.token_places import place_tokens, take_last
+from ..common.common_layers import RotaryEmbedding, eager_attention_forward, rotate_channels
+from ..common.position_ids import place_tokens, take_last
 from .cache_streams import StreamCache, StreamSlots
 from .checks_thoughtbubbles import check_inputs, warn_of_forks_before_attention
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
