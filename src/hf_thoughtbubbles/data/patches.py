@@ -14,7 +14,7 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithFla
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
 from ..modeling.byte_patch.patch_ends import find_patch_ends, number_patches
-from ..modeling.common.position_ids import find_starts
+from ..modeling.common.position_ids import find_document_starts
 from ..tokenization.byte_tokenizer import NUM_BYTES
 
 
@@ -274,7 +274,7 @@ class PatchCollator:
         batch, config = self.collator(rows), self.config
         mask, positions = batch.get("attention_mask"), batch.get("position_ids")
         mask = None if mask is None else mask.bool()
-        is_start = None if positions is None else find_starts(positions)
+        is_start = None if positions is None else find_document_starts(positions)
         is_end = find_patch_ends(
             batch["input_ids"], config.patching, config.patch_size, config.max_patch_bytes, mask, is_start=is_start
         )

@@ -65,7 +65,7 @@ def test_both_names_at_once_are_refused(model):
     _, first, rest = split_reading(model)
     cache = getattr(model(**first, use_cache=True), CACHE_NAME)
     for reader in (model, model.model):
-        with pytest.raises(ValueError, match="`cache` and `past_key_values` both came"):
+        with pytest.raises(ValueError, match="Both `cache` and `past_key_values` were passed"):
             reader(**rest, **dict.fromkeys(CACHE_NAMES, cache))
     assert getattr(model(**rest, past_key_values=cache, cache=None), CACHE_NAME) is cache
 
@@ -109,7 +109,7 @@ def test_layers_that_are_computed_again_get_no_cache(name):
     assert all(layer.is_initialized for layer in kept.layers)
     assert not any(layer.is_initialized for layer in empty.layers) and empty.get_seq_length() == 0
     for reader in (model, model.model):
-        with pytest.raises(ValueError, match=r"`past_key_values` holds 4 tokens, but .* Call `model.eval\(\)`"):
+        with pytest.raises(ValueError, match=r"`past_key_values` with 4 tokens was passed .* Call `model.eval\(\)`"):
             reader(**rest, **{CACHE_NAME: kept})
     model.eval()
     with torch.no_grad():

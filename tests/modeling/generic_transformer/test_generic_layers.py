@@ -48,7 +48,7 @@ def test_relative_positions_add_what_was_learned_for_the_distance():
     with torch.no_grad():
         attention.distances.weight.copy_(torch.tensor([-2.0, -1, 0, 1, 2])[:, None] / 8)  # a head has 8 channels
     query = torch.ones(1, 3, 4, 8)
-    added = attention.relate(query, torch.arange(4)[None], torch.arange(4)[None]) / attention.scaling
+    added = attention.relative_position_bias(query, torch.arange(4)[None], torch.arange(4)[None]) / attention.scaling
     expected = torch.tensor([[0.0, 1, 2, 2], [-1, 0, 1, 2], [-2, -1, 0, 1], [-2, -2, -1, 0]])
     torch.testing.assert_close(added, expected.expand(1, 3, 4, 4))
 

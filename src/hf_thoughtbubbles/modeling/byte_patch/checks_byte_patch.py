@@ -4,7 +4,8 @@
 import torch
 
 from ...configuration.configuration_byte_patch import BytePatchConfig
-from ..common.checks_tokens import check_ids, check_packing, check_tokens
+from ..common.checks_tokens import check_ids, check_tokens
+from ..common.position_ids import find_documents
 from .cache_patches import PatchCache
 from .patch_ends import spread_patch_lengths
 
@@ -63,9 +64,10 @@ def check_documents(
     patch_lengths: torch.Tensor | None,
 ):
     """Refuse packed documents with padding or a cache, and patches that lie in two; where no device has to wait."""
-    is_inner = check_packing(attention_mask, position_ids, past_key_values, use_cache)
-    if is_inner is None or patch_lengths is None:
+    documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
+    if documents is None or patch_lengths is None or documents.device.type != "cpu" or torch.compiler.is_compiling():
         return
+    is_inner = documents.diff(dim=-1) > 0
     is_end = spread_patch_lengths(patch_lengths, torch.ones(len(patch_lengths), position_ids.shape[1]).bool())
     wrong = (is_inner & ~is_end[:, :-1]).nonzero().tolist()
     if wrong:

@@ -32,11 +32,11 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.configuration_byte_patch import BytePatchConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, accept_cache_names
-from ..common.checks_tokens import check_filled_cache
+from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import eager_attention_forward
-from ..common.position_ids import find_starts
+from ..common.position_ids import find_document_starts
 from ..generic_transformer.generic_layers import (
-    STATIONARY_ARGUMENTS,
+    SKIP_DEVICE_PLACEMENT,
     GenericAttention,
     GenericDecoderLayer,
     GenericStack,
@@ -360,7 +360,7 @@ class BytePatchPreTrainedModel(HubModelMixin, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer", "ByteLayer"]
-    _skip_keys_device_placement = STATIONARY_ARGUMENTS
+    _skip_keys_device_placement = SKIP_DEVICE_PLACEMENT
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": GenericDecoderLayer, "attentions": GenericAttention}
 
@@ -632,13 +632,13 @@ class BytePatchModel(BytePatchPreTrainedModel):
         check_bytes(
             self.config, input_ids, attention_mask, patch_lengths, past_key_values, position_ids, use_cache, **kwargs
         )
-        check_filled_cache(self, past_key_values)
+        check_cache_in_replay(self, past_key_values)
         token_mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
         real = torch.ones_like(input_ids, dtype=torch.bool) if token_mask is None else token_mask
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             return self.read_on(input_ids, real, past_key_values, **kwargs)
         is_packed = position_ids is not None and attention_mask is None and past_key_values is None and not use_cache
-        is_start = find_starts(position_ids).expand(input_ids.shape) if is_packed else None
+        is_start = find_document_starts(position_ids).expand(input_ids.shape) if is_packed else None
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and not is_packed
         if past_key_values is None and use_cache:

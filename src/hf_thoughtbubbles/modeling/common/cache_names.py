@@ -1,8 +1,9 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does this version of transformers call a cache?
+"""Compatibility with the rename of `past_key_values` to `cache` in transformers 5.24.
 
-`past_key_values` up to 5.23, `cache` from 5.24 on: in `generate`, in masks, in the fields of outputs. Our own word is
-`past_key_values`; what transformers calls, or is handed, has the version's name.
+Our code has one name for a KV cache, `past_key_values`. Three wrappers translate it where transformers meets our code:
+[`accept_cache_names`] around every public `forward`, [`alias_cache_field`] around output classes, and
+[`create_causal_mask`] around transformers' function. Dictionaries that `generate` owns use `CACHE_NAME` as the key.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 
+from transformers import masking_utils
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
@@ -20,13 +22,13 @@ CACHE_NAME = NEW_NAME if NEW_NAME in OUTPUT_FIELDS else OUR_NAME
 
 def accept_cache_names(function: Callable) -> Callable:
     """
-    Let a function that has, or hands on, `past_key_values` be given it as `cache` too.
+    Decorator of a public `forward`: its argument `past_key_values` may be passed as `cache`, too.
 
-    To stand above all other decorators. Its signature has the version's name, by which `generate` knows what it may
-    hand over.
+    Use it above all other decorators. The signature shows the name of the installed transformers, because `generate`
+    reads signatures to decide which arguments it passes.
 
     Raises:
-        `ValueError`: when both came.
+        `ValueError`: when both names are passed.
 
     >>> accept_cache_names(lambda past_key_values=None: past_key_values)(cache=3)
     3
@@ -38,7 +40,7 @@ def accept_cache_names(function: Callable) -> Callable:
             cache, other = kwargs.pop(NEW_NAME), kwargs.get(OUR_NAME)
             if cache is not None and other is not None:
                 raise ValueError(
-                    "`cache` and `past_key_values` both came, but they are two names of one argument. Give one."
+                    "Both `cache` and `past_key_values` were passed, but they are two names of one argument. Pass one."
                 )
             if cache is not None:
                 kwargs[OUR_NAME] = cache
@@ -54,4 +56,32 @@ def accept_cache_names(function: Callable) -> Callable:
     return renamed
 
 
-__all__ = ["CACHE_NAME", "CACHE_NAMES", "accept_cache_names"]
+def alias_cache_field(output_class: type) -> type:
+    """
+    Decorator of an output dataclass: `past_key_values` is a constructor argument and an attribute in all versions.
+
+    Use it above `@dataclass`. Where transformers calls the field `cache`, both names give it; the key of the output is
+    transformers' own.
+    """
+    if CACHE_NAME == OUR_NAME:
+        return output_class
+    construct = output_class.__init__
+
+    @wraps(construct)
+    def __init__(self, *args, **kwargs):
+        if OUR_NAME in kwargs:
+            kwargs[CACHE_NAME] = kwargs.pop(OUR_NAME)
+        construct(self, *args, **kwargs)
+
+    # Set on `type`: the metaclass of transformers' outputs would wrap it once more, and log a deprecation.
+    type.__setattr__(output_class, "__init__", __init__)
+    type.__setattr__(output_class, OUR_NAME, property(lambda self: getattr(self, CACHE_NAME)))
+    return output_class
+
+
+def create_causal_mask(*, past_key_values=None, **kwargs):
+    """transformers' `create_causal_mask`, with the cache under our name."""
+    return masking_utils.create_causal_mask(**{CACHE_NAME: past_key_values}, **kwargs)
+
+
+__all__ = ["CACHE_NAME", "CACHE_NAMES", "accept_cache_names", "alias_cache_field", "create_causal_mask"]

@@ -1,12 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which tokens, masks, positions and caches can no model read?"""
+"""Input validation that all families share: token ids, masks, position ids and caches."""
 
 import torch
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
-
-from .position_ids import find_starts, take_last
 
 
 def check_tokens(
@@ -23,8 +21,8 @@ def check_tokens(
     waited for. `mask_refusal` says why a family cannot take masks of query and key pairs.
     """
     if (input_ids is None) == (inputs_embeds is None):
-        came = "neither" if input_ids is None else "both"
-        raise ValueError(f"Give exactly one of `input_ids` and `inputs_embeds`; {came} came.")
+        passed = "neither was" if input_ids is None else "both were"
+        raise ValueError(f"Pass exactly one of `input_ids` and `inputs_embeds`; {passed} passed.")
     given, shape = (input_ids, "(B, T)") if inputs_embeds is None else (inputs_embeds, "(B, T, hidden_size)")
     is_wide = inputs_embeds is None or given.shape[-1] == config.hidden_size
     if given.ndim != shape.count(",") + 1 or 0 in given.shape or not is_wide:
@@ -95,45 +93,16 @@ def check_length(config: PreTrainedConfig, num_tokens: int, position_ids: torch.
         )
 
 
-def check_packing(
-    attention_mask: torch.Tensor | None,
-    position_ids: torch.Tensor,
-    past_key_values: Cache | None,
-    use_cache: bool | None,
-) -> torch.Tensor | None:
-    """
-    Refuse packed documents with padding or a cache, where no device has to be waited for; gives which tokens
-    `(B, T - 1)` after the first begin a document, and `None` when none does or nobody could look. A mask of pairs
-    `(B, 1, T, M)` says itself who sees whom.
-    """
-    is_paired = attention_mask is not None and attention_mask.ndim == 4
-    if is_paired or position_ids.device.type != "cpu" or torch.compiler.is_compiling():
-        return None
-    is_inner = find_starts(position_ids)[:, 1:]  # the first token is no news
-    if attention_mask is not None:
-        real = take_last(attention_mask, position_ids.shape[1], past_key_values).bool()
-        is_inner = is_inner & real[:, 1:] & real[:, :-1]
-    if not is_inner.any():
-        return None
-    if attention_mask is not None or past_key_values is not None or use_cache:
-        came = "an `attention_mask`" if attention_mask is not None else "a cache"
-        raise ValueError(
-            f"`position_ids` pack several documents into a row, and {came} came too. Packed rows have no padding and "
-            "are read at once: leave `attention_mask` out and set `use_cache=False`."
-        )
-    return is_inner
-
-
-def check_filled_cache(model: PreTrainedModel, past_key_values: Cache | None):
-    """Refuse to go on from a cache where layers are computed again for their gradients: they are not given it."""
+def check_cache_in_replay(model: PreTrainedModel, past_key_values: Cache | None):
+    """Refuse a filled cache under gradient checkpointing, where layers are computed again and write no cache."""
     if past_key_values is None or not model.training:
         return
     is_replayed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     if is_replayed and past_key_values.get_seq_length() > 0:
         raise ValueError(
-            f"`past_key_values` holds {int(past_key_values.get_seq_length())} tokens, but the model is training with "
-            "gradient checkpointing, where layers are computed again and get no cache. Call `model.eval()` to "
-            "generate, or give all tokens at once."
+            f"`past_key_values` with {int(past_key_values.get_seq_length())} tokens was passed to a model that trains "
+            "with gradient checkpointing, where layers are computed again and write no cache. Call `model.eval()` to "
+            "generate, or pass all tokens in one call."
         )
 
 
@@ -161,10 +130,9 @@ def check_ids(ids: torch.Tensor, name: str, size: int, size_name: str = "vocab_s
 
 
 __all__ = [
-    "check_filled_cache",
+    "check_cache_in_replay",
     "check_generation_length",
     "check_ids",
     "check_length",
-    "check_packing",
     "check_tokens",
 ]

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which layers do several families use unchanged?
+"""Layers that several families share: rotary and sinusoidal positions, eager attention.
 
 Shapes: B batch, S positions, M keys, N heads, H head size.
 """
@@ -9,7 +9,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
@@ -105,4 +107,9 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-__all__ = ["RotaryEmbedding", "eager_attention_forward", "embed_sinusoids", "rotate_channels"]
+def get_layer_cache(layer: GradientCheckpointingLayer, past_key_values: Cache | None) -> Cache | None:
+    """The cache that a layer writes: none under gradient checkpointing, where it would write the same tokens twice."""
+    return None if layer.gradient_checkpointing and layer.training else past_key_values
+
+
+__all__ = ["RotaryEmbedding", "eager_attention_forward", "embed_sinusoids", "get_layer_cache", "rotate_channels"]

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Where in its text does each token stand, and where does a text begin?
+"""Position ids of tokens, masks along a static cache, and documents packed into one row.
 
-Shapes: B batch, T tokens.
+Shapes: B batch, T tokens, M tokens of the mask (those in the cache and those of the call).
 """
 
 import torch
@@ -11,49 +11,104 @@ from transformers.cache_utils import Cache
 
 def take_last(mask: torch.Tensor, num_tokens: int, past_key_values: Cache | None) -> torch.Tensor:
     """
-    Of a row `(B, seen tokens)` what belongs to the last `num_tokens`. With a static cache the row may be as long as
-    the cache, so that its shape stays the same while tokens come.
+    The entries of a row `(B, M)` that belong to the last `num_tokens`. With a static cache the row may be as long as
+    the cache, so that its shape stays the same while tokens are generated.
     """
     if past_key_values is None or not past_key_values.is_compileable:
         return mask[:, -num_tokens:]
     return mask.index_select(1, torch.arange(num_tokens, device=mask.device) + past_key_values.get_seq_length())
 
 
-def lengthen_row(attention_mask: torch.Tensor | None, past_key_values: Cache) -> torch.Tensor | None:
-    """A mask `(B, seen tokens)` as long as a static cache, for [`take_last`]; masks of other kinds as they are."""
+def pad_mask_to_cache(attention_mask: torch.Tensor | None, past_key_values: Cache) -> torch.Tensor | None:
+    """A mask `(B, M)` padded to the length of a static cache, for [`take_last`]; 4-dimensional masks unchanged."""
     if attention_mask is None or attention_mask.ndim != 2:
         return attention_mask
     return F.pad(attention_mask, (0, past_key_values.layers[0].max_cache_len - attention_mask.shape[1]))
 
 
-def find_starts(position_ids: torch.Tensor) -> torch.Tensor:
+def count_positions(attention_mask: torch.Tensor) -> torch.LongTensor:
     """
-    Which tokens `(B, T)` begin a document: the first of each row, and those whose positions do not go on.
+    Positions of the tokens of a mask `(B, M)`, from 0; padding takes no position.
 
-    >>> find_starts(torch.tensor([[0, 1, 2, 0, 1]])).long()
-    tensor([[1, 0, 0, 1, 0]])
+    >>> count_positions(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])).tolist()
+    [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
     """
-    return torch.diff(position_ids, prepend=position_ids[:, :1] - 2) != 1
+    return (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)
 
 
-def place_tokens(
+def get_position_ids(
     inputs: torch.Tensor,
     attention_mask: torch.Tensor | None,
     position_ids: torch.LongTensor | None,
     past_key_values: Cache | None,
 ) -> torch.Tensor:
     """
-    Positions `(B or 1, T)` from 0 of tokens `(B, T, ...)`: as given; by the mask, in which padding takes no place;
-    or one after another, after those in the cache.
+    Position ids `(B or 1, T)` of tokens `(B, T, ...)`, from 0: `position_ids` when passed, else counted along the
+    mask, where padding takes no position, else counted on from the tokens in the cache.
     """
     num_tokens = inputs.shape[1]
     if position_ids is not None:
         return position_ids
     if attention_mask is not None and attention_mask.ndim == 2:
-        places = (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)
-        return take_last(places, num_tokens, past_key_values)
+        return take_last(count_positions(attention_mask), num_tokens, past_key_values)
     num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
     return torch.arange(num_tokens, device=inputs.device)[None] + num_past_tokens
 
 
-__all__ = ["find_starts", "lengthen_row", "place_tokens", "take_last"]
+def find_document_starts(position_ids: torch.Tensor) -> torch.Tensor:
+    """
+    Which tokens `(B, T)` begin a document, by `position_ids` `(B, T)`: those whose position does not follow the last.
+
+    >>> find_document_starts(torch.tensor([[0, 1, 2, 0, 1]])).long()
+    tensor([[1, 0, 0, 1, 0]])
+    """
+    return torch.diff(position_ids, prepend=position_ids[:, :1] - 2) != 1
+
+
+def find_documents(
+    position_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+    use_cache: bool | None,
+) -> torch.LongTensor | None:
+    """
+    The document of each token `(B or 1, T)`, counted from 0, when `position_ids` pack several into a row; else `None`.
+
+    Packed rows have neither padding nor a cache. Positions on an accelerator, or in a compiled graph, are not read:
+    without a mask and a cache they always give documents, and a row of one document hides nothing.
+
+    Raises:
+        `ValueError`: when packed documents are passed with an `attention_mask` that hides tokens, or with a cache.
+    """
+    if position_ids is None or position_ids.ndim != 2:
+        return None
+    if attention_mask is not None and attention_mask.ndim == 4:  # says itself which tokens attend to which
+        return None
+    is_masked, is_cached = attention_mask is not None, bool(use_cache) or past_key_values is not None
+    is_start = find_document_starts(position_ids)[:, 1:]  # the first token begins the first document
+    is_readable = position_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_readable:
+        if is_masked:
+            real = take_last(attention_mask, position_ids.shape[1], past_key_values).bool()
+            is_start = is_start & real[:, 1:] & real[:, :-1]
+        if not is_start.any():
+            return None
+        if is_masked or is_cached:
+            other = "an `attention_mask`" if is_masked else "a cache"
+            raise ValueError(
+                f"`position_ids` that pack several documents into a row were passed with {other}. Packed rows have no "
+                "padding and are read in one call: remove `attention_mask` and set `use_cache=False`."
+            )
+    elif is_masked or is_cached:
+        return None
+    return F.pad(is_start.cumsum(-1), (1, 0))
+
+
+__all__ = [
+    "count_positions",
+    "find_document_starts",
+    "find_documents",
+    "get_position_ids",
+    "pad_mask_to_cache",
+    "take_last",
+]

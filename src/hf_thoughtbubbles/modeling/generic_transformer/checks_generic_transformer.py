@@ -1,11 +1,11 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What can no generic transformer read?"""
+"""Input validation for generic transformers."""
 
 import torch
 from transformers.cache_utils import Cache
 
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
-from ..common.checks_tokens import check_packing, check_tokens
+from ..common.checks_tokens import check_tokens
 
 
 def check_inputs(
@@ -17,17 +17,14 @@ def check_inputs(
     inputs_embeds: torch.Tensor | None = None,
     use_cache: bool | None = None,
 ):
-    """Refuse what the model cannot read. Looks at shapes; at values only where no device has to be waited for."""
+    """Raise for input that the model cannot read, by shapes; values are read on the CPU only."""
     check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
     if not config.is_causal and (use_cache or past_key_values is not None):
         raise ValueError(
-            "`use_cache=True` or `past_key_values` came, but with `is_causal=False` earlier tokens see later ones, so "
-            "that no cache can be exact. Read all tokens at once with `use_cache=False`."
+            "`use_cache=True` or `past_key_values` was passed, but with `is_causal=False` earlier tokens attend to "
+            "later ones, so no cache is exact. Pass all tokens in one call with `use_cache=False`."
         )
-    if position_ids is None:
-        return
-    check_packing(attention_mask, position_ids, past_key_values, use_cache)
-    if position_ids.device.type != "cpu" or torch.compiler.is_compiling():
+    if position_ids is None or position_ids.device.type != "cpu" or torch.compiler.is_compiling():
         return
     lowest, highest = int(position_ids.min()), int(position_ids.max())
     if lowest < 0 or highest >= config.max_position_embeddings:

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which layers can a generic transformer be put together from (SPEC section 3)?
+"""The layers of the generic transformer (docs/reference_behaviour.md, "Generic transformer").
 
-The generic transformer stacks them over tokens, the byte-patch model over patches.
+The generic transformer stacks them over tokens, byte-patch models over patches, next-thought models over both texts.
 
 Shapes: B batch, S positions, M keys, N heads, K heads of keys and values, H head size, D hidden, R relative distances.
 """
@@ -17,14 +17,14 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
-from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
-from ..common.common_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids
+from ..common.cache_names import CACHE_NAMES
+from ..common.common_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids, get_layer_cache
 
 
 NUM_CURVE_POINTS = 10  # hidden units of the learned activation
-# Arguments of layers that stay on their device where a model is spread over several: what all layers share is no
-# layer's own, and moving a module moves its weights, which are not there while they lie on disk.
-STATIONARY_ARGUMENTS = [*CACHE_NAMES, "activation", "shared_mlp"]
+# Arguments that accelerate must not move to a layer's device: caches place themselves, and moving a shared module
+# moves its weights, which are absent while they are offloaded to disk.
+SKIP_DEVICE_PLACEMENT = [*CACHE_NAMES, "activation", "shared_mlp"]
 ACTIVATIONS = {
     "gelu": F.gelu,
     "relu": F.relu,
@@ -147,8 +147,10 @@ class GenericAttention(nn.Module):
             self.distances = nn.Embedding(2 * config.max_relative_position + 1, config.head_dim)
         self.hidden_dropout = nn.Dropout(config.hidden_dropout)
 
-    def relate(self, query: torch.Tensor, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
-        """What distances add to the scores `(B, N, S, M)`: queries `(B, N, S, H)` times a vector for each distance."""
+    def relative_position_bias(
+        self, query: torch.Tensor, query_positions: torch.Tensor, key_positions: torch.Tensor
+    ) -> torch.Tensor:
+        """The bias of relative positions `(B, N, S, M)`: queries `(B, N, S, H)` times a vector for each distance."""
         farthest = self.config.max_relative_position
         vectors = self.distances(torch.arange(2 * farthest + 1, device=query.device))
         products = query @ vectors.T * self.scaling  # (B, N, S, R)
@@ -176,7 +178,9 @@ class GenericAttention(nn.Module):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx, **(cache_kwargs or {}))
         if self.distances is not None:
-            bias = self.relate(query, position_ids, position_ids if key_positions is None else key_positions)
+            bias = self.relative_position_bias(
+                query, position_ids, position_ids if key_positions is None else key_positions
+            )
             attention_mask = add_mask(bias, attention_mask, self.is_causal)
         if self.num_key_value_groups > 1 and self.config._attn_implementation == "eager":
             key = key.repeat_interleave(self.num_key_value_groups, dim=1)
@@ -185,7 +189,7 @@ class GenericAttention(nn.Module):
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        read, weights = attention_interface(
+        attn_output, attn_weights = attention_interface(
             self,
             query,
             key,
@@ -195,7 +199,7 @@ class GenericAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.hidden_dropout(self.o_proj(read.reshape(hidden_states.shape))), weights
+        return self.hidden_dropout(self.o_proj(attn_output.reshape(hidden_states.shape))), attn_weights
 
 
 class GenericMLP(nn.Module):
@@ -218,7 +222,7 @@ class GenericMLP(nn.Module):
 
 
 class GenericDecoderLayer(GradientCheckpointingLayer):
-    """Attention and feed-forward, each before it normed and added to the stream."""
+    """Pre-norm attention and feed-forward layer, each added to the residual stream."""
 
     def __init__(self, config: GenericTransformerConfig, layer_idx: int):
         super().__init__()
@@ -227,7 +231,6 @@ class GenericDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = build_norm(config, config.attention_normalization, config.attention_bias)
         self.post_attention_layernorm = build_norm(config, config.mlp_normalization, config.mlp_bias)
 
-    @accept_cache_names
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -242,7 +245,7 @@ class GenericDecoderLayer(GradientCheckpointingLayer):
 
 
 class GenericStack(nn.Module):
-    """The layers with what they share: positions, a learned activation, one feed-forward layer if asked for."""
+    """All layers, with the modules they share: positions, the activation, and perhaps one feed-forward layer."""
 
     def __init__(self, config: GenericTransformerConfig):
         super().__init__()
@@ -274,14 +277,14 @@ class GenericStack(nn.Module):
                 shared_mlp=self.shared_mlp,
                 position_ids=position_ids,
                 position_embeddings=position_embeddings,
-                **{CACHE_NAME: past_key_values},  # by the name that gradient checkpointing looks for
+                past_key_values=get_layer_cache(layer, past_key_values),
                 **kwargs,
             )
         return hidden_states
 
 
 def init_generic_weights(module: nn.Module):
-    """What transformers' own initialisation does not know of these layers; for `_init_weights`."""
+    """Initialise the parameters of these layers that transformers' own `_init_weights` does not cover."""
     if isinstance(module, LearnedActivation):  # starts as torch's own random network
         for kind, fan_in in (("up", 1), ("down", NUM_CURVE_POINTS)):
             for name in (f"{kind}_weight", f"{kind}_bias"):
@@ -290,7 +293,7 @@ def init_generic_weights(module: nn.Module):
 
 __all__ = [
     "ACTIVATIONS",
-    "STATIONARY_ARGUMENTS",
+    "SKIP_DEVICE_PLACEMENT",
     "GenericAttention",
     "GenericDecoderLayer",
     "GenericMLP",

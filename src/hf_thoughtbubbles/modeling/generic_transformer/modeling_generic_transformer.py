@@ -1,9 +1,9 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does the generic transformer of the tiny-models library turn tokens into logits (SPEC section 3)?
+"""The generic transformer of the tiny-models library (docs/reference_behaviour.md, "Generic transformer").
 
-    embed    a vector for each token, perhaps with one for its position
-    core     layers of attention and feed-forward, put together as the configuration says
-    unembed  norm and output matrix
+    embed    token ids to vectors
+    decode   layers of attention and feed-forward, as the configuration chooses them, then the final norm
+    unembed  output matrix
 
 Shapes: B batch, T tokens, M keys, N heads, D hidden, V vocabulary.
 """
@@ -14,9 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import (
     create_bidirectional_mask,
-    create_causal_mask,
     create_masks_for_generate,
-    find_packed_sequence_indices,
     packed_sequence_mask_function,
 )
 from transformers.modeling_layers import (
@@ -24,7 +22,6 @@ from transformers.modeling_layers import (
     GenericForSequenceClassification,
     GenericForTokenClassification,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -32,13 +29,20 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
 from ...hub.hub_models import HubModelMixin
-from ..common.cache_names import CACHE_NAME, accept_cache_names
-from ..common.checks_tokens import check_filled_cache, check_generation_length
-from ..common.position_ids import lengthen_row, place_tokens, take_last
+from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
+from ..common.checks_tokens import check_cache_in_replay, check_generation_length
+from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from ..common.position_ids import (
+    count_positions,
+    find_documents,
+    get_position_ids,
+    pad_mask_to_cache,
+    take_last,
+)
 from ..common.prompt_embeddings import append_generated
 from .checks_generic_transformer import check_inputs
 from .generic_layers import (
-    STATIONARY_ARGUMENTS,
+    SKIP_DEVICE_PLACEMENT,
     GenericAttention,
     GenericDecoderLayer,
     GenericStack,
@@ -54,7 +58,7 @@ class GenericTransformerPreTrainedModel(HubModelMixin, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer"]
-    _skip_keys_device_placement = STATIONARY_ARGUMENTS
+    _skip_keys_device_placement = SKIP_DEVICE_PLACEMENT
     _supports_sdpa = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": GenericDecoderLayer, "attentions": GenericAttention}
@@ -88,26 +92,52 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         self.norm = build_norm(config, config.final_normalization, config.head_bias)
         self.post_init()
 
-    def prepare_mask(
+    def embed(
+        self, input_ids: torch.LongTensor | None = None, inputs_embeds: torch.FloatTensor | None = None
+    ) -> torch.Tensor:
+        """One vector for each token, `(B, T, D)`; positions are added in `decode`."""
+        return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+
+    def decode(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        documents: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """States `(B, T, D)` after all layers and the final norm; `documents` `(B or 1, T)` stay apart."""
+        mask = self.create_mask(inputs_embeds, attention_mask, position_ids, past_key_values, documents)
+        positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
+        key_positions = self.get_key_positions(inputs_embeds, attention_mask, positions, past_key_values)
+        hidden_states = self.core(
+            inputs_embeds,
+            positions,
+            attention_mask=mask,
+            past_key_values=past_key_values,
+            key_positions=key_positions,
+            **kwargs,
+        )
+        return self.norm(hidden_states)
+
+    def create_mask(
         self,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
         position_ids: torch.LongTensor | None,
         past_key_values: Cache | None,
+        documents: torch.LongTensor | None,
     ) -> torch.Tensor | None:
-        """Who sees whom; documents packed into a row by `position_ids` stay apart."""
+        """The attention mask: causal or not, without padding, within documents; `None` for the fused causal path."""
         inputs = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         if self.config.is_causal:
-            return create_causal_mask(**inputs, **{CACHE_NAME: past_key_values}, position_ids=position_ids)
-        documents = None
-        if position_ids is not None and attention_mask is None:
-            documents = find_packed_sequence_indices(position_ids)
+            return create_causal_mask(**inputs, past_key_values=past_key_values, position_ids=position_ids)
         if documents is not None:
-            documents = documents.expand(inputs_embeds.shape[0], -1)
-            inputs["and_mask_function"] = packed_sequence_mask_function(documents)
+            inputs["and_mask_function"] = packed_sequence_mask_function(documents.expand(inputs_embeds.shape[0], -1))
         return create_bidirectional_mask(**inputs)
 
-    def place_keys(
+    def get_key_positions(
         self,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
@@ -122,11 +152,11 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         num_keys = past_key_values.layers[0].max_cache_len if is_static else past_key_values.get_seq_length()
         num_keys += 0 if is_static else num_tokens
         if attention_mask is not None and attention_mask.ndim == 2:
-            places = (attention_mask.bool().cumsum(-1) - 1).clamp(min=0)
-            places = nn.functional.pad(places, (0, num_keys - places.shape[1]))
+            positions = count_positions(attention_mask)
+            positions = nn.functional.pad(positions, (0, num_keys - positions.shape[1]))
         else:
-            places = torch.arange(num_keys, device=inputs_embeds.device)[None]
-        return places + position_ids[:, :1] - take_last(places, num_tokens, past_key_values)[:, :1]
+            positions = torch.arange(num_keys, device=inputs_embeds.device)[None]
+        return positions + position_ids[:, :1] - take_last(positions, num_tokens, past_key_values)[:, :1]
 
     @accept_cache_names
     @capture_outputs
@@ -144,49 +174,38 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`): token ids; or give `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for real tokens, 0 for padding on either side.
-            position_ids (`torch.LongTensor` of shape `(B, T)`): places of the tokens, from 0; by default those that
-                the mask gives. Positions that begin again, in rows without a mask and without a cache, begin another
-                document.
+            position_ids (`torch.LongTensor` of shape `(B, T)`): positions of the tokens, from 0; counted along the
+                mask by default. Positions that begin again, without a mask and a cache, begin another document.
             past_key_values (`Cache`): keys and values of earlier tokens; not with `is_causal=False`.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
-            use_cache (`bool`): return keys and values; by default in evaluation, unless `position_ids` may pack
+            use_cache (`bool`): return keys and values; by default in evaluation, unless `position_ids` pack
                 documents.
 
         Returns:
             `BaseModelOutputWithPast`
 
         Raises:
-            `ValueError`: for input the model cannot read; names the argument, what came and what is allowed.
+            `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed.
         """
         check_inputs(self.config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
-        check_filled_cache(self, past_key_values)
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+        check_cache_in_replay(self, past_key_values)
+        documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
         if use_cache is None:
-            is_placed = position_ids is not None and attention_mask is None
-            use_cache = self.config.use_cache and self.config.is_causal and not (self.training or is_placed)
+            use_cache = self.config.use_cache and self.config.is_causal and not self.training and documents is None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
 
-        mask = self.prepare_mask(inputs_embeds, attention_mask, position_ids, past_key_values)
-        positions = place_tokens(inputs_embeds, attention_mask, position_ids, past_key_values)
-        states = self.core(
-            inputs_embeds,
-            positions,
-            attention_mask=mask,
-            past_key_values=past_key_values,
-            key_positions=self.place_keys(inputs_embeds, attention_mask, positions, past_key_values),
-            **kwargs,
-        )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(states), **{CACHE_NAME: past_key_values})
+        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        hidden_states = self.decode(inputs_embeds, attention_mask, position_ids, past_key_values, documents, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
 
 class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, GenerationMixin):
     """
     A generic transformer with a language-modelling head, tied to the embeddings by default.
 
-    With `is_causal=False` tokens see what they shall predict; such a model is for classification, or for losses of
-    one's own.
+    With `is_causal=False` every token attends to the token that it should predict: use such a model for
+    classification, or with your own loss.
 
     Example:
 
@@ -217,9 +236,9 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
     @staticmethod
     @accept_cache_names
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
-        """With a static cache: as usual; for distances the row as it is, as long from the first token to the last."""
+        """The masks of transformers; for relative positions the row itself, padded to the length of the cache."""
         if config.position_embedding == "relative":
-            return lengthen_row(attention_mask, past_key_values)
+            return pad_mask_to_cache(attention_mask, past_key_values)
         masks = {"attention_mask": attention_mask, "position_ids": position_ids, CACHE_NAME: past_key_values}
         return create_masks_for_generate(config=config, inputs_embeds=inputs_embeds, **masks, **kwargs)
 
@@ -234,7 +253,7 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
         is_first_iteration=False,
         **kwargs,
     ):
-        """Inputs of the next step; without a cache, a prompt of vectors is read again with what came after it."""
+        """Inputs of the next step; without a cache, a prompt of vectors is read again with the generated tokens."""
         if inputs_embeds is not None and past_key_values is None:
             embed_tokens, is_first_iteration = self.get_input_embeddings(), True
             inputs_embeds = append_generated(embed_tokens, inputs_embeds, input_ids, attention_mask, position_ids)
@@ -247,6 +266,11 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+
+    def unembed(self, last_hidden_state: torch.Tensor, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor:
+        """Logits `(B, T, V)` of states `(B, T, D)`, or of the last or the listed tokens only."""
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return self.lm_head(last_hidden_state[:, kept])
 
     @accept_cache_names
     @can_return_tuple
@@ -282,15 +306,14 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = self.unembed(outputs.last_hidden_state, logits_to_keep)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
+            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -29,9 +29,9 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...configuration.configuration_next_thought import NextThoughtConfig, NextThoughtStackView
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, accept_cache_names
-from ..common.position_ids import place_tokens
+from ..common.position_ids import get_position_ids
 from ..generic_transformer.generic_layers import (
-    STATIONARY_ARGUMENTS,
+    SKIP_DEVICE_PLACEMENT,
     GenericAttention,
     GenericDecoderLayer,
     GenericStack,
@@ -199,7 +199,7 @@ class NextThoughtPreTrainedModel(HubModelMixin, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer", "AttentionPooling"]
-    _skip_keys_device_placement = STATIONARY_ARGUMENTS
+    _skip_keys_device_placement = SKIP_DEVICE_PLACEMENT
     _supports_sdpa = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
@@ -291,7 +291,7 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
         if self.positions is None:
             return inputs_embeds
         return inputs_embeds + self.positions(
-            inputs_embeds, place_tokens(inputs_embeds, attention_mask, None, past_key_values)
+            inputs_embeds, get_position_ids(inputs_embeds, attention_mask, None, past_key_values)
         )
 
     def encode(

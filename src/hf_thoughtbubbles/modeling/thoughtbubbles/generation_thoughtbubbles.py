@@ -13,7 +13,7 @@ from transformers.masking_utils import create_causal_mask
 
 from ..common.cache_names import CACHE_NAME, accept_cache_names
 from ..common.checks_tokens import check_generation_length
-from ..common.position_ids import lengthen_row
+from ..common.position_ids import pad_mask_to_cache
 from ..common.prompt_embeddings import append_generated
 from .cache_streams import StreamCache
 from .checks_thoughtbubbles import check_budget
@@ -96,7 +96,7 @@ class ThoughtbubblesGenerationMixin:
         a row that is as long from the first token to the last.
         """
         if config.fork_layers:
-            return lengthen_row(attention_mask, past_key_values)
+            return pad_mask_to_cache(attention_mask, past_key_values)
         return create_causal_mask(
             config=config,
             inputs_embeds=inputs_embeds,

@@ -42,9 +42,9 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names
-from ..common.checks_tokens import check_filled_cache
+from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding, eager_attention_forward, rotate_channels
-from ..common.position_ids import place_tokens, take_last
+from ..common.position_ids import get_position_ids, take_last
 from .cache_streams import StreamCache, StreamSlots
 from .checks_thoughtbubbles import check_inputs, warn_of_forks_before_attention
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
@@ -569,7 +569,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             documents = find_packed_sequence_indices(position_ids.expand(batch_size, -1))
 
         streams, forks, log_scores, gates = ThoughtbubblesStreams(inputs_embeds), [], None, None
-        places = self.place_tokens(inputs_embeds, attention_mask, position_ids, past_key_values)
+        places = self.get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
         shared = {
             "position_embeddings": self.embed_places(places + 1 if self.config.fork_layers else places, inputs_embeds),
             "attention_mask": create_causal_mask(
@@ -648,7 +648,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             f"`hf_thoughtbubbles.calibrate_forks(model, batches, budgets=(1.0, {float(budget)}))`."
         )
 
-    def place_tokens(
+    def get_position_ids(
         self,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
@@ -657,7 +657,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
     ) -> torch.Tensor:
         """Positions `(B or 1, T)` of tokens, from 0."""
         mask = attention_mask if self.config.is_cacheable else None  # the published rule ignores it (SPEC section 1)
-        return place_tokens(inputs_embeds, mask, position_ids, past_key_values)
+        return get_position_ids(inputs_embeds, mask, position_ids, past_key_values)
 
     def embed_places(self, positions: torch.Tensor, hidden_states: torch.Tensor):
         """Cosines and sines at `positions`; `None` for learned positions, which are part of the embedding."""
@@ -767,7 +767,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         Raises:
             `ValueError`: for input the model cannot read; names the argument, what came and what is allowed.
         """
-        check_filled_cache(self, past_key_values)
+        check_cache_in_replay(self, past_key_values)
         use_cache, past_key_values = self.choose_cache(position_ids, attention_mask, past_key_values, use_cache)
         check_inputs(
             self.config,
