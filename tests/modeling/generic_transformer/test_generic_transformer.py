@@ -186,13 +186,13 @@ def test_classification_reads_with_an_encoder(tmp_path):
         (lambda model, ids: model(ids, position_ids=torch.arange(9)[None] - 1), "`position_ids` holds -1"),
         (
             lambda model, ids: model(ids, position_ids=torch.arange(9)[None] % 4, use_cache=True),
-            "pack several documents into a row, and a cache came too",
+            "pack several documents into a row were passed with a cache",
         ),
         (
             lambda model, ids: model(
                 ids, position_ids=torch.arange(9)[None] % 4, attention_mask=torch.ones(2, 9), use_cache=False
             ),
-            "pack several documents into a row, and an `attention_mask` came too",
+            "pack several documents into a row were passed with an `attention_mask`",
         ),
         (lambda model, ids: model(ids, attention_mask=torch.ones(2, 9, 9)), "`attention_mask` has 3 dimensions"),
         (lambda model, ids: model.generate(ids, max_new_tokens=40), "Generation may read 48 tokens"),
