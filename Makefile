@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
+export OMP_WAIT_POLICY := PASSIVE  # threads that wait do not take a core from those that work
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
-.PHONY: demo test style quality bench compat clean
+.PHONY: setup demo test test-fast test-numerics style quality docs dist bench compat clean
 
 .venv/installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("constraints.txt pins versions for Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -11,22 +13,48 @@ RUN := runs/demo
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+setup: .venv/installed  ## everything that development needs, in .venv
+
 demo: .venv/installed  ## train beside a native GPT-2, reload, generate, draw (under 5 minutes on 2 cores)
 	$(BIN)/python examples/train_thoughtbubbles_text.py --output_dir $(RUN) --baseline gpt2
 	$(BIN)/python examples/generate_text.py $(RUN)/thoughtbubbles --prompt "def get_" --max_new_tokens 64 --temperature 0.7
 	$(BIN)/python examples/plot_forks.py $(RUN)/thoughtbubbles --output $(RUN)/forks.png
 	@echo "checkpoints in $(RUN)/thoughtbubbles and $(RUN)/gpt2, pictures in $(RUN)/forks.png and $(RUN)/forks/"
 
-test: .venv/installed  ## everything CI runs, under 15 minutes on 2 cores
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+test: .venv/installed  ## all tests, under 15 minutes on 2 cores
+	$(PYTEST)
 
-style: .venv/installed  ## format and mend what can be mended
+test-fast: .venv/installed  ## all tests but those marked slow, under 3 minutes on 2 cores
+	$(PYTEST) -m "not slow"
+
+# The same promises under three instruction sets: rounding differs between processors, and no promise may depend on it.
+NUMERIC_TESTS := -m "not slow" tests/contract tests/modeling
+test-numerics: .venv/installed  ## contract, cache and parity tests with SSE 4.2, AVX2 and the best that this processor has
+	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 $(PYTEST) $(NUMERIC_TESTS)
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(NUMERIC_TESTS)
+	$(PYTEST) $(NUMERIC_TESTS)
+
+style: .venv/installed  ## format, and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-quality: .venv/installed  ## what CI asks of the code
+quality: .venv/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: .venv/installed  ## check the links and the examples of the documentation
+	$(PYTEST) tests/docs
+
+dist: .venv/installed  ## build sdist and wheel in dist/, check them, and install the wheel in an empty environment
+	rm -rf dist build
+	@test -z "$(TAG)" || test "$(TAG)" = "v$$($(BIN)/python -c 'import hf_thoughtbubbles; print(hf_thoughtbubbles.__version__)')" \
+		|| { echo "TAG=$(TAG) was passed, but it must be v and the version in version.py"; exit 1; }
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv --clear build/empty
+	build/empty/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd build && empty/bin/python ../tests/dist/check_wheel.py
 
 bench: .venv/installed  ## every claim about speed or memory, measured side by side
 	$(BIN)/python benchmarks/training_step.py
