@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How fast does a forking model generate with its cache, against re-reading the prefix and against native GPT-2?
+"""Speed of cached generation with forks, against re-reading the prefix and against native GPT-2.
 
     python benchmarks/generation.py                       # CPU, float32: the size of the claim in docs/results.md
     python benchmarks/generation.py --batch 8             # ragged rows, so that masks are needed

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How do benchmarks that train keep finished runs, go on after an interruption, and sum up seeds?"""
+"""Finished runs of benchmarks that train: kept, resumed after an interruption, summed up over seeds."""
 
 import json
 import statistics

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How long does a training step of Thoughtbubbles take against native GPT-2's, and how much memory?
+"""Time and memory of a training step of Thoughtbubbles, against native GPT-2.
 
     python benchmarks/training_step.py                      # CPU, float32: the size of the claim in docs/results.md
     python benchmarks/training_step.py --fork_policy threshold

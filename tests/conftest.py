@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What do all tests share? No network, a cache of their own, and one thread each where several processes run them."""
+"""Settings of all tests: no network, a cache of their own, one thread each where several processes run them."""
 
 import os
 import tempfile

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which questions about held-out text do the tasks in this folder ask?
+"""Questions about held-out text for the lm-evaluation-harness tasks in this folder.
 
 The text is what `load_text("stdlib")` sets aside for validation: source files of the running Python's standard
 library, so nothing is downloaded. The package is not imported, because saved models are evaluated without it too.

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do models saved now load under the oldest and the newest transformers that setup.cfg promises?
+"""Models saved now load under the oldest and the newest transformers that setup.cfg promises.
 
     make compat
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How are the oldest and the newest environment that setup.cfg promises built, without the package in them?"""
+"""Environments with the oldest and the newest transformers that setup.cfg promises, without the package."""
 
 import configparser
 import re

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Is what README.md and docs/ecosystem.md say about other tools run by the tests and with the versions they name?"""
+"""What README.md and docs/ecosystem.md say about other tools is run by tests, with the versions named there."""
 
 import ast
 import re

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do exported models compute what the models compute, at other sizes than they were exported with?"""
+"""Exported models compute what the models compute, at other sizes than those of the export."""
 
 import onnxruntime
 import pytest

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do models load in every way that transformers offers, and is a bad folder one clear error?"""
+"""Models load in every way that transformers offers; a bad folder is one clear error."""
 
 import json
 import logging

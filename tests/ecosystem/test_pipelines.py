@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which of transformers' pipelines work with our models, and what do they give?"""
+"""transformers' pipelines with our models, and their outputs."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does a test run a script without paying for its imports every time?
+"""Running scripts in tests without paying for their imports every time.
 
 Each run is a process of its own, forked from one that has imported the libraries and done nothing else.
 """

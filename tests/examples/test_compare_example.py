@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the comparison train, match, score, resume and refuse as its docstring says, at a size that takes seconds?"""
+"""The comparison trains, matches, scores, resumes and refuses as its docstring says, at a size of seconds."""
 
 import csv
 import json

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does every example run as its docstring says, at a size that takes seconds?"""
+"""Every example runs as its docstring says, at a size of seconds."""
 
 import json
 import re

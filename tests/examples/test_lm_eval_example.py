@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does lm-evaluation-harness find for every causal family what `model(...)` computes, where the package is absent?"""
+"""lm-evaluation-harness scores every causal family as `model(...)` does, without the package installed."""
 
 import importlib.util
 import json

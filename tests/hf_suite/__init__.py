@@ -1,2 +1,2 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do transformers' own common tests hold for our classes?"""
+"""transformers' own common tests, run on our classes."""

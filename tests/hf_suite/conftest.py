@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What do transformers' common tests need from pytest?"""
+"""pytest settings that transformers' common tests need."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do our models pass the tests that transformers runs on each of its own?"""
+"""transformers' tests of models, run on ours."""
 
 import unittest
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Where do transformers' own common tests come from?
+"""Source of transformers' own common tests.
 
 From the source distribution of the transformers that is installed: pip fetches it once per version into a cache folder
 that git ignores. It ships the tests of its top folder; for the modules those import from other folders there are

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does each family train on, alone or in several processes? For test_processes.py and what it starts."""
+"""A training task for each family, alone or in several processes; for test_processes.py and the scripts it starts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

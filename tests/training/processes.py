@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does one of several training processes end, when all that a test looks at is on disk?"""
+"""The end of one of several training processes, whose results a test reads from disk."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Is training in several processes, whole or sharded, killed or not, the training of one?
+"""Training in several processes, whole or sharded, killed or not, equals training in one.
 
 All of it in a few pairs: two are killed one after the other (train_and_die.py), then one trains in
 every way and goes on with what they left (train_together.py). The last pair are two nodes that run an example.

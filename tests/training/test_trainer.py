@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the transformers Trainer work on our models as on any other?"""
+"""The transformers Trainer on our models."""
 
 from pathlib import Path
 

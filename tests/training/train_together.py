@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What do two processes make of every way to train together? For test_processes.py, under `accelerate launch`.
+"""Every way to train in two processes; run by test_processes.py under `accelerate launch`.
 
 Arguments: folder; what each process saw is written to it as `seen-<rank>.json`.
 """

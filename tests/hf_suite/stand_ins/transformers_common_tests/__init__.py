@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What do the common tests import that the source distribution lacks? This folder, joined with the fetched one."""
+"""Stand-ins for modules that the common tests import and the source distribution lacks."""
 
 from pkgutil import extend_path
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How do the common tests start several processes? On CPU, each forked from a server that has the imports done."""
+"""Several CPU processes for the common tests, each forked from a server that has done the imports."""
 
 import multiprocessing
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What do the common tests inherit for export? Nothing: the source distribution does not ship those tests."""
+"""An empty base class for the export tests, which the source distribution does not ship."""
 
 
 class ExportTesterMixin:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which arguments must every configuration accept and keep?"""
+"""Arguments that every configuration must accept and keep."""
 
 config_common_kwargs = {
     "return_dict": False,
