@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Settings of all tests: no network, a cache of their own, one thread each where several processes run them."""
+"""The environment of all tests: no network, a cache of their own, one thread each under several processes."""
 
 import os
 import tempfile

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the byte-patch model compute what the tiny-models byte level computed?
+"""Parity of byte-patch models with the reference (docs/reference_behaviour.md, "Byte-level models").
 
-The arrays in `tests/parity/stlm_byte` are input and output of the original; `BYTE_PATCH_PARITY_FOLDER` names a folder
+The arrays in `tests/parity/stlm_byte` are input and output of the reference; `BYTE_PATCH_PARITY_FOLDER` names a folder
 with more of them.
 """
 

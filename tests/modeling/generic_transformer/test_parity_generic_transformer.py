@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the generic transformer compute what the tiny-models generic transformer computed?
+"""Parity of generic transformers with the reference (docs/reference_behaviour.md, "Generic transformer").
 
-The arrays in `tests/parity/stlm_generic` are input and output of the original; `GENERIC_PARITY_FOLDER` names a folder
+The arrays in `tests/parity/stlm_generic` are input and output of the reference; `GENERIC_PARITY_FOLDER` names a folder
 with more of them.
 """
 

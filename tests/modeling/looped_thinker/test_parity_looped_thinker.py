@@ -1,9 +1,9 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the looped Thinker compute what the original computed?
+"""Parity of the looped Thinker with the reference (docs/reference_behaviour.md, "Looped Thinker").
 
-The arrays in `tests/parity/thinker` are input and output of the original; `THINKER_PARITY_FOLDER` names a folder with
-more of them. The original's causal mask hides everything (SPEC quirk Q2); where one is involved its outputs with that
-mistake mended, `causal/*`, count, elsewhere `up/*`.
+The arrays in `tests/parity/thinker` are input and output of the reference; `THINKER_PARITY_FOLDER` names a folder with
+more of them. The reference's causal mask hides every key (Q2). Cases with a mask are compared with `causal/*`, which
+the reference computed with a proper mask; the others with `up/*`.
 """
 
 import json
@@ -38,7 +38,7 @@ def load_case(path: Path):
 
 
 def compute_losses(outputs, arrays, case) -> dict[str, torch.Tensor]:
-    """The original's loss terms, `(B, S, T')` each (SPEC section 6)."""
+    """The reference's loss terms, `(B, S, T')` each (docs/reference_behaviour.md, "Looped Thinker", losses)."""
     config, targets = case["config"], torch.from_numpy(arrays["loss_target"]).long()
     targets = targets[:, : config.get("seq_len")]
 

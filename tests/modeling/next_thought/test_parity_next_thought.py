@@ -1,8 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the next-thought model compute what the tiny-models library's parts compute?
+"""Parity of next-thought models with the reference (docs/reference_behaviour.md, "Next-thought models").
 
-The arrays in `tests/parity/stlm_next_thought` are input and output of the original; `NEXT_THOUGHT_PARITY_FOLDER` names
-a folder with more of them.
+The arrays in `tests/parity/stlm_next_thought` are input and output of the reference; `NEXT_THOUGHT_PARITY_FOLDER`
+names a folder with more of them.
 """
 
 import json
