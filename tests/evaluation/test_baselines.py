@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do native baselines have as many parameters, or FLOPs, as the models that they are compared with?"""
+"""Native baselines have as many parameters, or FLOPs, as the models that they are compared with."""
 
 import random
 
@@ -233,13 +233,17 @@ def make_shared() -> GenericTransformerForCausalLM:
 @pytest.mark.parametrize(
     ("build", "arguments", "message"),
     [
-        (make_config, {"family": "bert"}, r"`family` is 'bert'; it must be one of \['gpt2', 'llama'\]"),
-        (make_config, {"by": "width"}, r"`by` is 'width'; it must be one of \('parameters', 'flops', 'both'\)"),
-        (make_config, {"num_tokens": 7}, '`num_tokens` came with `by="parameters"`'),
-        (make_config, {"num_streams": 1.5}, '`num_streams` came with `by="parameters"`'),
-        (make_config, {"by": "flops", "num_steps": 3}, "`num_steps` came, but"),
-        (make_config, {"by": "flops", "num_tokens": 0}, "`num_tokens` is 0"),
-        (make_config, {"tolerance": 0}, "`tolerance` is 0; it must be positive"),
+        (make_config, {"family": "bert"}, r"`family='bert'` was passed; it must be one of \['gpt2', 'llama'\]"),
+        (
+            make_config,
+            {"by": "width"},
+            r"`by='width'` was passed; it must be one of \('parameters', 'flops', 'bo",
+        ),
+        (make_config, {"num_tokens": 7}, '`num_tokens` was passed with `by="parameters"`'),
+        (make_config, {"num_steps": 3}, '`num_steps` was passed with `by="parameters"`'),
+        (make_config, {"by": "flops", "num_steps": 3}, "`num_steps` was passed, but"),
+        (make_config, {"by": "flops", "num_tokens": 0}, "`num_tokens=0` was passed"),
+        (make_config, {"tolerance": 0}, "`tolerance=0` was passed; it must be positive"),
         (
             make_shared,
             {},

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which native model is a fair one to compare with?"""
+"""Native GPT-2 and Llama models with as many parameters, or as many FLOPs, as a model that they are compared with."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .flops import Flops, count_layer, count_linear, estimate_flops
+from .flop_formulas import count_layer
+from .flops import Flops, estimate_flops
 
 
 TOLERANCE = 0.02
@@ -33,19 +34,19 @@ class Shape(NamedTuple):
 
 
 class NativeFamily(NamedTuple):
-    """How a native model is built and counted."""
+    """How to build a native model, and how to count its parameters and FLOPs."""
 
     model_class: type[PreTrainedModel]
     build_config: Callable[[PreTrainedConfig, Shape, int], PreTrainedConfig]
     count_parameters: Callable[[PreTrainedConfig, Shape, int], int]
     is_gated: bool
     usual_factor: float  # intermediate size in multiples of the width
-    head_unit: int  # what a head's size is a multiple of
+    head_unit: int  # the size of a head is a multiple of it
 
     def count_flops(self, config: PreTrainedConfig, shape: Shape, num_tokens: int) -> float:
         """FLOPs of a forward pass over `num_tokens` tokens, for each of them."""
         layer = count_layer(num_tokens, num_tokens, shape.hidden_size, shape.intermediate_size, self.is_gated)
-        return shape.num_hidden_layers * layer / num_tokens + count_linear(1, shape.hidden_size, config.vocab_size)
+        return shape.num_hidden_layers * layer / num_tokens + 2 * shape.hidden_size * config.vocab_size
 
 
 def build_gpt2_config(config: PreTrainedConfig, shape: Shape, num_positions: int) -> GPT2Config:
@@ -107,7 +108,7 @@ FAMILIES = {
 @dataclass(frozen=True)
 class BaselineMatch:
     """
-    How near a baseline is to its model, see [`describe_match`].
+    Sizes and costs of a model and its baseline, see [`describe_match`].
 
     Args:
         model_parameters (`int`), baseline_parameters (`int`): parameters, shared ones once.
@@ -140,13 +141,13 @@ def describe_match(
     model: PreTrainedModel, baseline: PreTrainedModel, num_tokens: int | None = None, **lengths
 ) -> BaselineMatch:
     """
-    How near any baseline, made here or not, is to a model in parameters and FLOPs.
+    Compare any baseline with a model in parameters and FLOPs.
 
     Args:
         model (`PreTrainedModel`), baseline (`PreTrainedModel`): of families that [`estimate_flops`] knows.
-        num_tokens (`int`, *optional*): tokens that the model reads at once; `max_position_embeddings` by default. The
-            baseline reads as many, and a problem's answer with it.
-        lengths: what else the model's FLOPs depend on, see [`estimate_flops`].
+        num_tokens (`int`, *optional*): tokens of an input; `max_position_embeddings` by default. The baseline's
+            input is as long, with a problem's answer added.
+        lengths: other lengths that the model's FLOPs depend on, see [`estimate_flops`].
 
     Returns:
         [`BaselineMatch`], which prints as a sentence.
@@ -176,7 +177,7 @@ def describe_match(
 
 
 def solve_intermediate_size(count: Callable[[Shape], float], depth: int, width: int, wanted: float) -> int:
-    """The intermediate size whose count, which grows evenly with it, is nearest to what is wanted; below 1 if none."""
+    """The intermediate size whose count, linear in it, is nearest to the wanted count; below 1 if there is none."""
     first, second = (count(Shape(depth, width, size)) for size in (1, 2))
     return 1 + round((wanted - first) / (second - first))
 
@@ -195,12 +196,12 @@ def list_shapes(
 
 
 def measure_misfit(value: float, wanted: float) -> float:
-    """Relative distance from what is wanted."""
+    """Relative distance from the wanted value."""
     return abs(value / wanted - 1)
 
 
 class Search:
-    """What a baseline must match, and the shapes that do."""
+    """The shapes of a native family that match a model."""
 
     def __init__(
         self,
@@ -211,7 +212,9 @@ class Search:
         num_steps: int | None,
     ):
         self.config, self.family = model.config, family
-        self.num_parameters, self.flops, self.num_positions = model.num_parameters(), flops, num_positions
+        self.num_parameters, self.num_positions = model.num_parameters(), num_positions
+        self.num_tokens = num_positions if flops is None else flops.num_tokens
+        self.flops_per_token = math.nan if flops is None else flops.forward_per_token
         self.width_unit = family.head_unit * self.config.num_attention_heads
         # A looped model passes its block once a step.
         self.num_passes = num_steps or self.config.to_dict().get("num_steps", 1)
@@ -220,19 +223,19 @@ class Search:
         return self.family.count_parameters(self.config, shape, self.num_positions)
 
     def count_flops(self, shape: Shape) -> float:
-        return self.family.count_flops(self.config, shape, self.flops.num_tokens)
+        return self.family.count_flops(self.config, shape, self.num_tokens)
 
     def rate(self, shape: Shape) -> float:
         """How far the proportions of the feed-forward layers are from the family's usual ones."""
         return abs(math.log(shape.intermediate_size / (self.family.usual_factor * shape.hidden_size)))
 
     def measure_misfits(self, shape: Shape, by: str) -> dict[str, float]:
-        """Relative distances of what was to be matched."""
+        """Relative distances of the counts to be matched."""
         misfits = {}
         if by != "flops":
             misfits["parameters"] = measure_misfit(self.count_parameters(shape), self.num_parameters)
         if by != "parameters":
-            misfits["FLOPs"] = measure_misfit(self.count_flops(shape), self.flops.forward_per_token)
+            misfits["FLOPs"] = measure_misfit(self.count_flops(shape), self.flops_per_token)
         return misfits
 
     def match_parameters(self) -> Shape | None:
@@ -244,7 +247,7 @@ class Search:
 
     def match_flops(self) -> Shape | None:
         """At each depth the most usual proportions; of the depths between one step and all, nearest to the width."""
-        wanted, width, best = self.flops.forward_per_token, self.config.hidden_size, []
+        wanted, width, best = self.flops_per_token, self.config.hidden_size, []
         for depth in range(self.config.num_hidden_layers, self.config.num_hidden_layers * self.num_passes + 1):
             shapes = list_shapes(self.count_flops, wanted, depth, self.width_unit)
             best += [min(shapes, key=self.rate)] if shapes else []
@@ -256,7 +259,7 @@ class Search:
         if by == "both":
             return f'no "{family}" with {config.num_attention_heads} heads is as small with sensible proportions.'
         if by == "flops":
-            found, wanted = self.count_flops(Shape(depth, self.width_unit, 1)), self.flops.forward_per_token
+            found, wanted = self.count_flops(Shape(depth, self.width_unit, 1)), self.flops_per_token
         elif config.hidden_size % self.width_unit != 0:
             size = config.hidden_size / config.num_attention_heads
             return f'a "{family}" needs heads of even size, and those of the model have {size:g} channels.'
@@ -272,7 +275,7 @@ class Search:
 
         def count(shape: Shape) -> float:
             """2 where one is above by the same share as the other is below: as near as that width can be."""
-            flops = self.count_flops(shape) / self.flops.forward_per_token
+            flops = self.count_flops(shape) / self.flops_per_token
             return self.count_parameters(shape) / self.num_parameters + flops
 
         def rank(shape: Shape) -> tuple[float, float]:
@@ -298,30 +301,29 @@ def matched_baseline(
     **lengths,
 ) -> PreTrainedModel:
     """
-    A native GPT-2 or Llama with the vocabulary, heads, context and dropouts of a model, as large or costly as it is.
+    Build a native GPT-2 or Llama with the vocabulary, heads, context and dropouts of a model, and its size or cost.
 
-    What is matched decides what is free:
+    - `"parameters"`: depth and width are the model's, and the feed-forward width makes the count match. It also makes
+      up for learned positions, which rotary embeddings do not have. The depth of a looped model is that of its shared
+      block; steps cost no parameters.
+    - `"flops"`: of a forward pass for each token, or byte. The depth is the model's, the width a multiple of the heads
+      with the most usual proportions, and the feed-forward width makes the count match. For a looped model the depth
+      lies between the layers of one step and of all steps, with the width nearest to the model's.
+    - `"both"`: depth, width and feed-forward width are searched, up to four times the model's depth. A model that
+      uses each weight much more often than a native one, such as a looped one, has no such baseline.
 
-    - `"parameters"`: depth and width are the model's, the feed-forward layers give the rest. Learned positions cost
-      parameters that rotary ones do not; the feed-forward layers give them back. The depth of a looped model is that
-      of its shared block, not of its steps, which cost no parameters.
-    - `"flops"`: of a forward pass for each token, or byte. The depth is the model's, the width the multiple of the
-      heads with the most usual proportions, and the feed-forward layers give the rest. For a looped model the depth
-      lies between the layers of one step and of all of them, where the width is nearest to the model's.
-    - `"both"`: depth, width and feed-forward layers are searched, up to four times the model's depth. A model that
-      computes much more with a weight than a native one, as a looped one does, has no such baseline.
-
-    The shape is searched by numbers alone, then the model is built once. [`describe_match`] tells how near it is.
+    Only the match is built; the search uses formulas. [`describe_match`] compares it with the model.
 
     Args:
         model (`PreTrainedModel`): one of ours, or any model whose configuration uses transformers' common names.
         family (`str`): `"gpt2"`, tied, with learned positions; or `"llama"`, tied as the model, with rotary positions,
             gated feed-forward layers and no biases.
-        by (`str`): see above.
-        num_tokens (`int`, *optional*): tokens that both read at once where FLOPs are matched, a problem's answer comes
-            on top; the model's `max_position_embeddings` by default.
-        tolerance (`float`): by how much what is matched may differ, relative to the model.
-        lengths: what else the model's FLOPs depend on, see [`estimate_flops`], for example `bytes_per_patch=5.0`.
+        by (`str`): the counts to match, see above.
+        num_tokens (`int`, *optional*): tokens of an input where FLOPs are matched, without a problem's answer; the
+            model's `max_position_embeddings` by default.
+        tolerance (`float`): the largest relative difference of a matched count.
+        lengths: other lengths that the model's FLOPs depend on, for example `bytes_per_patch=5.0`, see
+            [`estimate_flops`].
 
     Returns:
         `GPT2LMHeadModel` or `LlamaForCausalLM`, freshly initialised. With `"parameters"` the count of a GPT-2 differs
@@ -337,33 +339,34 @@ def matched_baseline(
         flops = estimate_flops(config, num_positions if num_tokens is None else num_tokens, **lengths)
         num_positions = max(num_positions, flops.num_tokens)
     search = Search(model, native, num_positions, flops, lengths.get("num_steps"))
-    if by == "parameters":
-        shape = search.match_parameters()
-    else:
-        shape = search.match_flops() if by == "flops" else search.match_both(tolerance)
-    check_match(search, family, by, shape, tolerance)
+    shape = find_match(search, family, by, tolerance)
     baseline = native.model_class(native.build_config(config, shape, num_positions))
     baseline.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about GPT-2's
     return baseline
 
 
 def check_request(family: str, by: str, num_tokens: int | None, tolerance: float, lengths: dict):
-    """Refuse what is unknown or has no effect."""
+    """Refuse arguments that are unknown or have no effect."""
     if family not in FAMILIES:
-        raise ValueError(f"`family` is {family!r}; it must be one of {sorted(FAMILIES)}.")
+        raise ValueError(f"`family={family!r}` was passed; it must be one of {sorted(FAMILIES)}.")
     if by not in KINDS:
-        raise ValueError(f"`by` is {by!r}; it must be one of {KINDS}.")
+        raise ValueError(f"`by={by!r}` was passed; it must be one of {KINDS}.")
     given = [*lengths, *([] if num_tokens is None else ["num_tokens"])]
     if by == "parameters" and given:
         raise ValueError(
-            f'`{given[0]}` came with `by="parameters"`, which no length changes. Leave it out, or use `by="flops"`.'
+            f'`{given[0]}` was passed with `by="parameters"`, but no length changes parameters. Remove it, or set '
+            '`by="flops"`.'
         )
     if not tolerance > 0:
-        raise ValueError(f"`tolerance` is {tolerance}; it must be positive, for example {TOLERANCE}.")
+        raise ValueError(f"`tolerance={tolerance}` was passed; it must be positive, for example {TOLERANCE}.")
 
 
-def check_match(search: Search, family: str, by: str, shape: Shape | None, tolerance: float):
-    """Refuse a baseline that is not there, or too far away."""
+def find_match(search: Search, family: str, by: str, tolerance: float) -> Shape:
+    """Search a shape; refuse a missing one, or one outside the tolerance."""
+    if by == "parameters":
+        shape = search.match_parameters()
+    else:
+        shape = search.match_flops() if by == "flops" else search.match_both(tolerance)
     if shape is None:
         raise ValueError(f'`by="{by}"` has no match: {search.explain(family, by)} Use another `by` or `family`.')
     misfits = search.measure_misfits(shape, by)
@@ -373,6 +376,7 @@ def check_match(search: Search, family: str, by: str, shape: Shape | None, toler
             f'`by="{by}"` has no match within the `tolerance` {tolerance:.1%}: the nearest "{family}" has {found}. '
             f"Use another `by`, or accept it with `tolerance={math.ceil(1000 * max(misfits.values())) / 1000}`."
         )
+    return shape
 
 
 __all__ = ["BaselineMatch", "describe_match", "matched_baseline"]
