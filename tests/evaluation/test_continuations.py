@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Are continuations scored exactly, whatever else is in the batch, by every causal family and by native models?"""
+"""Continuations are scored exactly in any batch, for every causal family and for native models."""
 
 import pytest
 import torch
@@ -95,7 +95,7 @@ def score_unread(model, prefix: list[int], continuation: list[int]) -> Continuat
 
 
 @pytest.mark.parametrize("name", ["thoughtbubbles", "threshold", "gpt2"])
-def test_read_from_prefixes_each_token_sees_what_came_before_it_alone(name):
+def test_read_from_prefixes_each_token_depends_on_the_tokens_before_it_alone(name):
     model, pairs = MODELS[name](), draw_pairs()
     scores = score_continuations(model, pairs, reading="prefix", batch_size=3)
     for score, (prefix, continuation) in zip(scores, pairs, strict=True):
@@ -184,9 +184,9 @@ def test_token_patches_need_a_tokenizer_and_the_whole_text():
     model, drawing = BytePatchForCausalLM(BytePatchConfig(patching="token")), train_bpe_tokenizer(["low"], 260)
     with pytest.raises(ValueError, match="`patch_tokenizer` is missing"):
         score_continuations(model, [([1], [2])])
-    with pytest.raises(ValueError, match=r'`reading="prefix"` came for a model with `patching="token"`'):
+    with pytest.raises(ValueError, match=r'`reading="prefix"` was passed for a model with `patching="token"`'):
         score_continuations(model, [([1], [2])], reading="prefix", patch_tokenizer=drawing)
-    with pytest.raises(ValueError, match="`patch_tokenizer` came, but nothing draws"):
+    with pytest.raises(ValueError, match="`patch_tokenizer` was passed, but this model needs none"):
         score_continuations(MODELS["gpt2"](), [([1], [2])], patch_tokenizer=drawing)
 
 
@@ -210,7 +210,7 @@ def test_prefixes_that_are_too_long_are_cut_when_asked_for():
     ("pair", "tokenizer", "message"),
     [
         (([1, 2], []), None, "continuation of pair 0 is empty"),
-        (("a", "b"), None, "Pair 0 is text, but no `tokenizer` came"),
+        (("a", "b"), None, "Pair 0 is text, but no `tokenizer` was passed"),
         (("a", [1]), build_byte_tokenizer(), "Pair 0 is of text and ids"),
         (([], [1]), None, "prefix of pair 0 is empty"),
     ],
@@ -222,5 +222,5 @@ def test_bad_input(pair, tokenizer, message):
 
 @pytest.mark.parametrize("options", [{"reading": "whole"}, {"batch_size": 0}], ids=str)
 def test_bad_options(options):
-    with pytest.raises(ValueError, match="`reading` is"):
+    with pytest.raises(ValueError, match=r"`reading=.*` and `batch_size=.*` were passed; `reading` must be"):
         score_continuations(MODELS["gpt2"](), [([1], [2])], **options)

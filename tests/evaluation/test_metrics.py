@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do the metrics count right, in one go and in batches, without a network?"""
+"""Metrics count the same in one call and in batches, without a network."""
 
 import math
 

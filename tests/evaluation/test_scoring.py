@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Is a text scored as a likelihood, byte for byte?"""
+"""Texts are scored as likelihoods, byte for byte."""
 
 import math
 
@@ -100,7 +100,7 @@ def test_patch_lengths_of_rows_reach_the_model_and_prefixes_refuse_them():
     score = score_dataset(model, rows, build_byte_tokenizer())
     assert score["num_tokens"] == 16
     assert score["loss"] * 16 == pytest.approx(nats, rel=1e-5)
-    with pytest.raises(ValueError, match="came with rows that have `patch_lengths`"):
+    with pytest.raises(ValueError, match="was passed with rows that have `patch_lengths`"):
         score_dataset(model, rows, build_byte_tokenizer(), reading="prefix")
 
 
@@ -122,7 +122,7 @@ def test_ignored_labels_and_a_limit_are_respected():
     for limits in ({"batch_size": 0}, {"max_blocks": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             score_dataset(model, rows, build_byte_tokenizer(), **limits)
-    with pytest.raises(ValueError, match="`reading` is 'causal'"):
+    with pytest.raises(ValueError, match="`reading='causal'` was passed"):
         score_dataset(model, rows, build_byte_tokenizer(), reading="causal")
 
 

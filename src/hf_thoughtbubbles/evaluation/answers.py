@@ -1,6 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """How many answers are right? Any generating model, ours or native, is asked and its replies are graded."""
 
+from typing import Any, cast
+
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +38,7 @@ def answer_questions(
         for start in range(0, len(dataset), batch_size):
             questions = dataset[start : start + batch_size]["input_ids"]
             batch = tokenizer.pad({"input_ids": questions}, padding_side="left", return_tensors="pt").to(model.device)
-            generated = model.generate(
+            generated = cast(Any, model).generate(
                 **batch,
                 do_sample=False,
                 max_new_tokens=longest,

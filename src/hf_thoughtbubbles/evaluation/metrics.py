@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which numbers say how good an answer is? `evaluate.Metric` classes that need no network."""
+"""Metrics of text and answers: `evaluate.Metric` classes that need no network."""
 
 import math
 
@@ -10,7 +10,7 @@ from datasets import Sequence as SequenceOf
 
 class BitsPerByte(evaluate.Metric):
     """
-    Bits per byte of text: the sum of `-ln p` over what was scored, in bits, over the bytes it stands for.
+    Bits per byte of text: the sum of `-ln p` of the scored text, in bits, divided by its bytes.
 
     Unlike the perplexity of a token it can be compared across tokenizers.
 

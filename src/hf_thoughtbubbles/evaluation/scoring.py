@@ -1,10 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How likely does a causal language model find a text?"""
+"""Likelihoods of texts and continuations under a causal language model."""
 
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,17 +29,17 @@ BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # SentencePiece's name for a byte t
 
 def count_token_bytes(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """
-    How many bytes of text each token id stands for; special tokens stand for none.
+    Count the bytes of text of each token id; special tokens have none.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): byte-level tokenizers are counted exactly; for others the UTF-8 length
-            of the token, a word-start mark counting as a space.
+        tokenizer (`PreTrainedTokenizerBase`): byte-level tokenizers are counted exactly; others by the UTF-8 length of
+            the token, with a space for a word-start mark.
 
     Returns:
         `torch.LongTensor` of shape `(len(tokenizer),)`.
     """
     alphabet, specials, added = byte_alphabet(), set(tokenizer.all_special_ids), tokenizer.added_tokens_decoder
-    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     is_byte_level = all(c in alphabet for i, token in enumerate(tokens) if i not in added for c in token)
 
     def count(i: int, token: str) -> int:
@@ -56,8 +56,8 @@ def count_token_bytes(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
 
 def _iterate_batches(dataset: Iterable[dict], batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
     """
-    Rows of equal length together, `input_ids` and `labels` `(B, T)`, perhaps `patch_lengths` `(B, P)`; padding would
-    change what the top-k rule keeps.
+    Rows of equal length together: `input_ids` and `labels` `(B, T)`, and `patch_lengths` `(B, P)` if given. Padding
+    would change the streams that the top-k rule keeps.
     """
     rows: list[dict[str, torch.Tensor]] = []
 
@@ -80,9 +80,9 @@ def _score_blockwise(model, input_ids: torch.Tensor, **inputs) -> torch.Tensor:
 
 
 def _score_prefixes(model, input_ids: torch.Tensor, **compute) -> torch.Tensor:
-    """Each token from a call that saw nothing after it: one call per length, never a padded batch."""
+    """Each token from a call on the tokens before it: one call per length, never a padded batch."""
     if "patch_lengths" in compute:
-        raise ValueError(f'`reading="prefix"` came with rows that have `patch_lengths`: {UNKNOWN_ENDS}')
+        raise ValueError(f'`reading="prefix"` was passed with rows that have `patch_lengths`: {UNKNOWN_ENDS}')
     return torch.cat(
         [
             model(input_ids=input_ids[:, :length], use_cache=False, logits_to_keep=1, **compute).logits[:, -1:]
@@ -115,9 +115,9 @@ def score_dataset(
             **that is not a likelihood**, because later tokens influence earlier forks; `"prefix"` predicts every token
             from a call on the tokens before it alone, T - 1 calls per row, which is what generation does. For causal
             models, `fork_policy="threshold"` included, both give the same number.
-        batch_size (`int`): rows per call.
+        batch_size (`int`): rows of a call.
         max_blocks (`int`, *optional*): score only the first so many rows.
-        compute: passed on to the model's `forward`: how much it may compute, for example `num_steps=16`,
+        compute: arguments of the model's `forward` that say how much it may compute, for example `num_steps=16`,
             `exit_threshold=0.1` or `fork_budget=1.5`.
 
     Returns:
@@ -127,11 +127,11 @@ def score_dataset(
         `ValueError`: for an unknown `reading`, prefixes of rows with `patch_lengths`, a batch size or limit below 1,
             or when nothing was scored.
     """
-    readers = {"blockwise": _score_blockwise, "prefix": _score_prefixes}
+    readers: dict[str, Callable[..., torch.Tensor]] = {"blockwise": _score_blockwise, "prefix": _score_prefixes}
     if reading not in readers:
-        raise ValueError(f"`reading` is {reading!r}; it must be one of {sorted(readers)}.")
+        raise ValueError(f"`reading={reading!r}` was passed; it must be one of {sorted(readers)}.")
     if batch_size < 1 or (max_blocks is not None and max_blocks < 1):
-        raise ValueError(f"`batch_size` {batch_size} and `max_blocks` {max_blocks} must be at least 1.")
+        raise ValueError(f"`{batch_size=}` and `{max_blocks=}` were passed; they must be at least 1.")
     was_training, read = model.training, functools.partial(readers[reading], **compute)
     try:
         nats, num_tokens, num_bytes = _sum_losses(
@@ -175,7 +175,7 @@ def _sum_losses(model, dataset, token_bytes: torch.Tensor, read, batch_size: int
 @dataclass(frozen=True)
 class ContinuationScore:
     """
-    How likely a model finds a continuation.
+    The likelihood of a continuation under a model.
 
     Args:
         log_likelihood (`float`): natural log of its probability given the prefix.
@@ -205,13 +205,13 @@ def score_continuations(
     Text is tokenized as prefix and continuation together, and what the tokens of the prefix alone do not cover is the
     continuation, as lm-evaluation-harness does it; white space at the end of a prefix stays with the prefix, where the
     harness would move it to the continuation. Where they cover all, because a token joins both, each is tokenized by
-    itself. Special tokens that the tokenizer puts before a text stay; those it puts after one are left out. (The
-    tiny-models library joins both with a space and scores all, SPEC quirk S6.)
+    itself. Special tokens that the tokenizer puts before a text stay; those it puts after one are left out. The
+    reference implementation joins both with a space and scores all (docs/reference_behaviour.md, "Sampling", S6).
 
     Args:
         model (`PreTrainedModel`): any causal language model.
-        pairs (`Iterable[tuple]`): prefix and continuation, both text or both token ids. Before an empty prefix stands
-            the tokenizer's beginning of sequence, or its end of sequence.
+        pairs (`Iterable[tuple]`): prefix and continuation, both text or both token ids. An empty prefix becomes the
+            tokenizer's beginning of sequence, or its end of sequence.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): needed for text and for empty prefixes.
         reading (`str`): `"blockwise"` reads prefix and continuation in one call; `"prefix"` predicts every token from
             a call on those before it alone. They differ for the published top-k fork rule only, see [`score_dataset`].
@@ -220,26 +220,28 @@ def score_continuations(
         patch_tokenizer (`PreTrainedTokenizerBase`, *optional*): draws the patches of byte-patch models with
             `patching="token"`, over prefix and continuation together; only for `reading="blockwise"`. The likelihood
             is one given these boundaries, see [`measure_patch_lengths`].
-        compute: passed on to the model's `forward`: how much it may compute.
+        compute: arguments of the model's `forward` that say how much it may compute.
 
     Returns:
         `list[ContinuationScore]`, one for each pair, in their order.
 
     Raises:
-        `ValueError`: for an empty continuation, text without a tokenizer, an empty prefix without a token to stand
-            before it, pairs that are too long, and patches that are missing, not needed or not known yet.
+        `ValueError`: for an empty continuation, text without a tokenizer, an empty prefix without a token for
+            it, pairs that are too long, and patches that are missing, not needed or not known yet.
     """
     _check_patch_tokenizer(model, patch_tokenizer, reading)
     if reading not in ("blockwise", "prefix") or batch_size < 1:
         raise ValueError(
-            f"`reading` is {reading!r} and `batch_size` {batch_size}; use blockwise or prefix, 1 or more."
+            f"`{reading=}` and `{batch_size=}` were passed; `reading` must be 'blockwise' or 'prefix', and "
+            "`batch_size` at least 1."
         )
     encoded = [_encode_pair(model, tokenizer, truncate, *pair, i) for i, pair in enumerate(pairs)]
     asked = [(i, ids, start - 1) for i, (ids, start) in enumerate(encoded)]
     if reading == "prefix":
-        asked = [(i, ids[:stop], stop - 2) for i, ids, place in asked for stop in range(place + 2, len(ids) + 1)]
+        asked = [(i, ids[:stop], stop - 2) for i, ids, last in asked for stop in range(last + 2, len(ids) + 1)]
     asked.sort(key=lambda question: len(question[1]))  # rows of a batch are about as long
-    was_training, scores = model.training, [[] for _ in encoded]
+    was_training = model.training
+    scores: list[list[tuple[float, bool]]] = [[] for _ in encoded]
     try:
         for batch in _batch_questions(model.eval(), asked, batch_size):
             answers = _answer_questions(model, batch, patch_tokenizer, compute)
@@ -254,18 +256,18 @@ def score_continuations(
 
 
 def _count_unread(model: PreTrainedModel) -> int:
-    """Tokens of a row that need not be read: the last, but where given patches end with the row, and it ends its."""
+    """Tokens at the end of a row that the model need not read: 1, or 0 where given patches must cover the row."""
     return 0 if getattr(model.config, "patching", None) == "token" else 1
 
 
 def _check_patch_tokenizer(model: PreTrainedModel, patch_tokenizer: PreTrainedTokenizerBase | None, reading: str):
-    """Refuse token patches that nobody draws, and a tokenizer for patches that a model finds by itself."""
+    """Refuse token patches without a tokenizer, and a tokenizer for patches that a model finds by itself."""
     is_needed = _count_unread(model) == 0
     if is_needed and reading == "prefix":
-        raise ValueError(f'`reading="prefix"` came for a model with `patching="token"`: {UNKNOWN_ENDS}')
+        raise ValueError(f'`reading="prefix"` was passed for a model with `patching="token"`: {UNKNOWN_ENDS}')
     if is_needed != (patch_tokenizer is not None):
-        came = "is missing, which draws the patches of" if is_needed else "came, but nothing draws the patches of"
-        raise ValueError(f'`patch_tokenizer` {came} this model: only `patching="token"` needs one.')
+        problem = "is missing, but this model needs it" if is_needed else "was passed, but this model needs none"
+        raise ValueError(f'`patch_tokenizer` {problem}: only `patching="token"` needs it.')
 
 
 def _encode_text(tokenizer: PreTrainedTokenizerBase, prefix: str, continuation: str) -> tuple[int, list[int]]:
@@ -279,9 +281,9 @@ def _encode_text(tokenizer: PreTrainedTokenizerBase, prefix: str, continuation: 
     if len(joint) <= len(first):
         joint = first + (encode(continuation, add_special_tokens=False) if continuation else [])
     whole, lead = encode(prefix + continuation), []
-    for place in range(len(whole) - len(joint) + 1):
-        if joint and whole[place : place + len(joint)] == joint:
-            lead = whole[:place]
+    for start in range(len(whole) - len(joint) + 1):
+        if joint and whole[start : start + len(joint)] == joint:
+            lead = whole[:start]
             break
     return len(lead) + len(first), lead + joint
 
@@ -289,10 +291,10 @@ def _encode_text(tokenizer: PreTrainedTokenizerBase, prefix: str, continuation: 
 def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_idx: int) -> tuple[list[int], int]:
     """All ids of a pair, and where the continuation begins, after at least one token."""
     if isinstance(prefix, str) != isinstance(continuation, str):
-        raise ValueError(f"Pair {pair_idx} is of text and ids; give both as text or both as ids.")
+        raise ValueError(f"Pair {pair_idx} is of text and ids; pass both as text or both as ids.")
     if isinstance(prefix, str):
         if tokenizer is None:
-            raise ValueError(f"Pair {pair_idx} is text, but no `tokenizer` came. Give one, or token ids.")
+            raise ValueError(f"Pair {pair_idx} is text, but no `tokenizer` was passed. Pass one, or token ids.")
         start, ids = _encode_text(tokenizer, prefix, continuation)
     else:
         start, ids = len(prefix), [*map(int, prefix), *map(int, continuation)]
@@ -303,8 +305,8 @@ def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_id
         first = tokenizer.eos_token_id if first is None and tokenizer is not None else first
         if first is None:
             raise ValueError(
-                f"The prefix of pair {pair_idx} is empty, and no `tokenizer` with a beginning or end of sequence came "
-                "to stand before it. Give one, or a prefix."
+                f"The prefix of pair {pair_idx} is empty, and no `tokenizer` with a beginning or end of sequence was "
+                "passed. Pass one, or a prefix."
             )
         start, ids = 1, [first, *ids]
     longest = getattr(model.config, "max_position_embeddings", None)
@@ -320,9 +322,9 @@ def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_id
 
 
 def _batch_questions(model, asked: list, batch_size: int) -> Iterator[list]:
-    """Batches of `(pair, ids, last place before what is scored)`; top-k forks cannot bear padding in a row."""
+    """Batches of `(pair, ids, last token before the scored ones)`; rows of models with top-k forks get no padding."""
     is_equal = getattr(model.config, "fork_policy", None) == "topk" and bool(model.config.fork_layers)
-    batch = []
+    batch: list[tuple[int, list[int], int]] = []
     for question in asked:
         if batch and (len(batch) == batch_size or (is_equal and len(batch[0][1]) != len(question[1]))):
             yield batch
@@ -345,14 +347,14 @@ def _answer_questions(model, batch: list, patch_tokenizer, compute: dict) -> lis
         longest = model.config.max_patch_bytes
         patches = [torch.tensor(measure_patch_lengths(ids, patch_tokenizer, longest)) for _, ids, _ in batch]
         inputs["patch_lengths"] = pad_sequence(patches, batch_first=True).to(model.device)
-    first = min(place for *_, place in batch)  # nothing before it is scored
+    first = min(last for *_, last in batch)  # nothing before it is scored
     kept = read.shape[1] - first
     logits = model(input_ids=read, use_cache=False, logits_to_keep=kept, **inputs, **compute).logits
-    logits = logits[:, -kept:].float()  # some models keep all whatever they are asked
+    logits = logits[:, -kept:].float()  # some models ignore `logits_to_keep`
     answers = []
-    for row, (_, ids, place) in zip(logits, batch, strict=True):
-        scores = row[place - first : len(ids) - 1 - first].log_softmax(-1)
-        targets = torch.tensor(ids[place + 1 :], device=scores.device)
+    for row, (_, ids, last) in zip(logits, batch, strict=True):
+        scores = row[last - first : len(ids) - 1 - first].log_softmax(-1)
+        targets = torch.tensor(ids[last + 1 :], device=scores.device)
         nats = scores.gather(1, targets[:, None]).double().sum().item()
         answers.append((nats, bool((scores.argmax(-1) == targets).all())))
     return answers
