@@ -1,8 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """
-FLOPs that depend on values, so that shapes alone cannot tell them: streams that thresholds keep, and patches of bytes.
+Formulas for FLOPs that depend on values, not on shapes alone: streams that thresholds keep, and patches of bytes.
 
-Formulas count matrix products as `flops.py` does: 2 operations for a multiplication and an addition.
+They count matrix products as `flops.py` does: 2 operations for a multiplication and an addition.
 """
 
 import math
@@ -18,7 +18,7 @@ NUM_EXACT_DIGITS = 6  # of a measured average times the tokens
 
 
 class RowCost(NamedTuple):
-    """FLOPs of one row, and what its cache holds."""
+    """FLOPs of one row, and the size of its cache."""
 
     num_tokens: int  # an answer included
     forward: int  # of one pass without labels
@@ -125,7 +125,7 @@ def count_patches(
     if not 1 <= bytes_per_patch <= config.max_patch_bytes:
         raise ValueError(
             f"`num_patches` or `bytes_per_patch` was passed, {bytes_per_patch:g} bytes a patch; a patch has 1 to "
-            f"{config.max_patch_bytes} bytes (`max_patch_bytes`). Pass what was measured on {num_bytes} bytes."
+            f"{config.max_patch_bytes} bytes (`max_patch_bytes`). Pass the number measured on {num_bytes} bytes."
         )
     return num_patches or math.ceil(round(num_bytes / bytes_per_patch, NUM_EXACT_DIGITS)), bytes_per_patch
 

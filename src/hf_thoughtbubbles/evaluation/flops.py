@@ -196,14 +196,14 @@ def count_row(config: PreTrainedConfig, num_tokens: int, batch_size: int, length
 
 def estimate_flops(config: PreTrainedConfig, num_tokens: int, batch_size: int = 1, **lengths) -> Flops:
     """
-    The FLOPs of a model with this configuration: what [`measure_flops`] counts on real inputs.
+    Return the FLOPs of a model with this configuration, equal to those of [`measure_flops`] on real inputs.
 
     Args:
         config (`PreTrainedConfig`): of one of our language models, of GPT-2 or of Llama.
         num_tokens (`int`): tokens of each row: bytes for byte-patch models, those of the problem for looped Thinkers
             that answer, those of the input thought for next-thought models.
         batch_size (`int`): rows.
-        lengths: what else the costs of a family depend on; the configuration's by default.
+        lengths: other lengths that the costs of a family depend on; the configuration's by default.
 
             - looped Thinkers: `num_steps`, as if no token exits early; those that answer also `num_latents`,
               `num_read_steps` and `answer_length`.
@@ -247,7 +247,7 @@ def estimate_memory(
     **lengths,
 ) -> Memory:
     """
-    The bytes of a model's weights, gradients, optimizer and cache; activations are left out.
+    Return the bytes of a model's weights, gradients, optimizer and cache; activations are left out.
 
     Args:
         config (`PreTrainedConfig`), num_tokens (`int`), batch_size (`int`), lengths: see [`estimate_flops`].
@@ -276,11 +276,11 @@ def estimate_memory(
 
 def measure_flops(model: PreTrainedModel, *args, **inputs) -> int:
     """
-    The FLOPs of one real forward pass in evaluation, counted by torch with attention written out, because not all
-    fused kernels are counted. The model's attention and mode are restored, also when the pass fails.
+    Return the FLOPs of one real forward pass in evaluation, with eager attention, because torch does not count all
+    fused kernels. The model's attention and mode are restored, also when the pass fails.
 
     Args:
-        model (`PreTrainedModel`), args, inputs: any model, and what its `forward` takes.
+        model (`PreTrainedModel`), args, inputs: any model, and arguments of its `forward`.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> sizes = {"hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
