@@ -36,21 +36,21 @@ SIZES = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "
 WIDE = {"fork_layers": [1, 2], "fork_budget": 2.0}  # the first fork keeps everything
 TIGHT = {"fork_layers": [1, 2, 3], "fork_budget": 1.5}  # every fork prunes
 ARMS = {
-    "top-k, budget 2": {**WIDE, "fork_policy": "topk"},
-    "threshold, budget 2": {**WIDE, "fork_policy": "threshold"},
-    "random forks, budget 2": {**WIDE, "fork_policy": "threshold", "is_random": True},
-    "top-k, budget 1.5": {**TIGHT, "fork_policy": "topk"},
-    "threshold, budget 1.5": {**TIGHT, "fork_policy": "threshold"},
-    "random forks, budget 1.5": {**TIGHT, "fork_policy": "threshold", "is_random": True},
-    "top-k, budget 2, init (-2, 4)": {**WIDE, "fork_policy": "topk", "fork_score_init": (-2, 4)},
-    "threshold, budget 2, init (0, 0)": {**WIDE, "fork_policy": "threshold", "fork_score_init": (0, 0)},
-    "threshold, budget 2, init (0, 4)": {**WIDE, "fork_policy": "threshold", "fork_score_init": (0, 4)},
-    "threshold, budget 2, init (-2, 4)": {**WIDE, "fork_policy": "threshold", "fork_score_init": (-2, 4)},
-    "threshold, budget 2, init (-4, 4)": {**WIDE, "fork_policy": "threshold", "fork_score_init": (-4, 4)},
-    "threshold, budget 2, init (4, 4)": {**WIDE, "fork_policy": "threshold", "fork_score_init": (4, 4)},
-    "threshold, budget 1.5, init (-2, 4)": {**TIGHT, "fork_policy": "threshold", "fork_score_init": (-2, 4)},
+    "top-k, budget 2": {**WIDE, "fork_rule": "topk"},
+    "threshold, budget 2": {**WIDE, "fork_rule": "threshold"},
+    "random forks, budget 2": {**WIDE, "fork_rule": "threshold", "is_random": True},
+    "top-k, budget 1.5": {**TIGHT, "fork_rule": "topk"},
+    "threshold, budget 1.5": {**TIGHT, "fork_rule": "threshold"},
+    "random forks, budget 1.5": {**TIGHT, "fork_rule": "threshold", "is_random": True},
+    "top-k, budget 2, init (-2, 4)": {**WIDE, "fork_rule": "topk", "fork_score_init": (-2, 4)},
+    "threshold, budget 2, init (0, 0)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (0, 0)},
+    "threshold, budget 2, init (0, 4)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (0, 4)},
+    "threshold, budget 2, init (-2, 4)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (-2, 4)},
+    "threshold, budget 2, init (-4, 4)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (-4, 4)},
+    "threshold, budget 2, init (4, 4)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (4, 4)},
+    "threshold, budget 1.5, init (-2, 4)": {**TIGHT, "fork_rule": "threshold", "fork_score_init": (-2, 4)},
     "random forks, budget 2, init (-2, 4)": {
-        **WIDE, "fork_policy": "threshold", "fork_score_init": (-2, 4), "is_random": True,
+        **WIDE, "fork_rule": "threshold", "fork_score_init": (-2, 4), "is_random": True,
     },
     "no forks": {"fork_layers": []},
     "no forks, 7 layers (equal FLOPs)": {"fork_layers": [], "num_hidden_layers": 7},
@@ -106,10 +106,10 @@ def score(model: PreTrainedModel, validation, tokenizer, args: argparse.Namespac
     scores = {"block": read("blockwise", args.scored_blocks)}
     if not getattr(model.config, "fork_layers", None):
         return {**scores, "causal": scores["block"]}
-    if model.config.fork_policy == "topk":
+    if model.config.fork_rule == "topk":
         scores["prefix"] = read("prefix", args.prefix_blocks)
         scores["prefix_block"] = read("blockwise", args.prefix_blocks)
-        model.config.fork_policy = "threshold"
+        model.config.fork_rule = "threshold"
     scores["causal"] = read("blockwise", args.scored_blocks)
     rows = torch.tensor(validation[:32]["input_ids"])
     with torch.no_grad():

@@ -44,7 +44,7 @@ def build(name: str, device: str) -> PreTrainedModel:
     else:
         config = ThoughtbubblesConfig(
             **size, max_position_embeddings=length, fork_layers=FORK_LAYERS[device], fork_budget=BUDGET,
-            fork_policy="threshold", initializer_range=0.1,
+            fork_rule="threshold", initializer_range=0.1,
         )  # fmt: skip
         model = ThoughtbubblesForCausalLM(config)
         with torch.no_grad():

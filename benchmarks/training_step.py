@@ -2,7 +2,7 @@
 """Time and memory of a training step of Thoughtbubbles, against native GPT-2.
 
     python benchmarks/training_step.py                      # CPU, float32: the size of the claim in docs/results.md
-    python benchmarks/training_step.py --fork_policy threshold
+    python benchmarks/training_step.py --fork_rule threshold
     python benchmarks/training_step.py --device cuda        # 150M parameters, bf16, eager and compiled, with MFU
 
 Steps of the two models alternate in one process and medians are compared, so a busy machine slows both. Memory is the
@@ -38,7 +38,7 @@ BATCH = {"cpu": 8, "cuda": 32}
 BF16_PEAK_FLOPS = 989e12  # dense bf16 of an H100 or H200 by the vendor's datasheet
 
 
-def build(name: str, device: str, fork_policy: str):
+def build(name: str, device: str, fork_rule: str):
     """Ours or native GPT-2, same sizes, no dropout on either side."""
     size = dict(SIZES[device])
     tokens = size.pop("tokens")
@@ -48,7 +48,7 @@ def build(name: str, device: str, fork_policy: str):
             max_position_embeddings=tokens,
             fork_layers=FORK_LAYERS[device],
             fork_budget=2.0,
-            fork_policy=fork_policy,
+            fork_rule=fork_rule,
         )
         return ThoughtbubblesForCausalLM(config)
     return GPT2LMHeadModel(
@@ -83,9 +83,9 @@ def count_forward_flops(name: str, device: str) -> float:
 class Step:
     """One optimizer step of a model on random tokens."""
 
-    def __init__(self, name: str, device: str, fork_policy: str, is_compiled: bool = False):
+    def __init__(self, name: str, device: str, fork_rule: str, is_compiled: bool = False):
         torch.manual_seed(0)
-        self.model = build(name, device, fork_policy).to(device).train()
+        self.model = build(name, device, fork_rule).to(device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=device == "cuda")
         self.device, size = device, SIZES[device]
         self.input_ids = torch.randint(0, size["vocab_size"], (BATCH[device], size["tokens"]), device=device)
@@ -104,24 +104,24 @@ class Step:
         return time.perf_counter() - start
 
 
-def measure_memory(name: str, device: str, fork_policy: str) -> int:
+def measure_memory(name: str, device: str, fork_rule: str) -> int:
     """Bytes that training adds to this process at its highest. Run in a process of its own."""
     if device == "cuda":
-        step = Step(name, device, fork_policy)
+        step = Step(name, device, fork_rule)
         for _ in range(3):
             step()
         return torch.cuda.max_memory_allocated()
     torch.randn(512, 512, requires_grad=True).matmul(torch.randn(512, 512)).sum().backward()  # load the libraries
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = Step(name, device, fork_policy)
+    step = Step(name, device, fork_rule)
     for _ in range(3):
         step()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 
 
-def compare(device: str, fork_policy: str, is_compiled: bool, num_steps: int):
+def compare(device: str, fork_rule: str, is_compiled: bool, num_steps: int):
     """Time both, alternating, and print the ratio."""
-    steps = {name: Step(name, device, fork_policy, is_compiled) for name in ("thoughtbubbles", "gpt2")}
+    steps = {name: Step(name, device, fork_rule, is_compiled) for name in ("thoughtbubbles", "gpt2")}
     for step in steps.values():
         for _ in range(3):
             step()
@@ -149,13 +149,13 @@ def main():
     """Memory, then time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--fork_policy", default="topk", choices=["topk", "threshold"])
+    parser.add_argument("--fork_rule", default="topk", choices=["topk", "threshold"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--compile", action="store_true", help="on a CPU too; on a GPU both are always measured")
     parser.add_argument("--memory_of", choices=["thoughtbubbles", "gpt2"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
-        print(json.dumps(measure_memory(args.memory_of, args.device, args.fork_policy)))
+        print(json.dumps(measure_memory(args.memory_of, args.device, args.fork_rule)))
         return
 
     threads = f", {torch.get_num_threads()} threads" if args.device == "cpu" else f", {torch.cuda.get_device_name()}"
@@ -164,13 +164,13 @@ def main():
     memory = {}
     for name in ("thoughtbubbles", "gpt2"):
         command = [sys.executable, __file__, "--device", args.device, "--memory_of", name]
-        command += ["--fork_policy", args.fork_policy]
+        command += ["--fork_rule", args.fork_rule]
         memory[name] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         print(f"{name:15} {memory[name] / 2**20:9.1f} MiB at the highest")
     print(f"memory ratio {memory['thoughtbubbles'] / memory['gpt2']:.3f}")
     for is_compiled in [False, True] if args.device == "cuda" else [args.compile]:
         print("compiled" if is_compiled else "eager")
-        compare(args.device, args.fork_policy, is_compiled, args.steps)
+        compare(args.device, args.fork_rule, is_compiled, args.steps)
 
 
 if __name__ == "__main__":

@@ -113,8 +113,8 @@ def build_byte_patch(sizes: dict) -> BytePatchForCausalLM:
 
 OURS = {
     "thoughtbubbles": build_thoughtbubbles,
-    "threshold": lambda sizes: build_thoughtbubbles(sizes, fork_policy="threshold"),
-    "copy": lambda sizes: build_thoughtbubbles(sizes, fork_policy="copy", fork_layers=[0]),
+    "threshold": lambda sizes: build_thoughtbubbles(sizes, fork_rule="threshold"),
+    "copy": lambda sizes: build_thoughtbubbles(sizes, fork_rule="copy", fork_layers=[0]),
     "gpt": lambda sizes: build_thoughtbubbles(sizes, fork_layers=[]),
     "thinker": build_thinker,
     "byte_patch": build_byte_patch,
@@ -180,7 +180,7 @@ def build(name: str, compare: CompareArguments, sizes: dict, batches) -> tuple[P
 def score(model: PreTrainedModel, blocks, tokenizer, data: DataArguments) -> dict[str, float | None]:
     """Bits per byte of whole blocks, and how many more are needed from prefixes where that is another number."""
     whole = score_dataset(model, blocks, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
-    is_ahead = getattr(model.config, "fork_policy", None) == "topk" and bool(model.config.fork_layers)
+    is_ahead = getattr(model.config, "fork_rule", None) == "topk" and bool(model.config.fork_layers)
     look_ahead = None
     if is_ahead and data.prefix_blocks > 0:
         limits = {"batch_size": data.prefix_blocks, "max_blocks": data.prefix_blocks}

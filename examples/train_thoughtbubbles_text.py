@@ -9,7 +9,7 @@ GPT-2's positions are learned and ours rotary; `--baseline gpt2 plain` also trai
 the gain of forking alone can be seen. With forks that depend on the past alone, so that generation is cached and whole
 blocks score honestly:
 
-    python examples/train_thoughtbubbles_text.py --output_dir runs/causal --fork_policy threshold
+    python examples/train_thoughtbubbles_text.py --output_dir runs/causal --fork_rule threshold
 
 On a Hub dataset with an existing tokenizer, any flag of TrainingArguments included:
 
@@ -61,7 +61,7 @@ class ModelArguments:
     num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads."})
     fork_layers: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Layers that fork."})
     fork_budget: float = field(default=2.0, metadata={"help": "Streams kept, in multiples of the tokens."})
-    fork_policy: Literal["topk", "threshold", "copy"] = field(
+    fork_rule: Literal["topk", "threshold", "copy"] = field(
         default="topk",
         metadata={
             "help": "topk: as published, over the whole block; threshold: causal; copy: --fork_budget equal streams "
@@ -206,7 +206,7 @@ def report(folder: Path, device, validation, tokenizer: PreTrainedTokenizerBase,
     score = score_dataset(model, validation, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
     results = {"bits per byte, whole blocks": score["bits_per_byte"]}
     print(f"{name:16} {score['bits_per_byte']:.4f} bits per byte, whole blocks ({score['num_bytes']} bytes)")
-    if getattr(model.config, "fork_policy", None) in ("threshold", "copy"):
+    if getattr(model.config, "fork_rule", None) in ("threshold", "copy"):
         print(f"{name:16} forks look at the past alone, so that is what generation gets")
     elif getattr(model.config, "fork_layers", None) and data.prefix_blocks > 0:
         prefix = {"batch_size": data.prefix_blocks, "max_blocks": data.prefix_blocks}
@@ -249,7 +249,7 @@ def main():
                 max_position_embeddings=data_args.block_size,
                 fork_layers=model_args.fork_layers,
                 fork_budget=model_args.fork_budget,
-                fork_policy=model_args.fork_policy,
+                fork_rule=model_args.fork_rule,
                 fork_score_init=model_args.fork_score_init,
                 fold=model_args.fold,
                 bos_token_id=tokenizer.bos_token_id,

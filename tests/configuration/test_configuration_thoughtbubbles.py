@@ -49,7 +49,7 @@ def test_numbers_that_contradict_each_other_are_one_clear_error(changes, message
 @pytest.mark.parametrize(
     "changes",
     [
-        {"fork_policy": "best"},
+        {"fork_rule": "best"},
         {"fold": "mean"},
         {"position_embedding": "no"},
         {"hidden_size": 24.0},
@@ -81,7 +81,7 @@ def test_derived_numbers_follow_the_fields():
 
 def test_what_a_cache_keeps_follows_the_forks():
     kinds = ["full_attention"] + ["stream_attention"] * 4
-    assert make_config(fork_policy="threshold").layer_types == kinds
+    assert make_config(fork_rule="threshold").layer_types == kinds
     assert make_config().layer_types == make_config(fork_layers=[]).layer_types == ["full_attention"] * 5
-    assert make_config(fork_policy="threshold", fork_layers=[4, 0]).layer_types == ["stream_attention"] * 5
+    assert make_config(fork_rule="threshold", fork_layers=[4, 0]).layer_types == ["stream_attention"] * 5
     assert "layer_types" not in json.loads(make_config().to_json_string(use_diff=False))

@@ -24,7 +24,7 @@ def make_byte_patch(name: str = "byte-patch", **changes) -> Family:
 
 CAUSAL = [
     Family("topk", make_config(**BYTES), is_causal=False, has_cache=False),
-    Family("threshold", make_config(fork_policy="threshold", **BYTES)),
+    Family("threshold", make_config(fork_rule="threshold", **BYTES)),
     make_thinker("thinker", **BYTES),
     make_generic("generic", **BYTES),
     make_byte_patch(),

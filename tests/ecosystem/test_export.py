@@ -22,8 +22,8 @@ PATCHES = {"num_hidden_layers": 1, "num_byte_decoder_layers": 1}
 FAMILIES = [
     make_generic("generic", num_key_value_heads=2, position_embedding="relative", max_relative_position=5, **SMALL),
     Family("gpt", make_config(**{**SMALL, "fork_layers": []})),
-    Family("threshold", make_config(fork_policy="threshold", **FORKING)),
-    Family("copy", make_config(fork_policy="copy", **{**FORKING, "fork_budget": 2})),
+    Family("threshold", make_config(fork_rule="threshold", **FORKING)),
+    Family("copy", make_config(fork_rule="copy", **{**FORKING, "fork_budget": 2})),
     make_thinker("thinker", **{**BYTES, "num_hidden_layers": 1, "num_steps": 2}),
     make_byte_patch(name="fixed", patching="fixed", **PATCHES),
     make_byte_patch(name="space", **PATCHES),

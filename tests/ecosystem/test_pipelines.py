@@ -78,7 +78,7 @@ def test_feature_extraction_gives_the_last_hidden_states(family):
 @pytest.mark.parametrize(
     ("model_class", "config"),
     [
-        (ThoughtbubblesForSequenceClassification, make_config(fork_policy="threshold", **LABELLED)),
+        (ThoughtbubblesForSequenceClassification, make_config(fork_rule="threshold", **LABELLED)),
         (GenericTransformerForSequenceClassification, make_generic("generic", **LABELLED).config),
     ],
     ids=["thoughtbubbles", "generic"],
@@ -97,7 +97,7 @@ def test_text_classification_gives_the_likeliest_label(model_class, config):
 @pytest.mark.parametrize(
     ("model_class", "config"),
     [
-        (ThoughtbubblesForTokenClassification, make_config(fork_policy="threshold", **LABELLED)),
+        (ThoughtbubblesForTokenClassification, make_config(fork_rule="threshold", **LABELLED)),
         (GenericTransformerForTokenClassification, make_generic("generic", **LABELLED).config),
     ],
     ids=["thoughtbubbles", "generic"],

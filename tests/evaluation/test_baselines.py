@@ -45,7 +45,7 @@ def draw_thoughtbubbles(rng: random.Random, sizes: dict):
         **sizes,
         fork_layers=rng.sample(range(sizes["num_hidden_layers"]), rng.randrange(3)),
         fork_budget=rng.choice([1.2, 1.5, 2.0]),
-        fork_policy=rng.choice(["topk", "threshold"]),
+        fork_rule=rng.choice(["topk", "threshold"]),
         position_embedding=rng.choice(["rope", "learned"]),
         fold=rng.choice(["residual", "probability"]),
         bias=rng.random() < 0.5,

@@ -29,10 +29,10 @@ THOUGHTBUBBLES = {
     "topk": {"tie_word_embeddings": False, "fork_score_init": (-1.0, 2.0)},
     "topk-first-layer": {"fork_layers": [0, 1, 4], "fork_budget": 2.7},
     "topk-probability": {"fold": "probability", "fork_budget": 1.1},
-    "threshold-all": {"fork_policy": "threshold", "fork_budget": 4.0},
-    "threshold-none": {"fork_policy": "threshold", "fork_budget": 1.0},
-    "threshold-probability": {"fork_policy": "threshold", "fork_budget": 4.0, "fold": "probability"},
-    "copy": {"fork_policy": "copy", "fork_budget": 3, "fork_layers": [1]},
+    "threshold-all": {"fork_rule": "threshold", "fork_budget": 4.0},
+    "threshold-none": {"fork_rule": "threshold", "fork_budget": 1.0},
+    "threshold-probability": {"fork_rule": "threshold", "fork_budget": 4.0, "fold": "probability"},
+    "copy": {"fork_rule": "copy", "fork_budget": 3, "fork_layers": [1]},
 }
 THINKERS = {
     "plain": {},
@@ -199,7 +199,7 @@ def test_adamw_keeps_as_many_bytes_as_estimated():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"fork_policy": "threshold"}, {"fork_policy": "threshold", "fold": "probability"}]
+    "changes", [{}, {"fork_rule": "threshold"}, {"fork_rule": "threshold", "fold": "probability"}]
 )
 def test_a_budget_is_taken_to_the_letter(changes):
     config = make_config(fork_budget=1.1, max_position_embeddings=53, **changes)
@@ -330,8 +330,8 @@ def test_products_count_two_operations_for_each_pair():
     ("config", "num_tokens", "lengths", "expected"),
     [
         (make_config(), 19, {}, (3298080, 9894240, 1668528, 0)),
-        (make_config(fork_policy="threshold"), 19, {}, (3298080, 9894240, 86208.0, 77344)),
-        (make_config(fork_policy="copy", fork_budget=3, fork_layers=[1]), 19, {}, (7181088, 21543264, 192528, 121872)),
+        (make_config(fork_rule="threshold"), 19, {}, (3298080, 9894240, 86208.0, 77344)),
+        (make_config(fork_rule="copy", fork_budget=3, fork_layers=[1]), 19, {}, (7181088, 21543264, 192528, 121872)),
         (make_text_thinker(**THINKERS["window"]), 19, {"num_steps": 7}, (11387232, 34161696, 303504, 204288)),
         (make_thinker_config(**ANSWERS["kept"]), 9, {"num_steps": 4}, (3423744, 10510848, 38496, 32256)),
         (make_thinker_config(readout="parallel"), 9, {"answer_length": 7}, (1658784, 4976352, 36240.0, 0)),

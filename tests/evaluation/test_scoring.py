@@ -74,11 +74,11 @@ def test_prefix_scores_are_what_generation_would_give_each_token():
     assert blockwise["loss"] != pytest.approx(score["loss"], rel=1e-4), "the published rule looks ahead"
 
 
-@pytest.mark.parametrize("fork_policy", ["threshold", None])
-def test_both_readings_agree_for_a_causal_model(fork_policy):
+@pytest.mark.parametrize("fork_rule", ["threshold", None])
+def test_both_readings_agree_for_a_causal_model(fork_rule):
     model = ThoughtbubblesForCausalLM(make_config(fork_layers=[], vocab_size=259)).train()
-    if fork_policy:
-        model = next(family for family in FAMILIES if family.name == fork_policy).build(vocab_size=259).train()
+    if fork_rule:
+        model = next(family for family in FAMILIES if family.name == fork_rule).build(vocab_size=259).train()
     rows, tokenizer = make_rows(9, 9, 5, 9), build_byte_tokenizer()
     blockwise = score_dataset(model, rows, tokenizer, batch_size=2)
     prefix = score_dataset(model, rows, tokenizer, reading="prefix", batch_size=3)

@@ -59,7 +59,7 @@ def test_training_streams_continues_and_takes_any_flag(trained, tmp_path):
 
 
 def test_a_causal_model_trains_and_draws_what_it_generates(trained, tmp_path):
-    flags = ["--fork_policy", "threshold", "--fork_score_init", "-2", "4", "--fork_budget", "1.5", *TINY]
+    flags = ["--fork_rule", "threshold", "--fork_score_init", "-2", "4", "--fork_budget", "1.5", *TINY]
     flags += ["--logging_steps", "2"]
     printed = run("train_thoughtbubbles_text.py", "--source", trained[0], "--output_dir", tmp_path, *flags)
     assert "forks look at the past alone" in printed and "logits identical" in printed and "prefix only" not in printed
@@ -105,7 +105,7 @@ def test_the_python_of_the_readme_runs(trained, tmp_path):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=EXAMPLES.parent)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.startswith("def get_")
-    assert json.loads((tmp_path / "causal" / "config.json").read_text())["fork_policy"] == "threshold"
+    assert json.loads((tmp_path / "causal" / "config.json").read_text())["fork_rule"] == "threshold"
 
 
 def test_every_script_is_listed():

@@ -251,12 +251,12 @@ VARIANTS = {
     ),
     "ThoughtbubblesForking": Variant(
         config_class=ThoughtbubblesConfig,
-        config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_policy": "topk"},
+        config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_rule": "topk"},
         cannot_hold=CANNOT_HOLD,
     ),
     "ThoughtbubblesCausalForking": Variant(
         config_class=ThoughtbubblesConfig,
-        config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_policy": "threshold"},
+        config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_rule": "threshold"},
         cannot_hold=CANNOT_HOLD,
     ),
     "ThoughtbubblesPlain": Variant(

@@ -187,7 +187,7 @@ def test_streams_and_thresholds_go_to_the_log(is_first, tmp_path):
         def on_log(self, args, state, control, logs=None, **kwargs):
             heard.append(dict(logs))
 
-    model = ThoughtbubblesForCausalLM(make_config(fork_policy="threshold", fork_budget=1.5))
+    model = ThoughtbubblesForCausalLM(make_config(fork_rule="threshold", fork_budget=1.5))
     trainer = make_trainer(tmp_path, model, [Listener()] if is_first else [callback, Listener()], max_steps=5)
     if is_first:
         trainer.callback_handler.callbacks.insert(0, callback)

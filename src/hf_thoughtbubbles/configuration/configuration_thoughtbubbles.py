@@ -41,7 +41,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         fork_budget (`float`, defaults to 2.0):
             Streams a fork may leave, in multiples of the tokens; at least 1. The original calls it
             `max_block_size / block_size` and the paper writes kappa = 2L.
-        fork_policy (`str`, defaults to `"topk"`):
+        fork_rule (`str`, defaults to `"topk"`):
             How streams are chosen. `"topk"` is the published rule: the best `ceil(fork_budget * T)` streams of the
             whole sequence. **It is not causal**: a later token can take a stream from an earlier one. `"threshold"`
             is: a stream stays when its score reaches the layer's threshold, which training tracks so that a token has
@@ -114,7 +114,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     max_position_embeddings: int = 512
     fork_layers: list[int] | tuple[int, ...] = (3, 7, 11)
     fork_budget: float | int = 2.0
-    fork_policy: Literal["topk", "threshold", "copy"] = "topk"
+    fork_rule: Literal["topk", "threshold", "copy"] = "topk"
     fork_score_init: list[float | int] | tuple[float | int, ...] | None = None
     fork_calibration: dict | None = None
     fork_score_channel: bool = True
@@ -147,17 +147,17 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     @property
     def is_cacheable(self) -> bool:
         """Whether a token's streams depend on its past alone, so that keys and values can be kept."""
-        return not self.fork_layers or self.fork_policy != "topk"
+        return not self.fork_layers or self.fork_rule != "topk"
 
     @property
     def has_fork_scores(self) -> bool:
         """Whether streams are scored, so that scores weigh what they read and add; copies are not."""
-        return len(self.fork_layers) > 0 and self.fork_policy != "copy"
+        return len(self.fork_layers) > 0 and self.fork_rule != "copy"
 
     @property
     def max_streams_per_token(self) -> int:
         """The most streams that a token can have in the last layer."""
-        return int(self.fork_budget) if self.fork_policy == "copy" else 2 ** len(self.fork_layers)
+        return int(self.fork_budget) if self.fork_rule == "copy" else 2 ** len(self.fork_layers)
 
     @property
     def layer_types(self) -> list[str]:
@@ -211,20 +211,20 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
                 "keep_logit)`, or None for scores without a bias."
             )
         self.check_calibration()
-        if self.fork_policy == "copy" and self.fork_layers:
+        if self.fork_rule == "copy" and self.fork_layers:
             self.check_copies()
 
     def check_copies(self):
         """Copies are whole, made once, and have no scores."""
         if len(self.fork_layers) != 1 or self.fork_budget != int(self.fork_budget):
             raise ValueError(
-                f'`fork_policy="copy"` came with `fork_layers` {list(self.fork_layers)} and `fork_budget` '
+                f'`fork_rule="copy"` came with `fork_layers` {list(self.fork_layers)} and `fork_budget` '
                 f"{self.fork_budget}; copies are made before one layer, as many as a whole number says. Use "
                 "`fork_layers=[0]` and 2 or more."
             )
         if self.fork_score_init is not None or self.fork_calibration is not None:
             raise ValueError(
-                '`fork_score_init` or `fork_calibration` came with `fork_policy="copy"`, whose streams have no '
+                '`fork_score_init` or `fork_calibration` came with `fork_rule="copy"`, whose streams have no '
                 "scores. Leave them out."
             )
 

@@ -114,7 +114,7 @@ def score_dataset(
         reading (`str`): `"blockwise"` reads each row in one call, as papers report. For the published top-k fork rule
             **that is not a likelihood**, because later tokens influence earlier forks; `"prefix"` predicts every token
             from a call on the tokens before it alone, T - 1 calls per row, which is what generation does. For causal
-            models, `fork_policy="threshold"` included, both give the same number.
+            models, `fork_rule="threshold"` included, both give the same number.
         batch_size (`int`): rows of a call.
         max_blocks (`int`, *optional*): score only the first so many rows.
         compute: arguments of the model's `forward` that say how much it may compute, for example `num_steps=16`,
@@ -323,7 +323,7 @@ def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_id
 
 def _batch_questions(model, asked: list, batch_size: int) -> Iterator[list]:
     """Batches of `(pair, ids, last token before the scored ones)`; rows of models with top-k forks get no padding."""
-    is_equal = getattr(model.config, "fork_policy", None) == "topk" and bool(model.config.fork_layers)
+    is_equal = getattr(model.config, "fork_rule", None) == "topk" and bool(model.config.fork_layers)
     batch: list[tuple[int, list[int], int]] = []
     for question in asked:
         if batch and (len(batch) == batch_size or (is_equal and len(batch[0][1]) != len(question[1]))):

@@ -102,7 +102,7 @@ def calibrate_forks(
     For each budget, layer by layer: the threshold at which the text, forked so far by that budget's earlier
     thresholds, keeps `budget` streams per token. A threshold never lies between scores that are equal up to rounding:
     where many are, as before layer 0, it keeps the number nearest to the budget that keeps equal scores together.
-    A model trained with the published top-k rule becomes a `fork_policy="threshold"` model. The table is saved with
+    A model trained with the published top-k rule becomes a `fork_rule="threshold"` model. The table is saved with
     the configuration, and `generate(fork_budget=...)` or `model(fork_budget=...)` choose from it, between its budgets
     by interpolation. The configuration's own `fork_budget` is always calibrated. Calibrate again after further
     training.
@@ -127,15 +127,15 @@ def calibrate_forks(
         raise ValueError("`model` has no fork layers, so there is nothing to calibrate.")
     base = bases[0]
     config = base.config
-    if config.fork_policy == "copy":
-        raise ValueError('`model` has `fork_policy="copy"`, whose streams have no scores to calibrate.')
+    if config.fork_rule == "copy":
+        raise ValueError('`model` has `fork_rule="copy"`, whose streams have no scores to calibrate.')
     asked = _read_budgets(budgets, config.fork_budget)
     warn_of_forks_before_attention(config, "threshold")
     budgets = _fill_gaps(asked, highest=2 ** len(config.fork_layers))
     batches = _read_batches(batches, base)
 
-    policy, was_training, table, streams = config.fork_policy, model.training, [], {}
-    config.fork_policy = "threshold"
+    fork_rule, was_training, table, streams = config.fork_rule, model.training, [], {}
+    config.fork_rule = "threshold"
     model.eval()
     try:
         first_pool = _pool_offers(base, batches, [])
@@ -147,7 +147,7 @@ def calibrate_forks(
                 streams[budget].append(1 + float((scores >= thresholds[-1]).sum()) / num_tokens)
             table.append(thresholds)
     except BaseException:
-        config.fork_policy = policy
+        config.fork_rule = fork_rule
         raise
     finally:
         model.train(was_training)

@@ -189,7 +189,7 @@ def generate_tokens(
 
     Rows may have prefixes of different lengths, aligned on the left; where the mask is False the model fills in. What
     all rows have in common in length is read in one pass, then one token is read at a time from the cache. Models that
-    cannot cache (`fork_policy="topk"`, bidirectional ones) read all tokens anew for each one.
+    cannot cache (`fork_rule="topk"`, bidirectional ones) read all tokens anew for each one.
 
     Args:
         model (`PreTrainedModel`): any causal language model with a transformers cache, native ones included.

@@ -27,7 +27,7 @@ MODELS = pytest.mark.parametrize(
 def build(fork_layers=(1, 3), budget: float = 1.6, seed: int = 0, **changes) -> ThoughtbubblesForCausalLM:
     """A random model with sharpened scores and thresholds that prune for real."""
     torch.manual_seed(seed)
-    fields = {"fork_policy": "threshold", "fork_layers": fork_layers, "fork_budget": budget, **changes}
+    fields = {"fork_rule": "threshold", "fork_layers": fork_layers, "fork_budget": budget, **changes}
     # A random model with tied embeddings repeats its input; this one writes text that varies.
     model = sharpen_forks(ThoughtbubblesForCausalLM(make_config(tie_word_embeddings=False, **fields))).eval()
     calibrate_forks(model, [{"input_ids": draw_ids(16, 37)}], budgets=(1.0, 4.0))
@@ -461,8 +461,8 @@ def test_generation_from_vectors_tells_its_streams_too():
 
 
 def test_a_model_trained_with_top_k_becomes_causal(tmp_path):
-    model = build(fork_policy="topk")
-    assert model.config.fork_policy == "threshold", "calibration switched it"
+    model = build(fork_rule="topk")
+    assert model.config.fork_rule == "threshold", "calibration switched it"
     text = draw_ids(2, 17)
     model.save_pretrained(tmp_path)
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -479,7 +479,7 @@ def test_high_budgets_cost_no_more_than_all_streams():
 
 def test_a_model_without_thresholds_says_so(caplog, monkeypatch):
     torch.manual_seed(0)
-    model, text = ThoughtbubblesForCausalLM(make_config(fork_policy="threshold")).eval(), draw_ids(2, 9)
+    model, text = ThoughtbubblesForCausalLM(make_config(fork_rule="threshold")).eval(), draw_ids(2, 9)
     logging.set_verbosity_warning()
     modeling_thoughtbubbles.logger.warning_once.cache_clear()
     monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)  # else caplog hears nothing
@@ -586,7 +586,7 @@ def test_foreign_caches_are_refused():
     for given, ids, message in (
         (cache, text[:1], "holds 2 rows, 3 heads of size 8, but the input has 1 rows"),
         (DynamicCache(), text, "has layers of the kinds"),
-        (StreamCache(make_config(fork_policy="threshold", fork_layers=[2])), text, "has layers of the kinds"),
+        (StreamCache(make_config(fork_rule="threshold", fork_layers=[2])), text, "has layers of the kinds"),
         (build(num_attention_heads=2, hidden_size=16)(text).past_key_values, text, "the model 3 heads of size 8"),
     ):
         with pytest.raises(ValueError, match=message):

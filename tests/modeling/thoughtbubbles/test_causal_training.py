@@ -19,7 +19,7 @@ from tests.modeling.thoughtbubbles.test_modeling_thoughtbubbles import ShapeReco
 def build(**changes) -> ThoughtbubblesForCausalLM:
     """A model in training whose forks decide by more than rounding."""
     torch.manual_seed(0)
-    config = make_config(**{"fork_policy": "threshold", **changes})
+    config = make_config(**{"fork_rule": "threshold", **changes})
     return sharpen_forks(ThoughtbubblesForCausalLM(config)).train()
 
 
@@ -36,9 +36,9 @@ def take_step(model, size: float = 1e-3):
     model.zero_grad()
 
 
-@pytest.mark.parametrize("fork_policy", ["threshold", "topk"])
-def test_the_threshold_moves_by_its_share_towards_what_the_batch_would_have_needed(fork_policy):
-    model = build(fork_policy=fork_policy, fork_layers=[2])
+@pytest.mark.parametrize("fork_rule", ["threshold", "topk"])
+def test_the_threshold_moves_by_its_share_towards_what_the_batch_would_have_needed(fork_rule):
+    model = build(fork_rule=fork_rule, fork_layers=[2])
     fork, offers = model.model.forks["2"], []
     fork.score.register_forward_hook(
         lambda _, args, out: offers.append(torch.nn.functional.logsigmoid(out.detach()).flatten(1))
@@ -194,18 +194,18 @@ class ValueReader(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("is_padded", [False, True])
-@pytest.mark.parametrize("fork_policy", ["threshold", "topk"])
-def test_a_training_step_looks_at_no_value_for_its_forks(fork_policy, is_padded):
+@pytest.mark.parametrize("fork_rule", ["threshold", "topk"])
+def test_a_training_step_looks_at_no_value_for_its_forks(fork_rule, is_padded):
     """Beyond what transformers looks at for a plain model: whether a mask is all ones, once for each that it makes."""
     mask, counts = torch.ones(2, 29, dtype=torch.long), []
     mask[1, 20:] = 0
     for fork_layers in ([], [1, 3]):
-        model = build(fork_policy=fork_policy, fork_budget=1.5, fork_layers=fork_layers)
+        model = build(fork_rule=fork_rule, fork_budget=1.5, fork_layers=fork_layers)
         embeds = model.get_input_embeddings()(draw_ids(2, 29))  # ids are looked at on a CPU
         with ValueReader() as reader:
             model(inputs_embeds=embeds, attention_mask=mask if is_padded else None).logits.sum().backward()
         counts.append(reader.count)
-    is_masked_again = is_padded and fork_policy == "topk"
+    is_masked_again = is_padded and fork_rule == "topk"
     assert counts[1] == counts[0] * (3 if is_masked_again else 1)
     assert is_padded or counts[0] == 0
 
@@ -222,7 +222,7 @@ def test_thresholds_stay_in_float32(tmp_path):
 
 
 def test_where_all_streams_stay_both_rules_are_one_model():
-    published, causal = build(fork_policy="topk", fork_budget=4.0), build(fork_budget=4.0)
+    published, causal = build(fork_rule="topk", fork_budget=4.0), build(fork_budget=4.0)
     input_ids, gradients = draw_ids(2, 29), []
     for model in (published, causal):
         model(input_ids, labels=input_ids).loss.backward()
@@ -232,20 +232,20 @@ def test_where_all_streams_stay_both_rules_are_one_model():
 
 
 def test_a_checkpoint_of_either_rule_is_read_by_the_other(tmp_path):
-    model = build(fork_policy="topk")
+    model = build(fork_rule="topk")
     for _ in range(3):
         input_ids = draw_ids(8, 37)
         model(input_ids, labels=input_ids).loss.backward()
         take_step(model)
     model.save_pretrained(tmp_path)
-    causal = AutoModelForCausalLM.from_pretrained(tmp_path, fork_policy="threshold")
+    causal = AutoModelForCausalLM.from_pretrained(tmp_path, fork_rule="threshold")
     assert get_thresholds(causal) == get_thresholds(model)
     num_streams = causal(draw_ids(16, 37), output_forks=True).forks[-1].num_streams.float()
     assert num_streams.mean().item() == pytest.approx(1.5, rel=0.15), "what top-k training tracked"
 
 
 def test_scores_start_where_they_are_told():
-    fields = {"fork_policy": "threshold", "fork_layers": [2], "initializer_range": 1e-4}
+    fields = {"fork_rule": "threshold", "fork_layers": [2], "initializer_range": 1e-4}
     model = ThoughtbubblesForCausalLM(make_config(fork_score_init=(-2, 4), **fields))
     assert model.model.forks["2"].score.bias.tolist() == [-2.0, 4.0]
     forks = model.eval()(draw_ids(2, 17), output_forks=True).forks

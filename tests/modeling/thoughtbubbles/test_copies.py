@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Is `fork_policy="copy"` the baseline of the paper: equal streams for every token, their outputs averaged?
+"""Is `fork_rule="copy"` the baseline of the paper: equal streams for every token, their outputs averaged?
 
 The promises of docs/architecture.md are in tests/test_contract.py.
 """
@@ -14,13 +14,13 @@ from tests.training.test_trainer import get_losses, make_trainer
 
 def build(**changes) -> ThoughtbubblesForCausalLM:
     torch.manual_seed(0)
-    copies = {"fork_policy": "copy", "fork_layers": [0], "fork_budget": 3}
+    copies = {"fork_rule": "copy", "fork_layers": [0], "fork_budget": 3}
     return ThoughtbubblesForCausalLM(make_config(**{**copies, **changes})).eval()
 
 
 def test_copies_are_a_plain_gpt_over_repeated_tokens():
     """Between whole positions, and averaged before the last norm."""
-    model, plain, ids = build(), build(fork_layers=[], fork_policy="topk"), draw_ids(2, 11)
+    model, plain, ids = build(), build(fork_layers=[], fork_rule="topk"), draw_ids(2, 11)
     plain.load_state_dict(model.state_dict())  # copying has no parameters of its own
     embeds = plain.model.embed_tokens(ids).repeat_interleave(3, dim=1)
     places = torch.arange(11.0).repeat_interleave(3) + torch.tensor([1.0, 2, 3]).repeat(11) / 3
@@ -47,7 +47,7 @@ def test_every_token_has_as_many_streams_and_they_can_be_seen():
 
 def test_one_copy_is_the_plain_model_with_later_positions():
     model, ids = build(fork_budget=1), draw_ids(2, 11)
-    plain = build(fork_layers=[], fork_policy="topk")
+    plain = build(fork_layers=[], fork_rule="topk")
     plain.load_state_dict(model.state_dict())
     torch.testing.assert_close(model(ids).logits, plain(ids).logits, atol=1e-5, rtol=1e-4)  # rotation is relative
 

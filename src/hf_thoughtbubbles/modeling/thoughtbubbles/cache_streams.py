@@ -256,7 +256,7 @@ class StaticStreamLayer(StaticLayer):
 
 class StreamCache(DynamicCache):
     """
-    The cache of a forking model with `fork_policy="threshold"`: keys and values of tokens up to the first fork, of
+    The cache of a forking model with `fork_rule="threshold"`: keys and values of tokens up to the first fork, of
     their streams after it. `get_seq_length`, `crop` and generation count tokens; rows may have different numbers of
     streams. The model makes one by itself with `use_cache=True`.
 
@@ -273,7 +273,7 @@ class StreamCache(DynamicCache):
     >>> from hf_thoughtbubbles import StreamCache, ThoughtbubblesConfig, ThoughtbubblesForCausalLM
     >>> config = ThoughtbubblesConfig(
     ...     vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, fork_layers=[1],
-    ...     fork_policy="threshold",
+    ...     fork_rule="threshold",
     ... )
     >>> cache = StreamCache(config)
     >>> _ = ThoughtbubblesForCausalLM(config).eval()(torch.tensor([[1, 2, 3]]), past_key_values=cache)
@@ -284,8 +284,8 @@ class StreamCache(DynamicCache):
     def __init__(self, config: PreTrainedConfig, offloading: bool = False):
         if not config.is_cacheable:
             raise ValueError(
-                f'`config` has `fork_policy="{config.fork_policy}"`, which chooses streams over the whole sequence, '
-                'so no cache can be exact. Use a model with `fork_policy="threshold"`; `calibrate_forks` makes one.'
+                f'`config` has `fork_rule="{config.fork_rule}"`, which chooses streams over the whole sequence, '
+                'so no cache can be exact. Use a model with `fork_rule="threshold"`; `calibrate_forks` makes one.'
             )
         super().__init__(config=config, offloading=offloading)
         self.fork_layers = list(config.fork_layers)

@@ -46,9 +46,9 @@ def check_inputs(
         check_cache(config, is_training, past_key_values, batch_size)
 
 
-def warn_of_forks_before_attention(config: ThoughtbubblesConfig, fork_policy: str):
+def warn_of_forks_before_attention(config: ThoughtbubblesConfig, fork_rule: str):
     """Warn once that a fork before layer 0 under the causal rule decides by the token id alone."""
-    if fork_policy == "threshold" and 0 in config.fork_layers:
+    if fork_rule == "threshold" and 0 in config.fork_layers:
         logger.warning_once(
             '`fork_layers` has layer 0 and the fork rule is "threshold". Before layer 0 a score depends on the token '
             "id alone, so an id forks always or never, and `fork_budget` is met only as nearly as ids allow. Fork "
@@ -65,9 +65,9 @@ def check_budget(config: ThoughtbubblesConfig, is_training: bool, fork_budget: f
     """Refuse budgets that name no number of streams, and any where they would change nothing."""
     if not config.fork_layers:
         raise ValueError(f"`fork_budget={fork_budget}` came, but the model has no fork layers. Leave it out.")
-    if config.fork_policy == "copy":
+    if config.fork_rule == "copy":
         raise ValueError(
-            f'`fork_budget={fork_budget}` came, but with `fork_policy="copy"` every token has as many streams as in '
+            f'`fork_budget={fork_budget}` came, but with `fork_rule="copy"` every token has as many streams as in '
             "training. Leave it out."
         )
     if is_training:
@@ -110,7 +110,7 @@ def check_uncached(is_training: bool, attention_mask, position_ids, past_key_val
     """Refuse what the published fork rule cannot do: caches and packed documents."""
     if use_cache or past_key_values is not None:
         raise ValueError(
-            '`use_cache=True` or `past_key_values` came, but `fork_policy="topk"` chooses streams over the whole '
+            '`use_cache=True` or `past_key_values` came, but `fork_rule="topk"` chooses streams over the whole '
             "sequence, so no cache can be exact. Call the model on the whole prefix with `use_cache=False`; "
             "`generate` does so by itself."
         )
@@ -119,7 +119,7 @@ def check_uncached(is_training: bool, attention_mask, position_ids, past_key_val
     is_readable = is_training or not torch.compiler.is_compiling()
     if is_placed and is_readable and find_packed_sequence_indices(position_ids) is not None:
         raise ValueError(
-            '`position_ids` pack several documents into a row, but `fork_policy="topk"` lets all tokens of a row '
+            '`position_ids` pack several documents into a row, but `fork_rule="topk"` lets all tokens of a row '
             "compete for streams. Give one document per row, or an `attention_mask` if the positions only skip "
             "padding."
         )

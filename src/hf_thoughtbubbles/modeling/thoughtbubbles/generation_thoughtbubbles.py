@@ -162,11 +162,11 @@ class ThoughtbubblesGenerationMixin:
         if model_kwargs.get(CACHE_NAME) is not None:
             asked.append(CACHE_NAME)
         if asked:
-            raise ValueError(f'`{asked[0]}` came, but `fork_policy="topk"` cannot use a cache. Leave it out.')
+            raise ValueError(f'`{asked[0]}` came, but `fork_rule="topk"` cannot use a cache. Leave it out.')
         is_assistant = getattr(generation_config, "is_assistant", False)
         if is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
             raise ValueError(
-                'Assisted and prompt-lookup generation need a cache, which `fork_policy="topk"` cannot use, neither '
+                'Assisted and prompt-lookup generation need a cache, which `fork_rule="topk"` cannot use, neither '
                 "as the model nor as its assistant. Generate without."
             )
 

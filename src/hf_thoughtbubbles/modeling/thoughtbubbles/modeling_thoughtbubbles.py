@@ -115,7 +115,7 @@ class ThoughtbubblesModelOutput(BaseModelOutputWithPast):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): folded, normalised state of each token.
-        past_key_values (`Cache`, *optional*): keys and values; not with `fork_policy="topk"`.
+        past_key_values (`Cache`, *optional*): keys and values; not with `fork_rule="topk"`.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): the streams entering each layer, `(B, S, D)` with S
             growing at fork layers, then `last_hidden_state`.
         attentions (`tuple(torch.FloatTensor)`, *optional*): attention weights of each layer, `(B, N, S, S)`.
@@ -135,7 +135,7 @@ class ThoughtbubblesCausalLMOutput(CausalLMOutputWithPast):
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*): next-token cross entropy in nats, with `labels`.
         logits (`torch.FloatTensor` of shape `(B, T, V)`): with `fold="probability"` natural-log probabilities.
-        past_key_values (`Cache`, *optional*): keys and values; not with `fork_policy="topk"`.
+        past_key_values (`Cache`, *optional*): keys and values; not with `fork_rule="topk"`.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): see [`ThoughtbubblesModelOutput`].
         attentions (`tuple(torch.FloatTensor)`, *optional*): see [`ThoughtbubblesModelOutput`].
         forks (`tuple(ThoughtbubblesForkOutput)`, *optional*): one entry per fork layer, with `output_forks=True`.
@@ -335,7 +335,7 @@ class ThoughtbubblesFork(nn.Module):
             is_real = F.pad(token_mask, (0, 1)).gather(1, token_index)
             real_index = token_index.masked_fill(~is_real, num_tokens)
 
-        if self.config.fork_policy == "topk":
+        if self.config.fork_rule == "topk":
             kept, candidates = select_top_streams(
                 candidates, token_index, num_tokens, fork_budget or self.config.fork_budget, token_mask
             )
@@ -348,7 +348,7 @@ class ThoughtbubblesFork(nn.Module):
                 threshold, capacity = self.open_window(is_tracking), math.ceil(num_tokens * self.config.fork_budget)
             kept, kept_index = select_streams_above(candidates, real_index, num_tokens, threshold, capacity)
         log_scores = candidates if kept is None else candidates.gather(1, kept)
-        if self.config.fork_policy == "threshold":
+        if self.config.fork_rule == "threshold":
             log_scores = log_scores.masked_fill(kept_index == num_tokens, -torch.inf)
         if is_tracking:
             self.observe(candidates, real_index, num_tokens, log_scores, token_mask)
@@ -499,9 +499,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
     """
     The bare Thoughtbubbles model: token ids to one normalised vector per token.
 
-    The published fork rule (`fork_policy="topk"`) compares all offers of a row: what a token's streams become depends
+    The published fork rule (`fork_rule="topk"`) compares all offers of a row: what a token's streams become depends
     on later tokens and on the length, so it takes part in no cache, and rows padded into one batch differ slightly
-    from the same rows alone. With other fork policies, or without fork layers, the model is causal and caches.
+    from the same rows alone. With other fork rules, or without fork layers, the model is causal and caches.
     """
 
     def __init__(self, config: ThoughtbubblesConfig):
@@ -521,7 +521,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         )
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
         self.gradient_checkpointing = False
-        warn_of_forks_before_attention(config, config.fork_policy)
+        warn_of_forks_before_attention(config, config.fork_rule)
         self.post_init()
 
     def embed(
@@ -556,7 +556,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
 
         Under the causal rule `thresholds`, one per fork layer, are read in evaluation in place of the budget's.
         """
-        (batch_size, num_tokens), is_causal = inputs_embeds.shape[:2], self.config.fork_policy != "topk"
+        (batch_size, num_tokens), is_causal = inputs_embeds.shape[:2], self.config.fork_rule != "topk"
         token_mask = documents = None
         if attention_mask is not None and attention_mask.ndim == 2:
             token_mask = take_last(attention_mask, num_tokens, past_key_values).bool()
@@ -615,7 +615,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         """
         forks = list(self.forks.values())
         budget = self.config.fork_budget if fork_budget is None else fork_budget
-        if self.config.fork_policy != "threshold" or is_learning(self) or not forks:
+        if self.config.fork_rule != "threshold" or is_learning(self) or not forks:
             return [None] * len(forks)
         if budget == 1:
             return [KEEP_NONE] * len(forks)
@@ -754,9 +754,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for real tokens, 0 for padding on either side.
             position_ids (`torch.LongTensor` of shape `(B, T)`): places of the tokens, from 0. Rotary positions follow
                 the mask by themselves; learned ones count from the left of the row unless given.
-            past_key_values (`Cache`): keys and values of earlier tokens; not with `fork_policy="topk"`.
+            past_key_values (`Cache`): keys and values of earlier tokens; not with `fork_rule="topk"`.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
-            use_cache (`bool`): return keys and values; not with `fork_policy="topk"`.
+            use_cache (`bool`): return keys and values; not with `fork_rule="topk"`.
             output_forks (`bool`): return what each fork layer left.
             fork_budget (`float`): streams per token in this call, in evaluation; the configuration's by default. Under
                 the causal rule a mean over the calibration text, and 1 means no forks.
@@ -837,7 +837,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         """
         if streams.token_index is None:
             return streams.hidden_states
-        is_original = self.config.fork_policy == "topk" and not is_masked
+        is_original = self.config.fork_rule == "topk" and not is_masked
         if is_original and streams.token_index.shape[1] == num_tokens:
             return streams.hidden_states
         return fold_streams(streams.hidden_states, streams.log_scores, streams.token_index, num_tokens)
@@ -850,7 +850,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
     Under the published rule `generate` re-reads the whole prefix for every token, with a budget that grows with it
     (the paper's dynamic forking, section 5.1), and scoring a whole text in one call lets later tokens influence the
     forks of earlier ones; `evaluation.scoring.score_dataset` can read honestly, from prefixes. With
-    `fork_policy="threshold"` generation is cached and a text's score is a likelihood. `calibrate_forks` turns a model
+    `fork_rule="threshold"` generation is cached and a text's score is a likelihood. `calibrate_forks` turns a model
     of the first kind into one of the second.
     """
 
@@ -878,7 +878,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
     def take_last_streams(self, streams: ThoughtbubblesStreams, num_tokens: int, num_kept: int):
         """The streams of the last `num_kept` tokens, in rows of as many as these can have."""
         num_tail = min(num_kept * self.config.max_streams_per_token, streams.token_index.shape[1])
-        if self.config.fork_policy == "topk":  # the last tokens' streams are the last streams
+        if self.config.fork_rule == "topk":  # the last tokens' streams are the last streams
             return ThoughtbubblesStreams(*(part[:, -num_tail:] for part in streams.to_tuple()))
         num_live = (streams.token_index < num_tokens).sum(-1, keepdim=True)
         tail = torch.arange(num_tail, device=num_live.device) + (num_live - num_tail).clamp(min=0)  # (B, tail)
@@ -911,7 +911,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
             past_key_values (`Cache`): see [`ThoughtbubblesModel`].
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
             labels (`torch.LongTensor` of shape `(B, T)`): ids to predict, shifted inside; -100 is not scored.
-            use_cache (`bool`): return keys and values; not with `fork_policy="topk"`.
+            use_cache (`bool`): return keys and values; not with `fork_rule="topk"`.
             output_forks (`bool`): return what each fork layer left.
             fork_budget (`float`): see [`ThoughtbubblesModel`].
             logits_to_keep (`int` or `torch.LongTensor`): compute logits of the last so many tokens (0: all), or of
