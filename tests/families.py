@@ -42,7 +42,7 @@ def sharpen_forks(model: ThoughtbubblesForCausalLM) -> ThoughtbubblesForCausalLM
     """Make random fork scores differ by more than rounding."""
     if model.config.has_fork_scores:
         for fork in model.model.forks.values():
-            fork.score.weight.mul_(SHARPENING)
+            fork.score_proj.weight.mul_(SHARPENING)
     return model
 
 
@@ -82,7 +82,7 @@ class Family:
         if self.model_class is not ThoughtbubblesForCausalLM:
             return model
         sharpen_forks(model)
-        if model.config.fork_layers and model.config.fork_policy == "threshold":
+        if model.config.fork_layers and model.config.fork_rule == "threshold":
             input_ids = torch.randint(1, model.config.vocab_size - 1, (8, model.config.max_position_embeddings))
             calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))
         return model
@@ -177,20 +177,20 @@ FAMILIES = [
         make_config(fork_layers=[], position_embedding="learned", tie_word_embeddings=False),
         assistant_changes={"num_hidden_layers": 2},
     ),
-    Family("threshold", make_config(fork_policy="threshold")),
+    Family("threshold", make_config(fork_rule="threshold")),
     Family(
         "threshold-probability",
-        make_config(fork_policy="threshold", fold="probability", fork_layers=[0, 2, 3], fork_score_init=(-1, 2)),
+        make_config(fork_rule="threshold", fold="probability", fork_layers=[0, 2, 3], fork_score_init=(-1, 2)),
         assistant_changes={"num_hidden_layers": 2, "fork_layers": [0]},
     ),
     Family(
         "threshold-learned",
-        make_config(fork_policy="threshold", position_embedding="learned", fork_layers=[2], fork_score_channel=False),
+        make_config(fork_rule="threshold", position_embedding="learned", fork_layers=[2], fork_score_channel=False),
         assistant_changes={"num_hidden_layers": 2, "fork_layers": []},
     ),
     Family(
         "copy",
-        make_config(fork_policy="copy", fork_layers=[1], fork_budget=3),
+        make_config(fork_rule="copy", fork_layers=[1], fork_budget=3),
         assistant_changes={"num_hidden_layers": 2},
         undecided_changes={},
         bad_changes=(

@@ -41,7 +41,7 @@ def test_promise_3_later_tokens_change_no_earlier_logit(family):
 
 @FORKING
 def test_promise_3_the_published_rule_is_the_stated_exception(family):
-    """Documented, so measured: later tokens do change earlier logits under `fork_policy="topk"`."""
+    """Documented, so measured: later tokens do change earlier logits under `fork_rule="topk"`."""
     model, input_ids = family.build(), draw_ids(8, 23)
     edited = torch.cat((input_ids[:, :11], draw_ids(8, 12)), dim=1)
     assert (model(edited).logits[:, :11] - model(input_ids).logits[:, :11]).abs().max() > 1e-3
