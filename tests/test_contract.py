@@ -365,8 +365,8 @@ def test_promise_9_generation_that_needs_a_cache_is_refused(family):
     for strategy, message in (
         ({"assistant_model": assistant}, "Assisted and prompt-lookup generation need a cache"),
         ({"prompt_lookup_num_tokens": 2}, "Assisted and prompt-lookup generation need a cache"),
-        ({"prefill_chunk_size": 2}, "`prefill_chunk_size` came"),
-        ({"cache_implementation": "static"}, "`cache_implementation` came"),
+        ({"prefill_chunk_size": 2}, "`prefill_chunk_size` was passed"),
+        ({"cache_implementation": "static"}, "`cache_implementation` was passed"),
     ):
         with pytest.raises(ValueError, match=message):
             model.generate(prompt, **options, **strategy)
@@ -397,7 +397,7 @@ def test_promise_9_what_the_published_rule_cannot_do_is_refused(family):
     ):
         with pytest.raises(ValueError, match=message):
             model(input_ids, **inputs)
-    with pytest.raises(ValueError, match=f"`{CACHE_NAME}` came"):
+    with pytest.raises(ValueError, match=f"`{CACHE_NAME}` was passed"):
         model.generate(input_ids, **{CACHE_NAME: DynamicCache()}, max_new_tokens=2)
 
 
