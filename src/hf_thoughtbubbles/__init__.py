@@ -23,6 +23,7 @@ from .configuration.configuration_generic_transformer import GenericTransformerC
 from .configuration.configuration_looped_thinker import LoopedThinkerConfig
 from .configuration.configuration_next_thought import NextThoughtConfig
 from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
+from .configuration.fork_rules import ForkRule, register_fork_rule
 from .generation.calibration import calibrate_forks
 from .hub.trainer_push import extend_trainer
 from .modeling.byte_patch.cache_patches import PatchCache
@@ -126,6 +127,7 @@ __all__ = [
     "BytePatchForCausalLM",
     "BytePatchModel",
     "BytePatchPreTrainedModel",
+    "ForkRule",
     "GenericTransformerConfig",
     "GenericTransformerForCausalLM",
     "GenericTransformerForQuestionAnswering",
@@ -157,5 +159,6 @@ __all__ = [
     "calibrate_forks",
     "decode_bytes",
     "encode_bytes",
+    "register_fork_rule",
     "train_bpe_tokenizer",
 ]

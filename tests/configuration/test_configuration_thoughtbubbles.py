@@ -28,6 +28,10 @@ from tests.families import make_config
         ({"fork_calibration": {"budgets": [1.0, 2.0], "thresholds": [[0, 0]]}}, "a row for each"),
         ({"fork_calibration": {}}, "`calibrate_forks"),
         ({"fork_calibration": {"budgets": [1.0], "thresholds": [[0.0]]}}, r"for \[1\] fork layers, but .* names 2"),
+        (
+            {"fork_rule": "best"},
+            r"`fork_rule='best'` was passed, but the registered rules are \['copy', ",
+        ),
         ({"vocab_size": 0}, "`vocab_size` is 0; it must be at least 1"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "it must be one of"),
         (
@@ -49,7 +53,7 @@ def test_numbers_that_contradict_each_other_are_one_clear_error(changes, message
 @pytest.mark.parametrize(
     "changes",
     [
-        {"fork_rule": "best"},
+        {"fork_rule": 3},
         {"fold": "mean"},
         {"position_embedding": "no"},
         {"hidden_size": 24.0},

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which numbers describe a Thoughtbubbles model?"""
+"""The configuration of Thoughtbubbles."""
 
 import itertools
 import math
@@ -11,6 +11,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
+from .fork_rules import get_fork_rule
 from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_heads, check_rotary_heads, check_scales
 
@@ -47,13 +48,14 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             is: a stream stays when its score reaches the layer's threshold, which training tracks so that a token has
             `fork_budget` streams on average. `"copy"` is the paper's baseline: before the one layer in `fork_layers`
             (0 for the whole depth) every token becomes `fork_budget` equal streams without scores, whose outputs are
-            averaged; rotary positions and causal order are all that tells them apart.
+            averaged; they differ by rotary positions and causal order alone. Other names are those of rules
+            registered with `register_fork_rule`.
         fork_score_init (`tuple[float, float]`, *optional*):
             Logits at which the scores of a copy and of the stream itself start, `(fork_logit, keep_logit)`, as a
-            learned bias. Not given, scores have no bias and start at one half, as published.
+            learned bias. By default scores have no bias and start at one half, as published.
         fork_calibration (`dict`, *optional*):
-            What `calibrate_forks` measured: `"budgets"`, ascending, and for each its `"thresholds"`, one per fork
-            layer. `generate(fork_budget=...)` reads it.
+            The table that `calibrate_forks` makes: `"budgets"`, ascending, and for each its `"thresholds"`, one per
+            fork layer. `generate(fork_budget=...)` uses it.
         fork_score_channel (`bool`, defaults to `True`):
             Whether the scores enter attention as the last channel of queries (1) and keys (the score). The original
             calls it `use_fork_channel`.
@@ -66,30 +68,31 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             `"rope"` rotates queries and keys (streams of one token share its rotation in equal parts), `"learned"`
             adds a table of `max_position_embeddings` vectors to the embeddings.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form; the reference uses `rope_theta` 10000. Of the scalings, those that
-            wait for inputs longer than `max_position_embeddings` are refused, because such inputs are.
+            Rotary settings in transformers' form; the reference uses `rope_theta` 10000. Scalings for inputs longer
+            than `max_position_embeddings` are refused, because such inputs are.
         layer_norm_eps (`float`, defaults to 1e-5):
             Epsilon of the layer norms.
         embedding_dropout (`float`, defaults to 0.0):
             Dropout of the embeddings.
         attention_dropout (`float`, defaults to 0.0):
-            Dropout of what attention read, before the output projection. As in the reference it falls on the read
-            values, not on the attention probabilities.
+            Dropout of the output of attention, before the output projection; as in the reference, the attention
+            probabilities have none.
         hidden_dropout (`float`, defaults to 0.0):
             Dropout of the output of the attention and of the feed-forward layer.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of the initial weights; the two projections that write to the residual stream start
             smaller by `sqrt(2 * num_hidden_layers)`.
         use_cache (`bool`, defaults to `True`):
-            Whether to return keys and values. The published fork rule never does: it re-reads the prefix.
+            Whether to return keys and values. With the published fork rule there are none: every step computes the
+            whole prefix again.
         pad_token_id (`int`, *optional*), bos_token_id (`int`, *optional*), eos_token_id (`int`, *optional*):
             Special token ids.
         tie_word_embeddings (`bool`, defaults to `True`):
             Whether the output matrix is the embedding matrix.
 
     Raises:
-        `StrictDataclassClassValidationError`: when the numbers contradict each other, with the field, what came and
-            what is allowed.
+        `StrictDataclassClassValidationError`: when the numbers contradict each other, with the field, what was passed
+            and what is allowed.
 
     Example:
 
@@ -114,7 +117,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     max_position_embeddings: int = 512
     fork_layers: list[int] | tuple[int, ...] = (3, 7, 11)
     fork_budget: float | int = 2.0
-    fork_rule: Literal["topk", "threshold", "copy"] = "topk"
+    fork_rule: str = "topk"
     fork_score_init: list[float | int] | tuple[float | int, ...] | None = None
     fork_calibration: dict | None = None
     fork_score_channel: bool = True
@@ -147,21 +150,31 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     @property
     def is_cacheable(self) -> bool:
         """Whether a token's streams depend on its past alone, so that keys and values can be kept."""
-        return not self.fork_layers or self.fork_rule != "topk"
+        return not self.fork_layers or get_fork_rule(self.fork_rule).is_causal
 
     @property
     def has_fork_scores(self) -> bool:
-        """Whether streams are scored, so that scores weigh what they read and add; copies are not."""
-        return len(self.fork_layers) > 0 and self.fork_rule != "copy"
+        """Whether streams are scored, so that scores weigh what they add; copies are not."""
+        return len(self.fork_layers) > 0 and get_fork_rule(self.fork_rule).has_scores
+
+    @property
+    def has_fork_thresholds(self) -> bool:
+        """Whether the fork rule compares scores with a threshold of the layer."""
+        return len(self.fork_layers) > 0 and get_fork_rule(self.fork_rule).has_thresholds
+
+    @property
+    def has_dead_slots(self) -> bool:
+        """Whether streams that die stay in their row, as under the published rule; other rows have no gaps."""
+        return len(self.fork_layers) > 0 and get_fork_rule(self.fork_rule).has_dead_slots
 
     @property
     def max_streams_per_token(self) -> int:
         """The most streams that a token can have in the last layer."""
-        return int(self.fork_budget) if self.fork_rule == "copy" else 2 ** len(self.fork_layers)
+        return get_fork_rule(self.fork_rule).count_candidates(self) ** len(self.fork_layers)
 
     @property
     def layer_types(self) -> list[str]:
-        """What each layer keeps in a cache: keys and values of tokens, or of the streams that forks made of them."""
+        """The kind of each layer's cache: keys and values of tokens, or of streams after a fork."""
         first = min(*self.fork_layers, self.num_hidden_layers) if self.fork_layers else self.num_hidden_layers
         first = first if self.is_cacheable else self.num_hidden_layers
         return ["full_attention"] * first + ["stream_attention"] * (self.num_hidden_layers - first)
@@ -189,7 +202,8 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         check_rope_parameters(self.rope_parameters)
 
     def validate_forks(self):
-        """Part of `@strict`-powered validation: fork layers exist once and the budget keeps every token."""
+        """Part of `@strict`-powered validation: the rule is known, fork layers exist once, budgets are 1 or more."""
+        rule = get_fork_rule(self.fork_rule)
         for layer in self.fork_layers:
             if not 0 <= layer < self.num_hidden_layers:
                 raise ValueError(
@@ -211,22 +225,8 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
                 "keep_logit)`, or None for scores without a bias."
             )
         self.check_calibration()
-        if self.fork_rule == "copy" and self.fork_layers:
-            self.check_copies()
-
-    def check_copies(self):
-        """Copies are whole, made once, and have no scores."""
-        if len(self.fork_layers) != 1 or self.fork_budget != int(self.fork_budget):
-            raise ValueError(
-                f'`fork_rule="copy"` came with `fork_layers` {list(self.fork_layers)} and `fork_budget` '
-                f"{self.fork_budget}; copies are made before one layer, as many as a whole number says. Use "
-                "`fork_layers=[0]` and 2 or more."
-            )
-        if self.fork_score_init is not None or self.fork_calibration is not None:
-            raise ValueError(
-                '`fork_score_init` or `fork_calibration` came with `fork_rule="copy"`, whose streams have no '
-                "scores. Leave them out."
-            )
+        if self.fork_layers:
+            rule.check_config(self)
 
     def check_calibration(self):
         """Every calibrated budget has a threshold for every fork layer."""
@@ -247,7 +247,7 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             )
 
     def validate_layers(self):
-        """Part of `@strict`-powered validation: the activation exists, dropouts and scales are what they say."""
+        """Part of `@strict`-powered validation: the activation exists, dropouts and scales are in range."""
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` is {self.hidden_act!r}; it must be one of {sorted(ACT2FN)}.")
         dropouts = ("embedding_dropout", "attention_dropout", "hidden_dropout")

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does a checkpoint of the reference implementation (theseus, JAX) become ours?"""
+"""Conversion of checkpoints of the reference implementation (theseus, JAX) to Thoughtbubbles."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ..modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesForCausalLM
 
 
-# What the reference assumes for keys a configuration leaves out (theseus a85f1c4).
+# Defaults of the reference for keys that a configuration leaves out (theseus a85f1c4).
 ARCHITECTURE_DEFAULTS = {
     "n_layers": 32,
     "n_embd": 2048,
@@ -42,7 +42,7 @@ LAYER_NAMES = {
     "mlp/c_proj/bias": "layers.{i}.mlp.down_proj.bias",
     "forking_ln/weight": "forks.{i}.norm.weight",
     "forking_ln/bias": "forks.{i}.norm.bias",
-    "forking_score/kernel": "forks.{i}.score.weight",
+    "forking_score/kernel": "forks.{i}.score_proj.weight",
     "fork_embedding": "forks.{i}.embedding",
 }
 
@@ -60,7 +60,7 @@ def config_from_architecture(architecture: Mapping[str, Any]) -> ThoughtbubblesC
         [`ThoughtbubblesConfig`]
 
     Raises:
-        `ValueError`: for keys it does not know, or numbers the reference could not run.
+        `ValueError`: for unknown keys, or numbers that the reference could not run.
     """
     unknown = sorted(set(architecture) - set(ARCHITECTURE_DEFAULTS))
     if unknown:
@@ -92,7 +92,7 @@ def config_from_architecture(architecture: Mapping[str, Any]) -> ThoughtbubblesC
 
 
 def list_parameters(config: ThoughtbubblesConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name in the reference to name and shape here, for every parameter of `config`; q, k and v are still one."""
+    """Name in the reference to our name and shape, for every parameter of `config`; q, k and v are one there."""
     width, hidden = config.intermediate_size, config.hidden_size
     shapes = {
         "attn/c_proj/kernel": (hidden, hidden),
@@ -140,9 +140,9 @@ def thoughtbubbles_from_theseus(
     problems = [f"missing {name} {shape}" for name, (_, shape) in expected.items() if name not in params]
     problems += [f"unknown {name}" for name in params if name not in expected]
     for name in expected.keys() & params.keys():
-        came, shape = tuple(np.shape(params[name])), expected[name][1]
-        if came != shape:
-            problems.append(f"{name} has shape {came} instead of {shape}")
+        passed, shape = tuple(np.shape(params[name])), expected[name][1]
+        if passed != shape:
+            problems.append(f"{name} has shape {passed} instead of {shape}")
     if problems:
         raise ValueError(f"`params` do not fit `architecture`: {'; '.join(sorted(problems))}.")
 

@@ -8,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from ..modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesForkOutput, ThoughtbubblesModel
+from ..modeling.thoughtbubbles.forking import ThoughtbubblesForkOutput
+from ..modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesModel
 from ..plots.forks import average_scores, plot_forks
 
 
@@ -127,9 +128,9 @@ class ForkLogCallback(TrainerCallback):
     Adds to every training log entry, for each fork layer i, `streams_layer_<i>`, the streams per token after it, and
     `fork_threshold_layer_<i>`, the log score that a stream needs to stay.
 
-    The entries appear in `trainer.state.log_history`, in `trainer_state.json` and in what the Trainer prints. What
-    `report_to` names is told before the callbacks given to a Trainer; to have it told too, give the callback with
-    `trainer.callback_handler.callbacks.insert(0, ForkLogCallback())`.
+    The entries appear in `trainer.state.log_history`, in `trainer_state.json` and in the Trainer's printed log. The
+    trackers of `report_to` are called before the callbacks passed to a Trainer; to log the entries there as well, add
+    the callback with `trainer.callback_handler.callbacks.insert(0, ForkLogCallback())`.
     """
 
     def on_log(self, args, state, control, model=None, logs=None, **kwargs):

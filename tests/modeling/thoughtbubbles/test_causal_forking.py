@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Is the causal fork rule exact: over random models, 1 to 3 fork layers, budgets 1 to 4, ragged batches?"""
+"""The causal fork rule is exact: over random models, 1 to 3 fork layers, budgets 1 to 4, ragged batches."""
 
 import copy
 import itertools
@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from hf_thoughtbubbles import StreamCache, ThoughtbubblesForCausalLM, calibrate_forks
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
-from hf_thoughtbubbles.modeling.thoughtbubbles import modeling_thoughtbubbles
+from hf_thoughtbubbles.modeling.thoughtbubbles import fork_thresholds
 from hf_thoughtbubbles.modeling.thoughtbubbles.cache_streams import StaticStreamLayer, StreamLayer
 from tests.families import draw_ids, make_config, sharpen_forks
 
@@ -368,9 +368,9 @@ def test_packed_documents_stay_apart():
             for fork, single in zip(outputs.forks, alone.forks, strict=True):
                 assert torch.equal(fork.num_streams[:, start:end], single.num_streams)
             start = end
-    with pytest.raises(ValueError, match="pack several documents into a row, and a cache cannot"):
+    with pytest.raises(ValueError, match="pack several documents into a row were passed with a cache"):
         model(packed, position_ids=position_ids, use_cache=True)
-    with pytest.raises(ValueError, match="pack several documents into a row, and a cache cannot"):
+    with pytest.raises(ValueError, match="pack several documents into a row were passed with a cache"):
         model(packed, position_ids=position_ids, past_key_values=StreamCache(model.config))
 
 
@@ -481,7 +481,7 @@ def test_a_model_without_thresholds_says_so(caplog, monkeypatch):
     torch.manual_seed(0)
     model, text = ThoughtbubblesForCausalLM(make_config(fork_rule="threshold")).eval(), draw_ids(2, 9)
     logging.set_verbosity_warning()
-    modeling_thoughtbubbles.logger.warning_once.cache_clear()
+    fork_thresholds.logger.warning_once.cache_clear()
     monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)  # else caplog hears nothing
     forks = model(text, output_forks=True).forks
     assert "has no fork thresholds yet, so every stream stays" in caplog.text
@@ -540,7 +540,7 @@ def test_calibration_refuses_what_it_cannot_measure():
         ([batch], (float("nan"),), "`budgets` holds nan"),
         ([batch], ("2",), "`budgets` holds '2'"),
         ([batch], (), "`budgets` is empty"),
-        ([batch], 2.0, "`budgets` is 2.0; give a list"),
+        ([batch], 2.0, "`budgets` is 2.0; pass a list"),
         ([{"input_ids": draw_ids(2, 38)}], (1.0,), "38 tokens long, but `max_position_embeddings` is 37"),
         ([{"input_ids": text + 61}], (1.0,), "`input_ids` holds"),
         ([{"input_ids": text[:, :, None]}], (1.0,), r"\(B, T\)"),
@@ -570,7 +570,7 @@ def test_budgets_that_were_never_measured_are_refused():
     model.config.fork_budget = 2.5
     with pytest.raises(ValueError, match=r"tracked for a budget of 1\.6 and calibrated for none"):
         model(text)
-    with pytest.raises(ValueError, match="came to a model in training"):
+    with pytest.raises(ValueError, match="was passed to a model in training"):
         model.train()(text, fork_budget=1.0)
     plain = ThoughtbubblesForCausalLM(make_config(fork_layers=[])).eval()
     with pytest.raises(ValueError, match="no fork layers"):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does training track the threshold of the causal fork rule, once a step, whatever a step is made of?"""
+"""Tracking of fork thresholds in training: once a step, whatever a step is made of."""
 
 import copy
 import math
@@ -10,8 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from hf_thoughtbubbles import ThoughtbubblesForCausalLM
-from hf_thoughtbubbles.modeling.thoughtbubbles.modeling_thoughtbubbles import THRESHOLD_DECAY
-from hf_thoughtbubbles.modeling.thoughtbubbles.streams import KEEP_ALL, KEEP_NONE, count_scores, find_threshold
+from hf_thoughtbubbles.modeling.thoughtbubbles.fork_thresholds import (
+    KEEP_ALL,
+    KEEP_NONE,
+    THRESHOLD_DECAY,
+    count_scores,
+    find_threshold,
+)
 from tests.families import draw_ids, make_config, sharpen_forks
 from tests.modeling.thoughtbubbles.test_modeling_thoughtbubbles import ShapeRecorder
 
@@ -39,16 +44,16 @@ def take_step(model, size: float = 1e-3):
 @pytest.mark.parametrize("fork_rule", ["threshold", "topk"])
 def test_the_threshold_moves_by_its_share_towards_what_the_batch_would_have_needed(fork_rule):
     model = build(fork_rule=fork_rule, fork_layers=[2])
-    fork, offers = model.model.forks["2"], []
-    fork.score.register_forward_hook(
-        lambda _, args, out: offers.append(torch.nn.functional.logsigmoid(out.detach()).flatten(1))
+    fork, candidates = model.model.forks["2"], []
+    fork.score_proj.register_forward_hook(
+        lambda _, args, out: candidates.append(torch.nn.functional.logsigmoid(out.detach()).flatten(1))
     )
     token_index, found, expected = torch.arange(37).repeat_interleave(2).expand(4, -1), [], 0.0
     for step in range(3):
         input_ids = draw_ids(4, 37)
         model(input_ids, labels=input_ids).loss.backward()
         take_step(model)
-        counts = count_scores(offers[-1], token_index, 37)
+        counts = count_scores(candidates[-1], token_index, 37)
         found.append(float(find_threshold(counts, torch.tensor(round(0.5 * 4 * 37)))))
         expected = found[0] if step == 0 else THRESHOLD_DECAY * expected + (1 - THRESHOLD_DECAY) * found[-1]
         assert float(fork.threshold) == pytest.approx(expected, rel=1e-5)
@@ -76,7 +81,7 @@ def test_passes_between_two_steps_decide_alike_and_count_once():
     assert get_thresholds(parts) == get_thresholds(whole) != before
     for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-2, rtol=1e-3)
-    parts(batches[0])  # read twice, as checkpointing a fork would: its offers count double, no step more
+    parts(batches[0])  # read twice, as checkpointing a fork would: its candidates count double, no step more
     start = torch.tensor(before)
     assert all((torch.tensor(get_thresholds(parts)) - start).abs() < 0.5)
 
@@ -103,7 +108,7 @@ def test_frozen_scores_keep_their_threshold():
     take_step(model)
     before = get_thresholds(model)
     for fork in model.model.forks.values():
-        fork.score.weight.requires_grad_(False)
+        fork.score_proj.weight.requires_grad_(False)
     forks = model(draw_ids(4, 29), output_forks=True).forks
     assert get_thresholds(model) == before
     assert forks[-1].num_streams.float().mean() <= 1.5
@@ -247,8 +252,8 @@ def test_a_checkpoint_of_either_rule_is_read_by_the_other(tmp_path):
 def test_scores_start_where_they_are_told():
     fields = {"fork_rule": "threshold", "fork_layers": [2], "initializer_range": 1e-4}
     model = ThoughtbubblesForCausalLM(make_config(fork_score_init=(-2, 4), **fields))
-    assert model.model.forks["2"].score.bias.tolist() == [-2.0, 4.0]
+    assert model.model.forks["2"].score_proj.bias.tolist() == [-2.0, 4.0]
     forks = model.eval()(draw_ids(2, 17), output_forks=True).forks
     scores = forks[0].log_scores.exp().view(2, 17, 2)
     assert scores.mean((0, 1)).tolist() == pytest.approx([1 / (1 + math.exp(2)), 1 / (1 + math.exp(-4))], rel=0.01)
-    assert ThoughtbubblesForCausalLM(make_config(fork_layers=[2])).model.forks["2"].score.bias is None
+    assert ThoughtbubblesForCausalLM(make_config(fork_layers=[2])).model.forks["2"].score_proj.bias is None

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the model compute what the reference computed, the way it says it does?
+"""The model computes the arrays of the reference, in the way that its documentation says.
 
 The arrays in `tests/parity` are input and output of the reference implementation; `PARITY_FOLDER` names a folder with
 more of them.
@@ -24,7 +24,8 @@ from tests.families import make_config
 PARITY_FOLDER = Path(os.environ.get("PARITY_FOLDER", Path(__file__).parents[2] / "parity"))
 OTHER_FAMILIES = {"sampling", "stlm_byte", "stlm_generic", "stlm_next_thought", "thinker"}
 CASES = sorted(path for path in PARITY_FOLDER.rglob("*.npz") if path.parent.name not in OTHER_FAMILIES)
-FIXED = "a14_ratio1_padded_quirk"  # SPEC quirk T7: the reference misaligns the output; everything before it holds
+# The reference misaligns the output (docs/reference_behaviour.md, "Thoughtbubbles", T7); everything before it holds.
+FIXED = "a14_ratio1_padded_quirk"
 
 
 def load_case(path: Path):
@@ -44,7 +45,7 @@ def record(model: ThoughtbubblesForCausalLM) -> dict:
         layer.register_forward_hook(lambda _, args, out, i=i: seen.__setitem__(f"layer{i}/x_out", out))
     for i, fork in model.model.forks.items():
         fork.register_forward_hook(lambda _, args, out, i=i: seen.__setitem__(f"fork{i}/x", out.hidden_states))
-        fork.score.register_forward_hook(lambda _, args, out, i=i: seen.__setitem__(f"fork{i}/raw_score", out))
+        fork.score_proj.register_forward_hook(lambda _, args, out, i=i: seen.__setitem__(f"fork{i}/raw_score", out))
     model.model.norm.register_forward_pre_hook(lambda _, args: seen.__setitem__("final/averaged", args[0]))
     if model.config.position_embedding == "rope":
         model.model.rotary_emb.register_forward_pre_hook(lambda _, args: places.append(args[1]))
@@ -80,7 +81,7 @@ def run_case(model, arrays) -> dict[str, torch.Tensor]:
 
 
 def assert_matches(name: str, ours: torch.Tensor, reference: np.ndarray, tolerance: dict):
-    """The tolerance rule of SPEC.md; infinities and integers exactly."""
+    """Within the tolerance of the case; infinities and integers exactly."""
     ours = ours.detach().numpy()
     if name.endswith("/positions"):
         ours = ours.reshape(-1, ours.shape[-1])[: reference.size // ours.shape[-1]].reshape(reference.shape)
@@ -115,7 +116,10 @@ def test_every_array_of_the_reference_is_reproduced(path, attention):
 
 
 def test_a_masked_batch_of_budget_1_folds_by_token():
-    """The fix of SPEC quirk T7: with a mask, streams are folded by token even when they are as many as the tokens."""
+    """
+    With a mask, streams are folded by token even when they are as many as the tokens; the reference does not
+    (docs/reference_behaviour.md, "Thoughtbubbles", T7).
+    """
     arrays, _, model = load_case(next(path for path in CASES if path.stem == FIXED))
     seen = record(model)
     mask = torch.from_numpy(arrays["padding_mask"]).long()
@@ -160,7 +164,7 @@ def test_without_padding_no_mask_or_bias_over_pairs_is_ever_made(fork_budget):
 
 
 def test_the_score_channel_is_an_additive_bias_of_log_score_over_sqrt_head_dim():
-    """What rides in the last channel, written out as the bias tensor that the model never makes."""
+    """The last channel, written out as the bias tensor that the model never makes."""
     model = ThoughtbubblesModel(make_config(fork_layers=[0], num_hidden_layers=1)).eval()
     attention, captured = model.layers[0].self_attn, {}
     attention.register_forward_hook(
@@ -170,8 +174,8 @@ def test_the_score_channel_is_an_additive_bias_of_log_score_over_sqrt_head_dim()
     hidden_states, log_scores, gates = captured["args"]
     shape = (1, hidden_states.shape[1], 3, 8)
     places = captured["kwargs"]["position_embeddings"]
-    query = attention.place(attention.q_proj(hidden_states).view(shape), places, None)[..., :-1]
-    key = attention.place(attention.k_proj(hidden_states).view(shape), places, None)[..., :-1]
+    query = attention.apply_rotary(attention.q_proj(hidden_states).view(shape), places, None)[..., :-1]
+    key = attention.apply_rotary(attention.k_proj(hidden_states).view(shape), places, None)[..., :-1]
     value = (attention.v_proj(hidden_states) * gates).view(shape).transpose(1, 2)
     bias = (log_scores / math.sqrt(8))[:, None, None, :]
     weights = query @ key.transpose(2, 3) / math.sqrt(8) + bias
@@ -274,3 +278,21 @@ def test_rotary_scaling_stretches_the_places_of_streams():
         if kind == "linear":
             scaled.rotary_emb.inv_freq.mul_(2.0)
             torch.testing.assert_close(scaled(input_ids).last_hidden_state, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fork_rule", ["topk", "threshold", "copy"])
+@pytest.mark.parametrize("fold", ["residual", "probability"])
+def test_the_head_of_the_last_hidden_state_is_the_logits_unless_distributions_are_mixed(fold, fork_rule):
+    fields = {"fork_rule": fork_rule, "fork_layers": [1], "fork_budget": 2, "fold": fold}
+    model, input_ids = ThoughtbubblesForCausalLM(make_config(**fields)).eval(), torch.arange(1, 23).view(2, 11)
+    states, logits = model.model(input_ids).last_hidden_state, model(input_ids).logits
+    assert states.shape == (2, 11, 24)
+    assert model.has_linear_head == (fold == "residual")
+    assert torch.equal(model.lm_head(states), logits) == model.has_linear_head
+
+
+def test_without_forks_every_head_is_linear():
+    model = ThoughtbubblesForCausalLM(make_config(fork_layers=[], fold="probability")).eval()
+    input_ids = torch.arange(1, 12)[None]
+    assert model.has_linear_head
+    assert torch.equal(model.lm_head(model.model(input_ids).last_hidden_state), model(input_ids).logits)

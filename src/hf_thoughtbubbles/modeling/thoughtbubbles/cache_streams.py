@@ -1,10 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Where are the keys and values of streams kept while text is generated?
+"""KV cache of streams.
 
-A token has one stream or many, so the rows of a batch fill a layer at different speeds. Streams stand in a row
-without gaps, in token order: row b's next stream goes to slot `lengths[b]`, and a stream sees its own slot and those
-before it. That one comparison also hides what other rows have more of. Where transformers asks for a length, it gets
-tokens.
+A token has one stream or many, so the rows of a batch fill a layer at different speeds. The slots of a row have no
+gaps and follow the order of tokens: the next stream of row b gets slot `lengths[b]`, and a stream attends to its own
+slot and those before it. That one comparison also hides the slots that only longer rows have. Every length that
+transformers asks for is in tokens.
 
 Shapes: B batch, S new streams, C slots, N heads, H head size.
 """
@@ -12,21 +12,21 @@ Shapes: B batch, S new streams, C slots, N heads, H head size.
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import DynamicCache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 from transformers.configuration_utils import PreTrainedConfig
 
+from ..common.cache_room import make_room
 from .streams import count_streams
 
 
 LAYER_TYPE = "stream_attention"
-NUM_SPARE_SLOTS, SPARE_SHARE = 16, 1 / 32  # by how much a dynamic layer grows beyond what it needs
 NO_TOKEN = torch.iinfo(torch.long).max  # in slots that a row has not filled
 
 
 @dataclass(frozen=True)
 class StreamSlots:
     """
-    Where one call writes its streams, the same for all layers between two forks.
+    The slots of one call's streams, the same for all layers between two forks.
 
     Args:
         slots (`torch.LongTensor` of shape `(B, S)`): the slot of each new stream. Fillers get slots after their row's
@@ -35,7 +35,6 @@ class StreamSlots:
             indexed write.
         num_slots (`int`): C, the slots in use afterwards.
         num_tokens (`int`): tokens of this call.
-        streams_per_token (`int`): the most streams a token can have in these layers.
         token_index (`torch.LongTensor` of shape `(B, C)`, *optional*): the token of each slot afterwards, counted from
             the first cached token, in a growing layout.
         lengths (`torch.LongTensor` of shape `(B,)`, *optional*): streams of each row afterwards, in a static layout,
@@ -46,13 +45,12 @@ class StreamSlots:
     first_slot: int | None
     num_slots: int
     num_tokens: int
-    streams_per_token: int
     token_index: torch.LongTensor | None = None
     lengths: torch.LongTensor | None = None
 
     @property
     def needs_mask(self) -> bool:
-        """Whether a fused causal path does not see the right slots by itself."""
+        """Whether a fused causal kernel would attend to other slots than it should."""
         return not (self.first_slot == 0 or (self.first_slot is not None and self.slots.shape[1] == 1))
 
     def write(self, storage: torch.Tensor, states: torch.Tensor):
@@ -64,7 +62,7 @@ class StreamSlots:
             storage[rows, :, self.slots] = states.transpose(1, 2)
 
 
-def check_crop(tokens_to_remove: int, num_tokens: int) -> int:
+def count_kept_tokens(tokens_to_remove: int, num_tokens: int) -> int:
     """Tokens that stay. Negative: how many to remove; positive, in older transformers: how many to keep."""
     num_kept = num_tokens + tokens_to_remove if tokens_to_remove <= 0 else min(tokens_to_remove, num_tokens)
     if num_kept < 0:
@@ -78,10 +76,10 @@ def check_crop(tokens_to_remove: int, num_tokens: int) -> int:
 class StreamLayer(DynamicLayer):
     """
     Keys and values of streams, growing as needed. transformers builds it wherever `config.layer_types` says
-    `"stream_attention"`, so `DynamicCache(config=...)` holds it too.
+    `"stream_attention"`, so `DynamicCache(config=...)` has it as well.
 
-    `keys` and `values` of shape `(B, N, at least C, H)` have spare slots at the end; `token_index` `(B, C)` tells
-    which are filled. `get_seq_length` counts tokens.
+    `keys` and `values` of shape `(B, N, at least C, H)` have spare slots at the end; `token_index` `(B, C)` marks
+    the filled ones. `get_seq_length` counts tokens.
     """
 
     _layer_type = LAYER_TYPE
@@ -100,13 +98,19 @@ class StreamLayer(DynamicLayer):
         """Rows of the cache; -1 while it is empty."""
         return -1 if self.token_index is None else self.token_index.shape[0]
 
-    def place(self, token_index: torch.Tensor, num_tokens: int, streams_per_token: int) -> StreamSlots:
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor):
+        """Make empty storage."""
+        super().lazy_initialization(key_states, value_states)
+        self.keys = key_states.new_zeros(*key_states.shape[:2], 0, key_states.shape[3])
+        self.values = value_states.new_zeros(*value_states.shape[:2], 0, value_states.shape[3])
+
+    def allocate_slots(self, token_index: torch.Tensor, num_tokens: int, streams_per_token: int) -> StreamSlots:
         """
-        Plan where the streams of the next call go; nothing is written yet.
+        Plan the slots of the next call's streams; nothing is written yet.
 
         Args:
             token_index (`torch.LongTensor` of shape `(B, S)`): the token of each new stream; `num_tokens` for fillers,
-                which stand at the end of their row.
+                which are at the end of their row.
             num_tokens (`int`): tokens of the call.
             streams_per_token (`int`): the most streams a token can have.
         """
@@ -117,45 +121,31 @@ class StreamLayer(DynamicLayer):
         added = torch.where(is_live, token_index + self.num_tokens, NO_TOKEN)
         if num_streams == 1 and not is_live.any():  # padding alone: nothing stays, but its filler needs a slot
             slots = (past != NO_TOKEN).sum(-1, keepdim=True)
-            return StreamSlots(slots, None, num_filled + 1, num_tokens, streams_per_token, token_index=past)
+            return StreamSlots(slots, None, num_filled + 1, num_tokens, token_index=past)
         if num_filled == 0 or batch_size == 1:  # one row, or the first call, leaves no row behind another
             slots, num_slots = (steps + num_filled).expand(batch_size, -1), num_filled + num_streams
             token_index = torch.cat((past, added), dim=1)
-            return StreamSlots(slots, num_filled, num_slots, num_tokens, streams_per_token, token_index=token_index)
+            return StreamSlots(slots, num_filled, num_slots, num_tokens, token_index=token_index)
         lengths = (past != NO_TOKEN).sum(-1)
         slots, num_slots = lengths[:, None] + steps, int((lengths + is_live.sum(-1)).max())
         token_index = torch.cat((past, torch.full_like(added, NO_TOKEN)), dim=1).scatter_(1, slots, added)
         token_index = token_index[:, :num_slots]
-        return StreamSlots(slots, None, num_slots, num_tokens, streams_per_token, token_index=token_index)
+        return StreamSlots(slots, None, num_slots, num_tokens, token_index=token_index)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values `(B, N, S, H)` where `slots` says; gives those of all C slots."""
+        """Write new keys and values `(B, N, S, H)` into `slots`; returns those of all C slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys = self._fit(self.keys, key_states, slots)
-        self.values = self._fit(self.values, value_states, slots)
+        num_filled = 0 if self.token_index is None else self.token_index.shape[1]
+        num_needed = num_filled + key_states.shape[2]
+        self.keys = make_room(self.keys, key_states, num_filled, num_needed, dim=2)
+        self.values = make_room(self.values, value_states, num_filled, num_needed, dim=2)
         slots.write(self.keys, key_states)
         slots.write(self.values, value_states)
         self.token_index, self.num_tokens = slots.token_index, self.num_tokens + slots.num_tokens
         return self.keys[:, :, : slots.num_slots], self.values[:, :, : slots.num_slots]
-
-    def _fit(self, storage: torch.Tensor, states: torch.Tensor, slots: StreamSlots) -> torch.Tensor:
-        """The storage if it has room, or a larger copy; always a copy where writing in place is not allowed."""
-        num_filled = 0 if self.token_index is None else self.token_index.shape[1]
-        num_needed = num_filled + states.shape[2]
-        has_room = storage.ndim == 4 and storage.shape[2] >= num_needed
-        has_gradient = storage.requires_grad or (torch.is_grad_enabled() and states.requires_grad)
-        is_locked = storage.is_inference() and not torch.is_inference_mode_enabled()
-        if has_room and not has_gradient and not is_locked:
-            return storage
-        # Zeros, not empty memory: what is masked is still multiplied, and NaN times zero is NaN.
-        capacity = num_needed + NUM_SPARE_SLOTS + int(num_needed * SPARE_SHARE)
-        grown = states.new_zeros(*states.shape[:2], capacity, states.shape[3])
-        if num_filled > 0:
-            grown[:, :, :num_filled] = storage[:, :, :num_filled]
-        return grown
 
     def get_seq_length(self) -> int:
         """Cached tokens."""
@@ -163,7 +153,7 @@ class StreamLayer(DynamicLayer):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last `-tokens_to_remove` tokens with all their streams."""
-        num_kept = check_crop(tokens_to_remove, self.num_tokens)
+        num_kept = count_kept_tokens(tokens_to_remove, self.num_tokens)
         if num_kept == self.num_tokens:
             return
         self.num_tokens = num_kept
@@ -209,25 +199,25 @@ class StaticStreamLayer(StaticLayer):
     """
 
     _layer_type = LAYER_TYPE
-    supports_early_init = False  # its size follows from the forks before the layer, which come with the first streams
+    supports_early_init = False  # the first call tells how many streams a token can have
 
     def __init__(self, max_cache_len: int, **kwargs):
         super().__init__(max_cache_len=max_cache_len, **kwargs)
         self.lengths: torch.LongTensor | None = None  # (B,) streams of each row
 
-    def place(self, token_index: torch.Tensor, num_tokens: int, streams_per_token: int) -> StreamSlots:
-        """As [`StreamLayer.place`]; every slot is in use, and the mask hides those not filled."""
+    def allocate_slots(self, token_index: torch.Tensor, num_tokens: int, streams_per_token: int) -> StreamSlots:
+        """As [`StreamLayer.allocate_slots`]; every slot is in use, and the mask hides those not filled."""
         batch_size, num_streams = token_index.shape
         lengths = token_index.new_zeros(batch_size) if self.lengths is None else self.lengths
         slots = lengths[:, None] + torch.arange(num_streams, device=token_index.device)
         lengths = lengths + (token_index < num_tokens).sum(-1)
         num_slots = self.max_cache_len * streams_per_token
-        return StreamSlots(slots, None, num_slots, num_tokens, streams_per_token, lengths=lengths)
+        return StreamSlots(slots, None, num_slots, num_tokens, lengths=lengths)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values `(B, N, S, H)` where `slots` says; gives those of all C slots."""
+        """Write new keys and values `(B, N, S, H)` into `slots`; returns those of all C slots."""
         if not self.is_initialized:
             num_tokens, self.max_cache_len = self.max_cache_len, slots.num_slots
             self.lazy_initialization(key_states, value_states)
@@ -256,16 +246,16 @@ class StaticStreamLayer(StaticLayer):
 
 class StreamCache(DynamicCache):
     """
-    The cache of a forking model with `fork_rule="threshold"`: keys and values of tokens up to the first fork, of
-    their streams after it. `get_seq_length`, `crop` and generation count tokens; rows may have different numbers of
-    streams. The model makes one by itself with `use_cache=True`.
+    The cache of a model whose fork rule is causal: keys and values of tokens up to the first fork, of their streams
+    after it. `get_seq_length`, `crop` and generation count tokens; rows may have different numbers of streams. The
+    model makes one by itself with `use_cache=True`.
 
     Args:
         config ([`ThoughtbubblesConfig`]): the model's.
         offloading (`bool`, defaults to `False`): keep all but the current layer in the CPU's memory.
 
     Raises:
-        `ValueError`: when the model forks by a rule that no cache can follow.
+        `ValueError`: when the fork rule is not causal, so that no cache can be exact.
 
     Example:
 
@@ -284,15 +274,15 @@ class StreamCache(DynamicCache):
     def __init__(self, config: PreTrainedConfig, offloading: bool = False):
         if not config.is_cacheable:
             raise ValueError(
-                f'`config` has `fork_rule="{config.fork_rule}"`, which chooses streams over the whole sequence, '
-                'so no cache can be exact. Use a model with `fork_rule="threshold"`; `calibrate_forks` makes one.'
+                f'`config` has `fork_rule="{config.fork_rule}"`, which chooses streams over the whole sequence, so no '
+                'cache can be exact. Use a model with `fork_rule="threshold"`; `calibrate_forks` makes one.'
             )
         super().__init__(config=config, offloading=offloading)
         self.fork_layers = list(config.fork_layers)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last `-tokens_to_remove` tokens with all their streams."""
-        check_crop(tokens_to_remove, self.get_seq_length())  # before any layer changes
+        count_kept_tokens(tokens_to_remove, self.get_seq_length())  # an error before any layer changes
         super().crop(tokens_to_remove)
 
     def count_streams(self) -> torch.LongTensor:
@@ -308,4 +298,48 @@ class StreamCache(DynamicCache):
         return torch.stack(counts)
 
 
-__all__ = ["StaticStreamLayer", "StreamCache", "StreamLayer", "StreamSlots"]
+def allocate_slots(
+    past_key_values: Cache | None, layer_idx: int, token_index: torch.Tensor, num_tokens: int, streams_per_token: int
+) -> StreamSlots | None:
+    """
+    Plan the slots of new streams in the layers from `layer_idx` to the next fork; `None` without a cache.
+
+    Args:
+        past_key_values (`Cache`, *optional*): any cache that was made from the model's configuration.
+        layer_idx (`int`): the fork layer.
+        token_index, num_tokens, streams_per_token: see [`StreamLayer.allocate_slots`].
+    """
+    if past_key_values is None:
+        return None
+    return past_key_values.layers[layer_idx].allocate_slots(token_index, num_tokens, streams_per_token)
+
+
+def check_cache_layers(past_key_values: Cache, config: PreTrainedConfig, batch_size: int):
+    """Refuse a cache of another model or of other rows."""
+    kinds = [getattr(layer, "_layer_type", None) or "full_attention" for layer in past_key_values.layers]
+    if kinds != config.layer_types:
+        raise ValueError(
+            f"`past_key_values` has layers of the kinds {kinds}, but this model needs {config.layer_types}. Make it "
+            "with `StreamCache(model.config)`, or remove it and use the one that the model returns."
+        )
+    needed = (batch_size, config.num_attention_heads, config.head_dim)
+    for layer in past_key_values.layers:
+        if not layer.is_initialized or layer.keys.numel() == 0:
+            continue
+        num_rows, num_heads, _, head_dim = layer.keys.shape
+        if (num_rows, num_heads, head_dim) != needed:
+            raise ValueError(
+                f"`past_key_values` holds {num_rows} rows, {num_heads} heads of size {head_dim}, but the input has "
+                f"{batch_size} rows and the model {needed[1]} heads of size {needed[2]}. Use the cache of the same "
+                "model and batch; `batch_repeat_interleave` and `batch_select_indices` change its rows."
+            )
+
+
+__all__ = [
+    "StaticStreamLayer",
+    "StreamCache",
+    "StreamLayer",
+    "StreamSlots",
+    "allocate_slots",
+    "check_cache_layers",
+]

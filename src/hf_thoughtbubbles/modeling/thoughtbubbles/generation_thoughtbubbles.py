@@ -1,26 +1,21 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does generation with Thoughtbubbles do that generation with other models does not?
-
-It chooses how many streams a token gets, tells how many it got, keeps them in a cache of their own, and re-reads the
-prefix where the fork rule allows no cache.
-"""
+"""Generation with Thoughtbubbles: budgets of streams, forks in the result, a cache where the fork rule allows it."""
 
 import torch
 import torch.nn.functional as F
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMode
-from transformers.masking_utils import create_causal_mask
 
-from ..common.cache_names import CACHE_NAME, accept_cache_names
+from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
 from ..common.checks_tokens import check_generation_length
-from ..common.position_ids import pad_mask_to_cache
+from ..common.position_ids import count_positions, pad_mask_to_cache
 from ..common.prompt_embeddings import append_generated
 from .cache_streams import StreamCache
 from .checks_thoughtbubbles import check_budget
 
 
 class ThoughtbubblesGenerationMixin:
-    """To stand before transformers' `GenerationMixin` among the bases of a language model."""
+    """Put it before transformers' `GenerationMixin` in the bases of a language model."""
 
     def generate(self, inputs: torch.Tensor | None = None, *args, output_forks: bool = False, **kwargs):
         """
@@ -30,9 +25,9 @@ class ThoughtbubblesGenerationMixin:
             fork_budget (`float`, *optional*): streams per token, also a field of `GenerationConfig`. Under the causal
                 rule a budget that was calibrated (or trained), or between two such; 1 means no forks.
             output_forks (`bool`): with `return_dict_in_generate=True` the result gets `forks`, one
-                [`ThoughtbubblesForkOutput`] per fork layer, for every token that was read: the last new one was not.
-                They are read off the finished text in one more pass, which under the causal rule decides as every
-                step did.
+                [`ThoughtbubblesForkOutput`] per fork layer, for every token but the last new one, which the model
+                never reads. They are computed from the finished text in one more pass, which under the causal rule
+                forks as every step did.
         """
         if not output_forks:
             return super().generate(inputs, *args, **kwargs)
@@ -44,10 +39,10 @@ class ThoughtbubblesGenerationMixin:
 
     @torch.no_grad()
     def read_forks(self, sequences, num_prompt_tokens, attention_mask, inputs_embeds, fork_budget):
-        """What each fork layer left of generated `sequences` `(B, T)`, their last token excepted."""
+        """The streams of generated `sequences` `(B, T)` after each fork layer, their last token excepted."""
         input_ids, num_rows, position_ids = sequences[:, :-1], len(sequences), None
         num_tokens = input_ids.shape[1]
-        if inputs_embeds is not None:  # of a prompt of vectors, no or other tokens stand in the sequences
+        if inputs_embeds is not None:  # sequences do not hold the tokens of a prompt of vectors
             inputs_embeds = inputs_embeds.repeat_interleave(num_rows // len(inputs_embeds), dim=0)
             generated = self.get_input_embeddings()(input_ids[:, num_prompt_tokens:])
             input_ids, inputs_embeds = None, torch.cat((inputs_embeds, generated), dim=1)
@@ -55,7 +50,7 @@ class ThoughtbubblesGenerationMixin:
         if attention_mask is not None:
             attention_mask = attention_mask.repeat_interleave(num_rows // len(attention_mask), dim=0)
             attention_mask = F.pad(attention_mask, (0, num_tokens - attention_mask.shape[1]), value=1)
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+            position_ids = count_positions(attention_mask)
         return self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -75,7 +70,7 @@ class ThoughtbubblesGenerationMixin:
         fork_record=None,
         **kwargs,
     ):
-        """Inputs of the next step; a prompt given as vectors is read again with what was generated after it."""
+        """Inputs of the next step; without a cache, a prompt of vectors is read again with the generated tokens."""
         if not self.config.is_cacheable and inputs_embeds is not None:
             embed_tokens, position_ids = self.get_input_embeddings(), kwargs.get("position_ids")
             inputs_embeds = append_generated(embed_tokens, inputs_embeds, input_ids, attention_mask, position_ids)
@@ -92,8 +87,8 @@ class ThoughtbubblesGenerationMixin:
     @accept_cache_names
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
         """
-        With a static cache: one mask for all layers of a plain model; a forking one makes its own at each fork, out of
-        a row that is as long from the first token to the last.
+        The mask with a static cache: one for all layers of a model without forks; a forking model makes its own after
+        each fork, from a row as long as the cache.
         """
         if config.fork_layers:
             return pad_mask_to_cache(attention_mask, past_key_values)
@@ -101,7 +96,7 @@ class ThoughtbubblesGenerationMixin:
             config=config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            **{CACHE_NAME: past_key_values},
+            past_key_values=past_key_values,
             position_ids=position_ids,
         )
 
@@ -109,14 +104,14 @@ class ThoughtbubblesGenerationMixin:
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
         check_generation_length(self.config, max_cache_length)
-        # An assistant is given the configuration of the model that it assists; it keeps to its own budget.
+        # transformers passes an assistant the generation configuration of the main model; it keeps its own budget.
         is_assistant = getattr(generation_config, "is_assistant", False)
         fork_budget = getattr(self.generation_config if is_assistant else generation_config, "fork_budget", None)
         if fork_budget is not None and model_kwargs.get("fork_budget") is None:
             model_kwargs["fork_budget"] = fork_budget
         if model_kwargs.get("fork_budget") is not None:
             check_budget(self.config, False, model_kwargs["fork_budget"])
-        self.model.read_thresholds(model_kwargs.get("fork_budget"))  # refuses an unknown budget before any work
+        self.model.read_thresholds(model_kwargs.get("fork_budget"))  # an error for an unknown budget, before any work
         if not self.config.is_cacheable:
             self.check_uncached_generation(generation_config, model_kwargs, generation_mode)
             generation_config.use_cache = False  # every step reads the whole prefix
@@ -125,8 +120,8 @@ class ThoughtbubblesGenerationMixin:
                 model_kwargs["attention_mask"] = None
         elif self.config.fork_layers and generation_config.cache_implementation == "quantized":
             raise ValueError(
-                '`cache_implementation="quantized"` came, but the streams of a forking model cannot be quantized. '
-                'Leave it out, or use "offloaded" or "static".'
+                '`cache_implementation="quantized"` was passed, but the streams of a forking model cannot be '
+                'quantized. Remove it, or use "offloaded" or "static".'
             )
         record = model_kwargs.pop("fork_record", None)
         if record is not None:
@@ -144,30 +139,34 @@ class ThoughtbubblesGenerationMixin:
         return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
 
     def start_record(self, record: dict, generation_config, model_kwargs, batch_size: int):
-        """Keep, of each prompt once, what reading the forks off the finished text will need."""
+        """Record, once for each prompt, the arguments that [`read_forks`] needs."""
         if not generation_config.return_dict_in_generate:
             raise ValueError(
-                "`output_forks=True` needs `return_dict_in_generate=True`, because forks are returned beside the text."
+                "`output_forks=True` needs `return_dict_in_generate=True`, because forks are returned beside the "
+                "text. Pass both."
             )
         if not self.config.fork_layers:
-            raise ValueError("`output_forks=True` came, but the model has no fork layers. Leave it out.")
+            raise ValueError("`output_forks=True` was passed, but the model has no fork layers. Remove it.")
         for name in ("attention_mask", "inputs_embeds"):
             given = model_kwargs.get(name)
             record[name] = None if given is None else given[:: len(given) // batch_size]
         record["fork_budget"] = model_kwargs.get("fork_budget")
 
     def check_uncached_generation(self, generation_config, model_kwargs, generation_mode):
-        """Refuse what asks for a cache by name; `use_cache` is a default, so it only has no effect."""
+        """Refuse arguments that need a cache; `use_cache` is not one of them, because it is a default."""
         asked = [name for name in ("prefill_chunk_size", "cache_implementation") if getattr(generation_config, name)]
         if model_kwargs.get(CACHE_NAME) is not None:
             asked.append(CACHE_NAME)
         if asked:
-            raise ValueError(f'`{asked[0]}` came, but `fork_rule="topk"` cannot use a cache. Leave it out.')
+            raise ValueError(
+                f'`{asked[0]}` was passed, but `fork_rule="{self.config.fork_rule}"` cannot use a cache. Remove it.'
+            )
         is_assistant = getattr(generation_config, "is_assistant", False)
         if is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
             raise ValueError(
-                'Assisted and prompt-lookup generation need a cache, which `fork_rule="topk"` cannot use, neither '
-                "as the model nor as its assistant. Generate without."
+                "Assisted or prompt-lookup generation was requested, but it needs a cache, which a model with "
+                f'`fork_rule="{self.config.fork_rule}"` cannot use, neither as the main model nor as the assistant. '
+                "Remove `assistant_model` or `prompt_lookup_num_tokens`."
             )
 
 
