@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does the causal fork rule cost or gain against the published one, and what do forks gain at all?
+"""The causal fork rule against the published one, random forks and no forks: bits per byte of small models.
 
     python benchmarks/causal_forking.py --output runs/causal_forking.jsonl                     # train what is missing
     python benchmarks/causal_forking.py --output runs/causal_forking.jsonl --table             # print the table
@@ -24,12 +24,17 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup, set_seed
 
-from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles import (
+    ForkRule,
+    ThoughtbubblesConfig,
+    ThoughtbubblesForCausalLM,
+    build_byte_tokenizer,
+    register_fork_rule,
+)
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
-from hf_thoughtbubbles.modeling.thoughtbubbles import modeling_thoughtbubbles
-from hf_thoughtbubbles.modeling.thoughtbubbles.streams import find_own_offers, select_streams_above
+from hf_thoughtbubbles.modeling.thoughtbubbles.streams import find_own_candidates
 
 
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128}
@@ -38,10 +43,10 @@ TIGHT = {"fork_layers": [1, 2, 3], "fork_budget": 1.5}  # every fork prunes
 ARMS = {
     "top-k, budget 2": {**WIDE, "fork_rule": "topk"},
     "threshold, budget 2": {**WIDE, "fork_rule": "threshold"},
-    "random forks, budget 2": {**WIDE, "fork_rule": "threshold", "is_random": True},
+    "random forks, budget 2": {**WIDE, "fork_rule": "random"},
     "top-k, budget 1.5": {**TIGHT, "fork_rule": "topk"},
     "threshold, budget 1.5": {**TIGHT, "fork_rule": "threshold"},
-    "random forks, budget 1.5": {**TIGHT, "fork_rule": "threshold", "is_random": True},
+    "random forks, budget 1.5": {**TIGHT, "fork_rule": "random"},
     "top-k, budget 2, init (-2, 4)": {**WIDE, "fork_rule": "topk", "fork_score_init": (-2, 4)},
     "threshold, budget 2, init (0, 0)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (0, 0)},
     "threshold, budget 2, init (0, 4)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (0, 4)},
@@ -49,9 +54,7 @@ ARMS = {
     "threshold, budget 2, init (-4, 4)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (-4, 4)},
     "threshold, budget 2, init (4, 4)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (4, 4)},
     "threshold, budget 1.5, init (-2, 4)": {**TIGHT, "fork_rule": "threshold", "fork_score_init": (-2, 4)},
-    "random forks, budget 2, init (-2, 4)": {
-        **WIDE, "fork_rule": "threshold", "fork_score_init": (-2, 4), "is_random": True,
-    },
+    "random forks, budget 2, init (-2, 4)": {**WIDE, "fork_rule": "random", "fork_score_init": (-2, 4)},
     "no forks": {"fork_layers": []},
     "no forks, 7 layers (equal FLOPs)": {"fork_layers": [], "num_hidden_layers": 7},
     "GPT-2, equal parameters": {**WIDE, "is_gpt2": True},
@@ -60,12 +63,15 @@ ARMS = {
 COLUMNS = ("block", "prefix", "prefix_block", "causal", "streams")
 
 
-def select_random_streams(candidates, token_index, num_tokens, threshold, capacity=None):
-    """The control: as many offers stay, drawn without looking at their scores."""
-    is_own = find_own_offers(token_index, num_tokens)
-    num_open = (~is_own & (token_index < num_tokens)).sum()
-    share = is_own.sum() * (select_random_streams.fork_budget - 1) / num_open
-    return select_streams_above(torch.rand_like(candidates), token_index, num_tokens, 1 - share, capacity)
+@register_fork_rule("random")
+class RandomRule(ForkRule):
+    """The control: as many candidates stay as the budget says, drawn without regard to their scores."""
+
+    def choose(self, candidates, *, fork_budget, capacity, **kwargs):
+        is_own = find_own_candidates(candidates.token_index, candidates.num_tokens)
+        num_open = (~is_own & (candidates.token_index < candidates.num_tokens)).sum()
+        share = is_own.sum() * (fork_budget - 1) / num_open
+        return candidates.keep(torch.rand_like(candidates.log_scores) >= 1 - share, capacity)
 
 
 def build(arm: dict, vocab_size: int) -> PreTrainedModel:
@@ -76,7 +82,7 @@ def build(arm: dict, vocab_size: int) -> PreTrainedModel:
 
 
 def train(model: PreTrainedModel, blocks: torch.Tensor, args: argparse.Namespace) -> float:
-    """Train on the blocks in order; gives seconds."""
+    """Train on the blocks in order; returns seconds."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -95,7 +101,7 @@ def train(model: PreTrainedModel, blocks: torch.Tensor, args: argparse.Namespace
 
 
 def score(model: PreTrainedModel, validation, tokenizer, args: argparse.Namespace) -> dict[str, float]:
-    """Bits per byte by each reading that means something for the model."""
+    """Bits per byte, by each reading that fits the model."""
 
     def read(reading: str, num_blocks: int) -> float:
         torch.manual_seed(0)  # for random forks
@@ -125,9 +131,6 @@ def run(name: str, seed: int, splits, tokenizer, args: argparse.Namespace) -> di
     blocks = torch.tensor(splits["train"].select(order[: args.steps * args.batch].tolist())["input_ids"])
     set_seed(seed)
     model = build(arm, len(tokenizer))
-    select_random_streams.fork_budget = arm.get("fork_budget")
-    rule = select_random_streams if arm.get("is_random") else select_streams_above
-    modeling_thoughtbubbles.select_streams_above = rule
     seconds = train(model, blocks, args)
     scores = score(model, splits["validation"], tokenizer, args)
     num_parameters = model.num_parameters()
