@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Where in a text did the model think? Streams and scores of each token, drawn over its characters."""
+"""Pictures of forks: streams and scores of each token of a text, drawn over its characters."""
 
 from collections.abc import Sequence
 
@@ -59,7 +59,7 @@ def plot_forks(
         `matplotlib.figure.Figure`, not shown.
 
     Raises:
-        `ValueError`: when the shapes do not belong together.
+        `ValueError`: when the shapes do not fit each other.
     """
     num_streams, scores = np.asarray(num_streams), np.asarray(scores)
     shape = (len(fork_layers), len(tokens))
