@@ -164,9 +164,9 @@ class ThoughtbubblesGenerationMixin:
         is_assistant = getattr(generation_config, "is_assistant", False)
         if is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
             raise ValueError(
-                "Assisted or prompt-lookup generation was requested, but it needs a cache, which a model with "
-                f'`fork_rule="{self.config.fork_rule}"` cannot use, neither as the main model nor as the assistant. '
-                "Remove `assistant_model` or `prompt_lookup_num_tokens`."
+                "Assisted and prompt-lookup generation need a cache, which a model with "
+                f'`fork_rule="{self.config.fork_rule}"` cannot use, neither as the model nor as its assistant. Remove '
+                "`assistant_model` or `prompt_lookup_num_tokens`."
             )
 
 
