@@ -160,15 +160,13 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        num_past_tokens: int = 0,
+        past_key_values: Cache | None = None,
     ) -> torch.Tensor:
-        """One vector per token, `(B, T, D)`; learned positions, when the model has them, are added."""
+        """One vector per token, `(B, T, D)`; learned positions are added, by default counted from the left."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if self.config.position_embedding == "learned":
-            if position_ids is None:
-                num_tokens = inputs_embeds.shape[1]
-                position_ids = torch.arange(num_tokens, device=inputs_embeds.device)[None] + num_past_tokens
+            position_ids = get_position_ids(inputs_embeds, None, position_ids, past_key_values)
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
         return self.embedding_dropout(inputs_embeds)
 
@@ -373,8 +371,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = StreamCache(self.config)
 
-        num_past_tokens = 0 if past_key_values is None else past_key_values.get_seq_length()
-        inputs_embeds = self.embed(input_ids, inputs_embeds, position_ids, num_past_tokens)
+        inputs_embeds = self.embed(input_ids, inputs_embeds, position_ids, past_key_values)
         streams, forks = self.decode(
             inputs_embeds, attention_mask, position_ids, past_key_values, documents, fork_budget, **kwargs
         )
