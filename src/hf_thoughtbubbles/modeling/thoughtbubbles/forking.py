@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Forks of Thoughtbubbles (arXiv 2510.00219, section 2): a fork layer scores candidates, a rule chooses which stay.
+"""Forks of Thoughtbubbles (arXiv 2510.00219): a fork layer scores candidates, a rule chooses which stay.
 
 Before a fork layer every stream j proposes two candidates, a copy and itself:
 
