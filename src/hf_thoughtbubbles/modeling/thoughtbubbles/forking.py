@@ -233,7 +233,7 @@ class ThoughtbubblesFork(TrackedThreshold):
         """The candidates of `streams`: 2j is the copy of stream j, 2j + 1 the stream itself."""
         hidden_states, token_index = streams.hidden_states, streams.token_index
         if token_index is None:
-            token_index = torch.arange(num_tokens, device=hidden_states.device).expand(len(hidden_states), -1)
+            token_index = torch.arange(num_tokens, device=hidden_states.device).expand(hidden_states.shape[0], -1)
         raw_scores = self.score_proj(self.norm(hidden_states)).float()  # (B, S, 2)
         log_scores = log_sigmoid(raw_scores).clamp(min=MIN_LOG_SCORE)
         if streams.log_scores is not None:
@@ -317,7 +317,7 @@ class ThoughtbubblesUnscoredFork(nn.Module):
         """Fork the streams of a batch; see [`ThoughtbubblesFork`]."""
         hidden_states, token_index = streams.hidden_states, streams.token_index
         if token_index is None:
-            token_index = torch.arange(num_tokens, device=hidden_states.device).expand(len(hidden_states), -1)
+            token_index = torch.arange(num_tokens, device=hidden_states.device).expand(hidden_states.shape[0], -1)
         token_index = token_index.repeat_interleave(self.num_candidates, dim=1)  # (B, C)
         log_scores = torch.full(token_index.shape, -math.log(self.num_candidates), device=hidden_states.device)
         if streams.log_scores is not None:

@@ -308,7 +308,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         hidden_states, token_index = streams.hidden_states, streams.token_index
         positions = get_stream_positions(token_index, positions.shape[1] + 1, F.pad(positions, (0, 1)))
         if documents is not None:
-            documents = F.pad(documents, (0, 1), value=-1).expand(len(token_index), -1)
+            documents = F.pad(documents, (0, 1), value=-1).expand(token_index.shape[0], -1)
             documents = documents.gather(1, token_index)  # (B, S)
         return {
             "position_embeddings": self.embed_rotary(positions, hidden_states),
