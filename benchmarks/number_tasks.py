@@ -35,7 +35,7 @@ from transformers import (
 
 from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGeneration
 from hf_thoughtbubbles.data.collation import ThinkingCollator
-from hf_thoughtbubbles.data.numbers import NumberTask, load_number_dataset, make_task, stream_number_dataset
+from hf_thoughtbubbles.data.number_tasks import NumberTask, load_number_dataset, make_task, stream_number_dataset
 from hf_thoughtbubbles.evaluation.answers import score_answers
 from hf_thoughtbubbles.evaluation.flops import measure_flops
 from hf_thoughtbubbles.plots.steps import plot_accuracy_grid

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from hf_thoughtbubbles.data.numbers import (
+from hf_thoughtbubbles.data.number_tasks import (
     TASKS,
     ArithmeticTask,
     FactorisationTask,
