@@ -35,7 +35,8 @@ from transformers import (
 
 from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGeneration
 from hf_thoughtbubbles.data.collation import ThinkingCollator
-from hf_thoughtbubbles.data.number_tasks import NumberTask, load_number_dataset, make_task, stream_number_dataset
+from hf_thoughtbubbles.data.number_tasks import NumberTask, make_task
+from hf_thoughtbubbles.data.numbers import load_number_dataset, stream_number_dataset
 from hf_thoughtbubbles.evaluation.answers import score_answers
 from hf_thoughtbubbles.evaluation.flops import measure_flops
 from hf_thoughtbubbles.plots.steps import plot_accuracy_grid

@@ -40,7 +40,8 @@ from transformers import (
 
 from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGeneration
 from hf_thoughtbubbles.data.collation import ThinkingCollator
-from hf_thoughtbubbles.data.number_tasks import TASKS, load_number_dataset, make_task, stream_number_dataset
+from hf_thoughtbubbles.data.number_tasks import TASKS, make_task
+from hf_thoughtbubbles.data.numbers import load_number_dataset, stream_number_dataset
 from hf_thoughtbubbles.evaluation.answers import answer_questions, cut_reply, score_answers
 from hf_thoughtbubbles.evaluation.metrics import ExactMatch
 from hf_thoughtbubbles.plots.steps import measure_change, plot_accuracy_grid, plot_convergence, plot_step_losses

@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGeneration, build_number_tokenizer
-from hf_thoughtbubbles.data.number_tasks import load_number_dataset
+from hf_thoughtbubbles.data.numbers import load_number_dataset
 from hf_thoughtbubbles.evaluation.answers import answer_questions, score_answers
 
 

@@ -24,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_thoughtbubbles import build_byte_tokenizer, build_number_tokenizer
 from hf_thoughtbubbles.data.collation import ThinkingCollator
-from hf_thoughtbubbles.data.number_tasks import load_number_dataset, stream_number_dataset
+from hf_thoughtbubbles.data.numbers import load_number_dataset, stream_number_dataset
 from hf_thoughtbubbles.training.callbacks import ForkPlotCallback
 from hf_thoughtbubbles.training.curriculum import Curriculum, CurriculumCallback
 from tests.training.lessons import (
