@@ -35,8 +35,8 @@ def as_text(tokens) -> list[str]:
 
 # Parity with the original (docs/reference_behaviour.md, "Number tasks"). Fixed: D1, D3 (`roll_num`, unknown tasks),
 # D2 (`jump` is dropped), D4 (ranges of terms and factors work), D6 (no overflow), D7 (division by zero raises), D9 (a
-# batch of one is not masked), D10 (the caller makes the curriculum), D12 (`roll` gives integers), D13 (the last prime is
-# drawn). Reproduced: D5 (strictly left to right) and D8 (a masked digit is written as 0).
+# batch of one is not masked), D10 (the caller makes the curriculum), D12 (`roll` gives integers), D13 (the last of the
+# primes is drawn). Reproduced: D5 (strictly left to right) and D8 (a masked digit is written as 0).
 
 
 def test_the_originals_candidate_primes_are_reproduced_but_for_its_table_end():

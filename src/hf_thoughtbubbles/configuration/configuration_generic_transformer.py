@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which numbers describe a generic transformer?"""
+"""The configuration of generic transformers."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 from .rope_settings import check_rope_parameters
-from .size_settings import check_counts, check_heads, check_rotary_heads, check_scales
+from .size_settings import check_counts, check_heads, check_key_value_heads, check_rotary_heads, check_scales
 
 
 Normalization = Literal["rms_norm", "layer_norm", "none"]
@@ -19,8 +19,8 @@ HIDDEN_ACTS = ("gelu", "relu", "leaky_relu", "tanh", "sigmoid", "silu", "learned
 @strict
 class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     r"""
-    The configuration of a generic transformer: every choice that the tiny-models library gives its core, by name
-    (SPEC section 3).
+    The configuration of a generic transformer, with all options of the core of the tiny-models library
+    (docs/reference_behaviour.md, "Generic transformer").
 
     Args:
         vocab_size (`int`, defaults to 50257):
@@ -32,10 +32,10 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         num_attention_heads (`int`, defaults to 8):
             Number of query heads. With rotary positions the head size must be even.
         num_key_value_heads (`int`, *optional*):
-            Number of heads of keys and values, a divisor of `num_attention_heads`; as many when not given. The
-            original calls the quotient `group_size`.
+            Number of heads of keys and values, a divisor of `num_attention_heads`, its default. The original calls the
+            quotient `group_size`.
         intermediate_size (`int`, *optional*):
-            Width of the feed-forward layer; `4 * hidden_size` when not given.
+            Width of the feed-forward layer (default: `4 * hidden_size`).
         feed_forward (`str`, defaults to `"mlp"`):
             `"mlp"` widens, activates and narrows; `"swiglu"` multiplies a SiLU gate in and ignores `hidden_act`.
         hidden_act (`str`, defaults to `"gelu"`):
@@ -55,27 +55,28 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             distance, up to `max_relative_position`, to the keys (Shaw et al. 2018); `"learned"` and `"sinusoidal"` add
             a vector to the embeddings; `"none"`.
         max_position_embeddings (`int`, defaults to 512):
-            Most positions in one sequence.
+            Largest number of positions in one sequence.
         max_relative_position (`int`, defaults to 32):
             Distance from which `"relative"` positions share one vector.
         rope_parameters (`dict`, *optional*):
             Rotary settings in transformers' form; the reference uses `rope_theta` 10000.
         is_causal (`bool`, defaults to `True`):
-            Whether a position sees only those before it.
+            Whether a token attends only to itself and earlier tokens.
         embedding_dropout, attention_dropout, hidden_dropout (`float`, defaults to 0.0):
-            Dropout of the embeddings, of attention probabilities, and of what attention and feed-forward layers add.
+            Dropout of the embeddings, of attention probabilities, and of the outputs of attention and feed-forward
+            layers.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of the initial weights.
         use_cache (`bool`, defaults to `True`):
-            Whether to return keys and values.
+            Whether to return keys and values by default.
         pad_token_id, bos_token_id, eos_token_id (`int`, *optional*):
             Special token ids.
         tie_word_embeddings (`bool`, defaults to `True`):
             Whether the output matrix is the embedding matrix.
 
     Raises:
-        `StrictDataclassClassValidationError`: when the numbers contradict each other, with the field, what came and
-            what is allowed.
+        `StrictDataclassClassValidationError`: when fields contradict each other; names the field, its value and what
+            is allowed.
 
     Example:
 
@@ -85,9 +86,9 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     """
 
     model_type = "generic_transformer"
-    family_summary = "a plain transformer put together from its configuration"
+    family_summary = "a plain transformer whose parts are options of its configuration"
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
-    # What FSDP2 gathers at once: each layer by itself; what the layers share is gathered with the rest of the model.
+    # FSDP2 gathers each layer by itself, and modules that layers share with the rest of the model.
     base_model_fsdp_plan = {
         "embed_tokens": "free_full_weight",
         "core.layers.*": "free_full_weight",
@@ -136,6 +137,7 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     @property
     def head_dim(self) -> int:
+        """Width of a head."""
         return self.hidden_size // self.num_attention_heads
 
     def validate_sizes(self):
@@ -152,11 +154,7 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         )
         check_counts(self, names)
         check_heads(self)
-        if self.num_attention_heads % self.num_key_value_heads != 0:
-            raise ValueError(
-                f"`num_attention_heads` {self.num_attention_heads} is not a multiple of `num_key_value_heads` "
-                f"{self.num_key_value_heads}. Change one so that every head of keys serves as many queries."
-            )
+        check_key_value_heads(self)
         if self.position_embedding == "rope":
             check_rotary_heads(self)
 
@@ -168,7 +166,7 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         check_scales(self, ("rms_norm_eps", "layer_norm_eps", "initializer_range"), dropouts)
 
     def validate_rope(self):
-        """Part of `@strict`-powered validation: only rotary settings that act."""
+        """Part of `@strict`-powered validation: only rotary settings with an effect."""
         super().validate_rope()
         check_rope_parameters(self.rope_parameters)
 

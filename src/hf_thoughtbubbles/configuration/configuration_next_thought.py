@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which numbers describe a next-thought model?"""
+"""The configuration of next-thought models."""
 
 from dataclasses import field
 from typing import Literal
@@ -9,7 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from ..hub.remote_code import RemoteCodeConfigMixin
 from .configuration_generic_transformer import HIDDEN_ACTS, Normalization
-from .size_settings import check_counts, check_heads, check_scales
+from .size_settings import check_counts, check_heads, check_key_value_heads, check_scales
 
 
 COUNTS = (
@@ -34,29 +34,30 @@ COUNTS = (
 class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     r"""
     The configuration of a [`NextThoughtModel`]: a thought (a line or a sentence) is pooled to one vector, a core
-    predicts the vector of the next thought, and a decoder writes it out (SPEC section 5).
+    predicts the vector of the next thought, and a decoder writes it out (docs/reference_behaviour.md, "Next-thought
+    models").
 
     Args:
         vocab_size (`int`, defaults to 50257):
             Number of token ids.
         hidden_size (`int`, defaults to 384):
-            Width of a token, in the encoder up to its first pooling layer and in the decoder.
+            Width of a token in the decoder, and in the encoder before its first pooling layer.
         pooling_sizes (`list[int]`, defaults to `[768, 1200]`):
-            Width of a token after each pooling layer; the last is the width of a thought, `latent_size`. The original
-            lists `hidden_size` first and calls it all `pooling_dims`.
+            Width of a token after each pooling layer; the last is the width of a thought, `latent_size`. The
+            original's `pooling_dims` are `hidden_size` and these.
         removed_shares (`list[float]`, defaults to `[0.3, 0.5]`):
             Share of the tokens that each pooling layer removes, from 0 to below 1. The original calls it
             `pct_pool_per_layer`.
         num_pooling_heads (`int`, defaults to 12):
-            Heads of the pooling layers; divides the width of what enters each of them.
+            Heads of the pooling layers; divides the input width of each of them.
         num_encoder_layers (`int`, defaults to 1), num_decoder_layers (`int`, defaults to 4):
-            Layers before pooling, and of the decoder.
+            Number of layers before pooling, and of the decoder.
         encoder_attention_heads, decoder_attention_heads (`int`, defaults to 12):
-            Query heads of these layers.
+            Number of query heads of these layers.
         encoder_key_value_heads, decoder_key_value_heads (`int`, *optional*):
-            Heads of keys and values, divisors of the query heads; as many when not given.
+            Number of heads of keys and values, divisors of the query heads, their default.
         encoder_ffn_dim, decoder_ffn_dim (`int`, *optional*):
-            Widths of the feed-forward layers; `4 * hidden_size` when not given.
+            Widths of the feed-forward layers (default: `4 * hidden_size`).
         feed_forward (`str`, defaults to `"swiglu"`):
             `"mlp"` widens, activates and narrows; `"swiglu"` multiplies a SiLU gate in and ignores `hidden_act`.
         hidden_act (`str`, defaults to `"gelu"`):
@@ -64,41 +65,42 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         attention_normalization, mlp_normalization (`str`, defaults to `"rms_norm"`):
             Norm before attention and before the feed-forward layer: `"rms_norm"`, `"layer_norm"` or `"none"`.
         attention_bias, mlp_bias (`bool`, defaults to `False`):
-            Whether attention and feed-forward layers have biases, with their layer norms. Pooling layers and the core
-            always do.
+            Whether attention and feed-forward layers, with their layer norms, have biases. Pooling layers and the core
+            always have them.
         rms_norm_eps (`float`, defaults to 1e-6), layer_norm_eps (`float`, defaults to 1e-5):
             Epsilons of the norms.
         core (`str`, defaults to `"mlp"`):
-            What predicts the next thought: `"mlp"`, two layers with a ReLU between them, or `"block_linear"`, which
-            multiplies blocks of neighbouring channels with one matrix, without any activation (the original calls it
-            a convolution).
+            The core, which predicts the next thought: `"mlp"`, two layers with a ReLU between them, or
+            `"block_linear"`, which multiplies blocks of neighbouring channels with one matrix, without any activation
+            (the original calls it a convolution).
         core_block_sizes (`list[int]`, defaults to `[30, 300, 3]`):
             Channels in a block of each `"block_linear"` layer; each divides `latent_size`.
         num_latent_tokens (`int`, defaults to 16):
-            Tokens that a thought becomes before the decoder's own. The original calls it `latent_decoded_into`.
+            Number of latent tokens that a thought becomes; they precede the text in the decoder. The original calls it
+            `latent_decoded_into`.
         num_thoughts (`int`, defaults to 1):
-            How often the core is applied; any call may ask for more.
+            Number of applications of the core; any call may ask for more.
         position_embedding (`str`, defaults to `"learned"`):
-            `"learned"` and `"sinusoidal"` add a vector to the embeddings, in encoder and decoder the same; `"none"`.
+            `"learned"` and `"sinusoidal"` add a vector to the embeddings, the same in encoder and decoder; `"none"`.
         max_position_embeddings (`int`, defaults to 512):
-            Most tokens of a thought.
+            Largest number of tokens of a thought.
         dropout (`float`, defaults to 0.0):
-            Dropout of embeddings, of what attention and feed-forward layers add, and of what pooling layers leave.
+            Dropout of embeddings, and of the outputs of attention, feed-forward and pooling layers.
         initializer_range (`float`, *optional*):
-            Standard deviation of the initial weights; `1 / sqrt(hidden_size)` when not given. With much less, what the
-            core says is lost beside the tokens, and models learn to write without reading.
+            Standard deviation of the initial weights (default: `1 / sqrt(hidden_size)`). With much smaller weights the
+            tokens dominate the predicted thought, and models learn to write without reading.
         use_cache (`bool`, defaults to `True`):
-            Whether to return keys and values.
+            Whether to return keys and values by default.
         pad_token_id, bos_token_id, eos_token_id (`int`, *optional*):
             Special token ids.
         decoder_start_token_id (`int`, *optional*):
-            What stands before the next thought; `pad_token_id` when not given.
+            Id of the token before the next thought (default: `pad_token_id`).
         tie_word_embeddings (`bool`, defaults to `False`):
             Whether the output matrix is the embedding matrix.
 
     Raises:
-        `StrictDataclassClassValidationError`: when the numbers contradict each other, with the field, what came and
-            what is allowed.
+        `StrictDataclassClassValidationError`: when fields contradict each other; names the field, its value and what
+            is allowed.
 
     Example:
 
@@ -118,7 +120,7 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         "thoughts",
         "pooling",
     ]
-    # What FSDP2 gathers at once: each layer by itself, the rest together.
+    # FSDP2 gathers each layer by itself and the rest together.
     base_model_fsdp_plan = {
         "embed_tokens": "free_full_weight",
         "encoder.stack.layers.*": "free_full_weight",
@@ -189,11 +191,11 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     @property
     def head_dim(self) -> int:
-        """Head size of the decoder, by which transformers sizes its caches."""
+        """Head size of the decoder; transformers sizes static caches by it."""
         return self.hidden_size // self.decoder_attention_heads
 
     def count_kept_tokens(self, num_tokens: int) -> list[int]:
-        """How many of so many tokens each pooling layer keeps: the product in double precision, cut (SPEC 5)."""
+        """Number of tokens that each pooling layer keeps: the product in double precision, truncated (N9)."""
         counts = []
         for share in self.removed_shares:
             num_tokens = int(num_tokens * (1 - share))
@@ -202,12 +204,12 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     @property
     def min_tokens(self) -> int:
-        """The fewest tokens of which one is kept to the end; one more than the most where none ever is."""
+        """Smallest length of which pooling keeps a token; `max_position_embeddings + 1` when there is none."""
         candidates = range(1, self.max_position_embeddings + 1)
         return next((n for n in candidates if self.count_kept_tokens(n)[-1] > 0), len(candidates) + 1)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "NextThoughtConfig":
-        """This configuration; transformers would rename the fields of one side."""
+        """Return this configuration; transformers' own method would rename the fields of one side."""
         return self
 
     def validate_sizes(self):
@@ -216,18 +218,14 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         for side in ("encoder", "decoder"):
             heads, kv_heads = f"{side}_attention_heads", f"{side}_key_value_heads"
             check_heads(self, "hidden_size", heads)
-            if getattr(self, heads) % getattr(self, kv_heads) != 0:
-                raise ValueError(
-                    f"`{heads}` {getattr(self, heads)} is not a multiple of `{kv_heads}` {getattr(self, kv_heads)}. "
-                    "Change one so that every head of keys serves as many queries."
-                )
+            check_key_value_heads(self, heads, kv_heads)
 
     def validate_pooling(self):
         """Part of `@strict`-powered validation: every pooling layer has a width, a share and heads that divide."""
         if len(self.pooling_sizes) == 0 or len(self.pooling_sizes) != len(self.removed_shares):
             raise ValueError(
                 f"`pooling_sizes` {self.pooling_sizes} and `removed_shares` {self.removed_shares} need one entry for "
-                "each pooling layer, and at least one layer."
+                "each pooling layer, and there must be at least one layer."
             )
         if min(self.pooling_sizes) < 1:
             raise ValueError(f"`pooling_sizes` is {self.pooling_sizes}; widths must be at least 1.")
@@ -237,13 +235,13 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         for width in (self.hidden_size, *self.pooling_sizes[:-1]):
             if width % self.num_pooling_heads != 0:
                 raise ValueError(
-                    f"`num_pooling_heads` {self.num_pooling_heads} does not divide {width}, the width of what enters "
-                    "a pooling layer (`hidden_size`, then `pooling_sizes` but the last). Change one."
+                    f"`num_pooling_heads` {self.num_pooling_heads} does not divide {width}, the input width of a "
+                    "pooling layer (`hidden_size`, then `pooling_sizes` but the last). Change one."
                 )
         if self.min_tokens > self.max_position_embeddings:
             raise ValueError(
                 f"`removed_shares` {self.removed_shares} leave no token of a thought of `max_position_embeddings` "
-                f"{self.max_position_embeddings}. Remove less, or read longer thoughts."
+                f"{self.max_position_embeddings}. Lower the shares, or raise `max_position_embeddings`."
             )
 
     def validate_core(self):
@@ -268,8 +266,8 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
 class NextThoughtStackView:
     """
-    What the generic layers ask of a configuration, answered by the encoder's or the decoder's side of one. Attention
-    implementations are chosen in one place for both.
+    The fields that the generic layers need, for the encoder or the decoder of one configuration. Both use its
+    attention implementation.
     """
 
     def __init__(self, config: NextThoughtConfig, side: Literal["encoder", "decoder"]):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which sizes and scales can our models have?"""
+"""Input validation for the sizes and scales of a configuration."""
 
 from collections.abc import Iterable
 
@@ -7,14 +7,14 @@ from transformers.configuration_utils import PreTrainedConfig
 
 
 def check_counts(config: PreTrainedConfig, names: Iterable[str]):
-    """Refuse fields below 1."""
+    """Raise for fields below 1."""
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"`{name}` is {getattr(config, name)}; it must be at least 1.")
 
 
 def check_heads(config: PreTrainedConfig, width: str = "hidden_size", heads: str = "num_attention_heads"):
-    """Refuse heads that do not divide the width evenly."""
+    """Raise for heads that do not divide the width evenly."""
     if getattr(config, width) % getattr(config, heads) != 0:
         raise ValueError(
             f"`{width}` {getattr(config, width)} is not a multiple of `{heads}` {getattr(config, heads)}. Change one "
@@ -22,17 +22,28 @@ def check_heads(config: PreTrainedConfig, width: str = "hidden_size", heads: str
         )
 
 
+def check_key_value_heads(
+    config: PreTrainedConfig, heads: str = "num_attention_heads", kv_heads: str = "num_key_value_heads"
+):
+    """Raise for key and value heads that do not divide the query heads evenly."""
+    if getattr(config, heads) % getattr(config, kv_heads) != 0:
+        raise ValueError(
+            f"`{heads}` {getattr(config, heads)} is not a multiple of `{kv_heads}` {getattr(config, kv_heads)}. "
+            "Change one so that every head of keys serves as many queries."
+        )
+
+
 def check_rotary_heads(config: PreTrainedConfig):
-    """Refuse an odd head size, where positions are rotary."""
+    """Raise for an odd head size; for rotary positions only."""
     if config.head_dim % 2 != 0:
         raise ValueError(
-            f"The head size `hidden_size / num_attention_heads` = {config.head_dim} is odd; rotary positions turn "
-            "channels in pairs. Use sizes whose quotient is even."
+            f"The head size `hidden_size / num_attention_heads` = {config.head_dim} is odd, but rotary positions "
+            "rotate channels in pairs. Use sizes whose quotient is even."
         )
 
 
 def check_scales(config: PreTrainedConfig, positive: Iterable[str], dropouts: Iterable[str] = ()):
-    """Refuse epsilons and deviations that are not positive, and dropouts that are no share."""
+    """Raise for epsilons and deviations that are not positive, and dropouts outside [0, 1)."""
     for name in positive:
         if not getattr(config, name) > 0:
             raise ValueError(f"`{name}` is {getattr(config, name)}; it must be positive.")
@@ -41,4 +52,4 @@ def check_scales(config: PreTrainedConfig, positive: Iterable[str], dropouts: It
             raise ValueError(f"`{name}` is {getattr(config, name)}; it must be in [0, 1).")
 
 
-__all__ = ["check_counts", "check_heads", "check_rotary_heads", "check_scales"]
+__all__ = ["check_counts", "check_heads", "check_key_value_heads", "check_rotary_heads", "check_scales"]

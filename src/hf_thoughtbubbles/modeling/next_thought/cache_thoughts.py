@@ -1,9 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does the cache of a next thought keep its latent tokens apart from the tokens that are written?
+"""The KV cache of next-thought models: an `EncoderDecoderCache` with latent tokens in its cross-attention half.
 
-In an `EncoderDecoderCache` of transformers: what stands in the cross-attention half is the same for all tokens that
-are written, as the latent tokens are. So lengths are counted in written tokens, which may be cropped, and what
-reorders a cache for beams reorders both.
+Latent tokens are the same for every written token, as the encoder's output is in other models. So lengths count
+written tokens, `crop` removes written tokens only, and beam search reorders both halves.
 
 Shapes: B batch, N heads, L latent tokens, T written tokens, M entries, H head size.
 """
@@ -14,13 +13,13 @@ from transformers.cache_utils import EncoderDecoderCache
 
 class LatentPrefixCache:
     """
-    What attention sees of an `EncoderDecoderCache`: one causal row, latent tokens first.
+    An `EncoderDecoderCache` in the form that attention uses: one causal row, latent tokens first.
 
-    The first call brings the latent tokens along, before its own tokens.
+    The first call passes the latent tokens before its own tokens.
 
     Args:
-        cache (`EncoderDecoderCache`): latent tokens in its cross-attention half, the others in the first.
-        num_latent_tokens (`int`): how many latent tokens there are.
+        cache (`EncoderDecoderCache`): latent tokens in its cross-attention half, written tokens in the other.
+        num_latent_tokens (`int`): number of latent tokens.
     """
 
     def __init__(self, cache: EncoderDecoderCache, num_latent_tokens: int):
@@ -33,11 +32,11 @@ class LatentPrefixCache:
         return self.cache.is_compileable
 
     def get_query_offset(self, layer_idx: int = 0) -> int | torch.Tensor:
-        """Entries before those of this call."""
+        """Number of entries before those of this call."""
         return self.num_latent_tokens + self.cache.get_seq_length(layer_idx) if self.is_filled else 0
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """Entries that `query_length` queries see at most, and where they begin."""
+        """Number of entries that `query_length` queries attend to at most, and the index of the first."""
         num_tokens = query_length if self.is_filled else query_length - self.num_latent_tokens
         length, offset = self.cache.self_attention_cache.get_mask_sizes(num_tokens, layer_idx)
         return self.num_latent_tokens + length, offset
@@ -45,7 +44,7 @@ class LatentPrefixCache:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep keys and values `(B, N, T or L + T, H)` of this call; gives those of all entries, `(B, N, M, H)`."""
+        """Store keys and values `(B, N, T or L + T, H)` of this call; return those of all entries, `(B, N, M, H)`."""
         prefix = self.cache.cross_attention_cache
         if not self.is_filled:
             split = (self.num_latent_tokens, key.shape[2] - self.num_latent_tokens)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What can a next-thought model not read or write? Each refusal names the argument, what came and what is allowed."""
+"""Input validation for next-thought models."""
 
 import numbers
 
@@ -17,13 +17,13 @@ def check_thought(
     attention_mask: torch.Tensor | None = None,
     inputs_embeds: torch.Tensor | None = None,
 ):
-    """Refuse a thought that the encoder cannot read, or of which no token would be kept."""
+    """Raise for a thought that the encoder cannot read, or that is too short for pooling to keep a token."""
     check_tokens(
         config,
         input_ids,
         attention_mask,
         inputs_embeds=inputs_embeds,
-        mask_refusal="Pooling counts tokens, of which a mask over pairs says nothing.",
+        mask_refusal="Pooling counts tokens, and a mask over pairs of tokens does not tell how many there are.",
     )
     num_tokens = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
     if config.count_kept_tokens(num_tokens)[-1] < 1:
@@ -40,38 +40,39 @@ def check_thought(
 
 def _describe_short_thought(config: NextThoughtConfig, subject: str, num_tokens: int) -> str:
     return (
-        f"{subject} {num_tokens} tokens, of which the `removed_shares` {config.removed_shares} leave "
-        f"{config.count_kept_tokens(num_tokens)}; one must stay to the end. Give at least {config.min_tokens} tokens."
+        f"{subject} {num_tokens} tokens. With `removed_shares` {config.removed_shares}, pooling keeps "
+        f"{config.count_kept_tokens(num_tokens)} of them, but must keep at least one. Pass at least "
+        f"{config.min_tokens} tokens."
     )
 
 
 def check_positions(position_ids: torch.Tensor | None, decoder_position_ids: torch.Tensor | None):
-    """Refuse positions that are given."""
+    """Raise for position ids."""
     for name, given in (("position_ids", position_ids), ("decoder_position_ids", decoder_position_ids)):
         if given is not None:
             raise ValueError(
-                f"`{name}` came, but places of tokens follow from their mask: from 0, padding left out. Leave it out, "
-                "and give each text a row of its own."
+                f"`{name}` was passed, but positions are counted along the mask, from 0 and without padding. Remove "
+                "it, and pass each text as a row of its own."
             )
 
 
 def check_num_thoughts(num_thoughts: int | None):
-    """Refuse what is no whole number of at least 1."""
+    """Raise for a value that is not a whole number of at least 1."""
     is_number = isinstance(num_thoughts, numbers.Integral) and not isinstance(num_thoughts, bool)
     if num_thoughts is not None and (not is_number or num_thoughts < 1):
         raise ValueError(f"`num_thoughts` is {num_thoughts!r}; it must be a whole number of at least 1.")
 
 
 def check_encoder_outputs(config: NextThoughtConfig, encoder_outputs):
-    """Refuse what holds no vectors of thoughts."""
+    """Raise for an output without vectors of thoughts."""
     latent = getattr(encoder_outputs, "last_hidden_state", None)
     if latent is None or latent.ndim != 2 or latent.shape[1] != config.latent_size:
-        came = f"a `{type(encoder_outputs).__name__}`"
+        passed = f"a `{type(encoder_outputs).__name__}`"
         if latent is not None:
-            came += f" whose `last_hidden_state` has shape {tuple(latent.shape)}"
+            passed += f" whose `last_hidden_state` has shape {tuple(latent.shape)}"
         raise ValueError(
-            f"`encoder_outputs` is {came}; it must have a `last_hidden_state` of shape (B, {config.latent_size}), as "
-            "`model.get_encoder()` returns."
+            f"`encoder_outputs` is {passed}; it must have a `last_hidden_state` of shape (B, {config.latent_size}). "
+            "Pass what `model.get_encoder()` returns."
         )
 
 
@@ -79,22 +80,22 @@ def check_next_thought(
     config: NextThoughtConfig,
     batch_size: int,
     decoder_input_ids: torch.Tensor | None = None,
-    decoder_attention_mask: torch.Tensor | None = None,
     decoder_inputs_embeds: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
     past_key_values: Cache | None = None,
 ):
-    """Refuse a next thought that the decoder cannot read."""
+    """Raise for a next thought that the decoder cannot read."""
     if (decoder_input_ids is None) == (decoder_inputs_embeds is None):
-        came = "neither" if decoder_input_ids is None else "both"
+        passed = "neither was" if decoder_input_ids is None else "both were"
         raise ValueError(
-            "The next thought is read token by token: give exactly one of `labels` or `decoder_input_ids`, and "
-            f"`decoder_inputs_embeds`; {came} came. `generate` makes them by itself, and `get_encoder()` needs none."
+            "The decoder reads the next thought: pass exactly one of `labels` or `decoder_input_ids`, and "
+            f"`decoder_inputs_embeds`; {passed} passed. `generate` makes them, and `get_encoder()` needs none."
         )
     name, shape, given = "decoder_input_ids", "(B, T)", decoder_input_ids
     if decoder_inputs_embeds is not None:
         name, shape, given = "decoder_inputs_embeds", f"(B, T, {config.hidden_size})", decoder_inputs_embeds
-    is_wide = given.ndim == 2 or given.shape[-1] == config.hidden_size
-    if given.ndim != shape.count(",") + 1 or 0 in given.shape or len(given) != batch_size or not is_wide:
+    has_width = given.ndim == 2 or given.shape[-1] == config.hidden_size
+    if given.ndim != shape.count(",") + 1 or 0 in given.shape or len(given) != batch_size or not has_width:
         raise ValueError(
             f"`{name}` has shape {tuple(given.shape)}; it must be {shape} with B = {batch_size} and no size 0."
         )
@@ -108,41 +109,37 @@ def check_next_thought(
         if num_past.device.type != "cpu" or torch.compiler.is_compiling():
             return
         num_past = int(num_past)
-    num_seen = num_past + given.shape[1]
-    if num_seen > config.max_position_embeddings:
+    check_next_length(config, batch_size, num_past + given.shape[1], attention_mask)
+
+
+def check_next_length(
+    config: NextThoughtConfig, batch_size: int, num_tokens: int, decoder_attention_mask: torch.Tensor | None
+):
+    """Raise for a next thought, its cached tokens included, that is too long or whose mask has another length."""
+    if num_tokens > config.max_position_embeddings:
         raise ValueError(
-            f"The next thought is {num_seen} tokens long, but `max_position_embeddings` is "
+            f"The next thought is {num_tokens} tokens long, but `max_position_embeddings` is "
             f"{config.max_position_embeddings}. Shorten it."
         )
-    mask = decoder_attention_mask
-    if mask is not None and tuple(mask.shape) != (batch_size, num_seen):
+    if decoder_attention_mask is not None and tuple(decoder_attention_mask.shape) != (batch_size, num_tokens):
         raise ValueError(
-            f"`decoder_attention_mask` has shape {tuple(mask.shape)}, but the next thought needs "
-            f"{(batch_size, num_seen)}: one entry per row and token."
+            f"`decoder_attention_mask` has shape {tuple(decoder_attention_mask.shape)}, but the next thought needs "
+            f"{(batch_size, num_tokens)}: one entry per row and token."
         )
 
 
 def check_cache(past_key_values: Cache):
-    """Refuse caches that keep no latent tokens, or tokens without them."""
+    """Raise for caches that cannot store latent tokens, or that hold written tokens without them."""
     if not isinstance(past_key_values, EncoderDecoderCache):
         raise ValueError(
-            f"`past_key_values` is a `{type(past_key_values).__name__}`; a next thought needs an "
-            "`EncoderDecoderCache`, which keeps its latent tokens too. Use the cache that the model returns."
+            f"`past_key_values` is a `{type(past_key_values).__name__}`; it must be an `EncoderDecoderCache`, which "
+            "also stores latent tokens. Pass the cache that the model returned."
         )
     num_past = past_key_values.get_seq_length()
     if isinstance(num_past, int) and num_past > 0 and not has_latent_tokens(past_key_values):
         raise ValueError(
-            f"`past_key_values` holds {num_past} tokens but no latent tokens before them. Use the cache that the "
-            "model returns."
-        )
-
-
-def check_replay(is_replayed: bool, use_cache: bool | None, past_key_values: Cache | None):
-    """Refuse a cache where layers are computed again for their gradients: it would keep their tokens twice."""
-    if is_replayed and (use_cache or past_key_values is not None):
-        raise ValueError(
-            "`use_cache=True` or `past_key_values` came with gradient checkpointing, which computes layers again, and "
-            "a cache would keep their tokens twice. Leave it out in training."
+            f"`past_key_values` holds {num_past} tokens but no latent tokens before them. Pass the cache that the "
+            "model returned."
         )
 
 
@@ -154,8 +151,8 @@ def check_labels(
     logits_to_keep: int | torch.Tensor = 0,
 ):
     """
-    Refuse targets that do not lie over the next thought: one row for each of the first of `sources` that is there, and
-    one entry for each token that is `given`.
+    Raise for labels that do not fit the next thought. They need one row for each row of the first of `sources` that is
+    not `None`, and one entry for each token of `given`, the decoder's input.
     """
     num_rows = next((len(source) for source in sources if source is not None), len(labels))
     num_tokens = labels.shape[-1] if given is None or given.ndim < 2 else given.shape[1]
@@ -165,7 +162,9 @@ def check_labels(
             "entry per row and token, -100 where nothing is scored."
         )
     if not isinstance(logits_to_keep, int) or logits_to_keep != 0:
-        raise ValueError("`logits_to_keep` came with `labels`, which need the logits of all tokens. Give one of them.")
+        raise ValueError(
+            "`logits_to_keep` was passed with `labels`, which need the logits of all tokens. Remove one of them."
+        )
     check_ids(labels.masked_fill(labels == -100, 0), "labels", config.vocab_size)
 
 
@@ -175,6 +174,5 @@ __all__ = [
     "check_next_thought",
     "check_num_thoughts",
     "check_positions",
-    "check_replay",
     "check_thought",
 ]

@@ -1,10 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does a next-thought model write the thought that follows one?
+"""The next-thought model (docs/reference_behaviour.md, "Next-thought models").
 
     embed    token ids to one vector per token
-    encode   layers over the tokens, then pooling layers that keep those most attended to; their mean is the thought
-    think    the core predicts the next thought, as often as asked
-    decode   the predicted thought becomes a few latent tokens, and the next thought's own tokens follow them, causal
+    encode   layers over the tokens, then pooling layers that keep the most attended tokens; their mean is the thought
+    think    the core predicts the next thought, `num_thoughts` times
+    decode   the predicted thought becomes a few latent tokens; causal layers over them and the next thought's tokens
     unembed  logits
 
 Shapes: B batch, S tokens of the thought, K kept tokens, T tokens of the next thought, M latent tokens, R predicted
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast, Seq2SeqLMOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -28,7 +28,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...configuration.configuration_next_thought import NextThoughtConfig, NextThoughtStackView
 from ...hub.hub_models import HubModelMixin
-from ..common.cache_names import CACHE_NAME, accept_cache_names
+from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.checks_tokens import check_cache_in_replay
 from ..common.position_ids import get_position_ids
 from ..generic_transformer.generic_layers import (
     SKIP_DEVICE_PLACEMENT,
@@ -45,7 +46,6 @@ from .checks_next_thought import (
     check_next_thought,
     check_num_thoughts,
     check_positions,
-    check_replay,
     check_thought,
 )
 from .generation_next_thought import NextThoughtGenerationMixin
@@ -53,17 +53,17 @@ from .pooling_layers import AttentionPooling, BlockLinearCore, LatentSpaceDecode
 
 
 class Pooling(NamedTuple):
-    """What pooling kept, one entry a layer; the most attended token first, -1 after a row's own."""
+    """The tokens that pooling kept, one entry for each layer: the most attended first, -1 where a row keeps fewer."""
 
-    index: tuple[torch.LongTensor, ...]  # (B, K) places in what entered the layer
-    token_index: tuple[torch.LongTensor, ...]  # (B, K) the same tokens' places in the input
-    scores: tuple[torch.FloatTensor, ...]  # (B, S) how much each token that entered is attended to; 0 for padding
+    index: tuple[torch.LongTensor, ...]  # (B, K) their indices among the tokens that enter the layer
+    token_index: tuple[torch.LongTensor, ...]  # (B, K) their indices in the input
+    scores: tuple[torch.FloatTensor, ...]  # (B, S) attention that each entering token receives; 0 for padding
 
 
 @dataclass
 class NextThoughtEncoderOutput(BaseModelOutput):
     """
-    What reading a thought, and thinking ahead, left.
+    The output of reading a thought and predicting the next ones.
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(B, L)`): the thought's vector.
@@ -75,6 +75,7 @@ class NextThoughtEncoderOutput(BaseModelOutput):
     pooling: Pooling | None = None
 
 
+@alias_cache_field
 @dataclass
 class NextThoughtModelOutput(BaseModelOutputWithPast):
     """
@@ -82,15 +83,15 @@ class NextThoughtModelOutput(BaseModelOutputWithPast):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): state of each token of the next thought.
-        past_key_values (`EncoderDecoderCache`, *optional*): keys and values, of latent tokens in its cross-attention
-            half.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*): what enters the first layer of the decoder, then what
-            each leaves: `(B, T, D)`, and `(B, M + T, D)` in the call that makes the latent tokens.
+        past_key_values (`EncoderDecoderCache`, *optional*): keys and values, those of latent tokens in its
+            cross-attention half.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): input of the decoder's first layer, then the output of
+            each layer: `(B, T, D)`, and `(B, M + T, D)` in the call that makes the latent tokens.
         attentions (`tuple(torch.FloatTensor)`, *optional*): attention weights of the decoder's layers, latent tokens
             first.
         encoder_last_hidden_state (`torch.FloatTensor` of shape `(B, L)`): the thought's vector.
         thought (`torch.FloatTensor` of shape `(B, L)`): the predicted thought that the decoder writes out.
-        thoughts (`torch.FloatTensor` of shape `(B, R, L)`): all that were predicted on the way; `thought` is the last.
+        thoughts (`torch.FloatTensor` of shape `(B, R, L)`): all predicted thoughts; `thought` is the last.
         pooling (`Pooling`, *optional*): which tokens were kept, with `output_pooling=True`.
     """
 
@@ -100,6 +101,7 @@ class NextThoughtModelOutput(BaseModelOutputWithPast):
     pooling: Pooling | None = None
 
 
+@alias_cache_field
 @dataclass
 class NextThoughtSeq2SeqLMOutput(Seq2SeqLMOutput):
     """
@@ -113,7 +115,7 @@ class NextThoughtSeq2SeqLMOutput(Seq2SeqLMOutput):
             `attentions` of [`NextThoughtModelOutput`].
         encoder_last_hidden_state (`torch.FloatTensor` of shape `(B, L)`): the thought's vector.
         thought (`torch.FloatTensor` of shape `(B, L)`): the predicted thought that was written out.
-        thoughts (`torch.FloatTensor` of shape `(B, R, L)`): all that were predicted on the way.
+        thoughts (`torch.FloatTensor` of shape `(B, R, L)`): all predicted thoughts.
         pooling (`Pooling`, *optional*): which tokens were kept, with `output_pooling=True`.
     """
 
@@ -123,7 +125,7 @@ class NextThoughtSeq2SeqLMOutput(Seq2SeqLMOutput):
 
 
 class NextThoughtEncoder(nn.Module):
-    """Tokens to one vector: layers that see them all, pooling layers, mean."""
+    """Tokens to one vector: layers in which every token attends to all, pooling layers, mean."""
 
     def __init__(self, config: NextThoughtConfig):
         super().__init__()
@@ -138,12 +140,12 @@ class NextThoughtEncoder(nn.Module):
     def forward(
         self, token_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, Pooling]:
-        """Tokens `(B, S, D)`, of which padding has no part in anything, to `(B, L)`, and what was kept."""
+        """The vector `(B, L)` of tokens `(B, S, D)`, and the tokens that were kept; padding has no effect."""
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=token_embeds, attention_mask=attention_mask)
-        places = torch.arange(token_embeds.shape[1], device=token_embeds.device)[None]
-        hidden_states = self.stack(token_embeds, places, attention_mask=mask)
+        position_ids = torch.arange(token_embeds.shape[1], device=token_embeds.device)[None]
+        hidden_states = self.stack(token_embeds, position_ids, attention_mask=mask)
         token_mask = None if attention_mask is None else attention_mask.bool()
-        token_index, record = places.expand(token_embeds.shape[0], -1), Pooling((), (), ())
+        token_index, record = position_ids.expand(token_embeds.shape[0], -1), Pooling((), (), ())
         for layer in self.pooling_layers:
             hidden_states, token_mask, kept_index, scores = layer(hidden_states, token_mask)  # (B, K, E)
             token_index = token_index.gather(1, kept_index)
@@ -155,7 +157,7 @@ class NextThoughtEncoder(nn.Module):
 
 
 class NextThoughtDecoder(nn.Module):
-    """A thought as latent tokens, and the tokens of the text after them, through causal layers; no norm follows."""
+    """Causal layers over the latent tokens of a thought and the tokens of a text; no norm follows."""
 
     def __init__(self, config: NextThoughtConfig):
         super().__init__()
@@ -174,8 +176,8 @@ class NextThoughtDecoder(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """
-        States `(B, T, D)` of tokens `(B, T, D)` that write the thought `(B, L)` out; once a cache holds the thought's
-        latent tokens, it is not looked at.
+        States `(B, T, D)` of tokens `(B, T, D)` that write the thought `(B, L)` out. When a cache holds the latent
+        tokens of a thought, `thought` is not used.
         """
         num_latents, num_tokens = self.config.num_latent_tokens, token_embeds.shape[1]
         cache = None if past_key_values is None else LatentPrefixCache(past_key_values, num_latents)
@@ -185,10 +187,10 @@ class NextThoughtDecoder(nn.Module):
         if attention_mask is not None:
             attention_mask = F.pad(attention_mask.long(), (num_latents, 0), value=1)
         mask = create_causal_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, **{CACHE_NAME: cache}
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, past_key_values=cache
         )
-        places = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
-        hidden_states = self.stack(hidden_states, places, attention_mask=mask, past_key_values=cache, **kwargs)
+        position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
+        hidden_states = self.stack(hidden_states, position_ids, attention_mask=mask, past_key_values=cache, **kwargs)
         return hidden_states[:, -num_tokens:]
 
 
@@ -217,8 +219,8 @@ class NextThoughtPreTrainedModel(HubModelMixin, PreTrainedModel):
         init_generic_weights(module)
 
 
-class NextThoughtThinker(nn.Module):
-    """The reading and thinking half, as transformers' generation asks for it."""
+class NextThoughtPredictor(nn.Module):
+    """The half of a model that reads a thought and predicts the next, in the form of an encoder of transformers."""
 
     main_input_name = "input_ids"
 
@@ -248,7 +250,7 @@ class NextThoughtThinker(nn.Module):
 
 class NextThoughtModel(NextThoughtPreTrainedModel):
     """
-    A thought to the states of the next one's tokens, see [`NextThoughtConfig`].
+    A model that reads a thought and returns the states of the next thought's tokens, see [`NextThoughtConfig`].
 
     Example:
 
@@ -267,12 +269,11 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
         is_mlp = config.core == "mlp"
         self.core = MLPCore(config.latent_size) if is_mlp else BlockLinearCore(config.core_block_sizes)
         self.decoder = NextThoughtDecoder(config)
-        self.gradient_checkpointing = False
         self.post_init()
 
-    def get_encoder(self, modality: str | None = None) -> NextThoughtThinker:
-        """What reads a thought and predicts the next."""
-        return NextThoughtThinker(self)
+    def get_encoder(self, modality: str | None = None) -> NextThoughtPredictor:
+        """The module that reads a thought and predicts the next."""
+        return NextThoughtPredictor(self)
 
     def embed(
         self,
@@ -282,8 +283,8 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
         past_key_values: Cache | None = None,
     ) -> torch.Tensor:
         """
-        One vector per token, `(B, T, D)`: twice its embedding, as in the original, and its position; padding takes no
-        place.
+        One vector per token, `(B, T, D)`: twice its embedding, as in the original, plus its position; padding takes no
+        position.
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
@@ -300,12 +301,12 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
     ) -> tuple[torch.Tensor, Pooling]:
-        """A thought of S tokens to its vector `(B, L)`, and which tokens were kept for it."""
+        """The vector `(B, L)` of a thought of S tokens, and the tokens that pooling kept."""
         check_thought(self.config, input_ids, attention_mask, inputs_embeds)
         return self.encoder(self.embed(input_ids, inputs_embeds, attention_mask), attention_mask)
 
     def think(self, latent: torch.Tensor, num_thoughts: int | None = None) -> torch.Tensor:
-        """The thoughts `(B, R, L)` that follow one `(B, L)`, each predicted from the one before."""
+        """The thoughts `(B, R, L)` that follow a thought `(B, L)`, each predicted from the one before."""
         thoughts = []
         for _ in range(self.config.num_thoughts if num_thoughts is None else num_thoughts):
             latent = self.core(latent)
@@ -315,25 +316,23 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
     def decode(
         self,
         thought: torch.Tensor,
-        decoder_input_ids: torch.LongTensor | None = None,
-        decoder_inputs_embeds: torch.FloatTensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """States `(B, T, D)` of the tokens of the next thought, given its vector `(B, L)`."""
-        token_embeds = self.embed(decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, past_key_values)
-        return self.decoder(thought, token_embeds, decoder_attention_mask, past_key_values, **kwargs)
+        """States `(B, T, D)` of the next thought's tokens `(B, T, D)`, given its vector `(B, L)`."""
+        return self.decoder(thought, inputs_embeds, attention_mask, past_key_values, **kwargs)
 
     def choose_cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
-        """The cache of a call: by default one in evaluation."""
+        """The passed cache, or a new one when `use_cache` asks for it; by default in evaluation."""
         is_default = self.config.use_cache and not self.training
         if past_key_values is None and (is_default if use_cache is None else use_cache):
             return EncoderDecoderCache(DynamicCache(), DynamicCache())
         return past_key_values
 
     @accept_cache_names
-    @capture_outputs(tie_last_hidden_states=False)  # what layers leave is of latent tokens too
+    @capture_outputs(tie_last_hidden_states=False)  # outputs of layers include the latent tokens
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -351,34 +350,33 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
     ) -> NextThoughtModelOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`): the thought so far; or give `inputs_embeds`.
+            input_ids (`torch.LongTensor` of shape `(B, S)`): token ids of the thought; or pass `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(B, S)`): 1 for real tokens, 0 for padding on either side. A row
                 keeps as many tokens as it would without its padding.
-            decoder_input_ids (`torch.LongTensor` of shape `(B, T)`): the next thought so far. Position t sees tokens
-                up to its own, so for training they are shifted by one, as the head does.
-            decoder_attention_mask (`torch.Tensor` of shape `(B, T)`): 0 for padding of the next thought; also of what
-                is in `past_key_values`.
-            decoder_inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of their ids.
-            encoder_outputs ([`NextThoughtEncoderOutput`]): thoughts that were predicted before, as `get_encoder()`
-                does; what says how to think then has no effect. With a `last_hidden_state` `(B, L)` alone, any vector
-                may be thought on from.
+            decoder_input_ids (`torch.LongTensor` of shape `(B, T)`): token ids of the next thought. Position t attends
+                to tokens up to its own, so for training they are shifted by one, as the head does.
+            decoder_attention_mask (`torch.Tensor` of shape `(B, T)`): 0 for padding of the next thought, the tokens in
+                `past_key_values` included.
+            decoder_inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors instead of `decoder_input_ids`.
+            encoder_outputs ([`NextThoughtEncoderOutput`]): predicted thoughts, as `get_encoder()` returns; `input_ids`
+                and `num_thoughts` then have no effect. With a `last_hidden_state` `(B, L)` alone, that vector is the
+                thought from which the next ones are predicted.
             past_key_values (`EncoderDecoderCache`): keys and values of latent tokens and earlier tokens.
-            inputs_embeds (`torch.FloatTensor` of shape `(B, S, D)`): vectors in place of token ids.
+            inputs_embeds (`torch.FloatTensor` of shape `(B, S, D)`): vectors instead of `input_ids`.
             use_cache (`bool`): return keys and values; by default in evaluation.
-            num_thoughts (`int`): how often the core is applied to what it predicted; the last is written out.
+            num_thoughts (`int`): number of applications of the core; the last predicted thought is written out.
             output_pooling (`bool`): return which tokens were kept.
 
         Returns:
             [`NextThoughtModelOutput`]
 
         Raises:
-            `ValueError`: for input the model cannot read; names the argument, what came and what is allowed. Also for
-                a row that is too short for any token to be kept, where values can be looked at without waiting.
+            `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed. On
+                a CPU also for a row that is too short for pooling to keep a token.
         """
         check_num_thoughts(num_thoughts)
         check_positions(kwargs.pop("position_ids", None), kwargs.pop("decoder_position_ids", None))
-        is_replayed = self.training and torch.is_grad_enabled() and self.gradient_checkpointing
-        check_replay(is_replayed, use_cache, past_key_values)
+        check_cache_in_replay(self, past_key_values)
         if encoder_outputs is None:
             latent, pooling = self.encode(input_ids, attention_mask, inputs_embeds)
             thoughts = None
@@ -388,17 +386,14 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
             thoughts = getattr(encoder_outputs, "thoughts", None)
         if thoughts is None:
             thoughts = self.think(latent, num_thoughts)
+
         past_key_values = self.choose_cache(past_key_values, use_cache)
-        reading = {
-            "decoder_input_ids": decoder_input_ids,
-            "decoder_attention_mask": decoder_attention_mask,
-            "decoder_inputs_embeds": decoder_inputs_embeds,
-            "past_key_values": past_key_values,
-        }
-        check_next_thought(self.config, latent.shape[0], **reading)
+        text = {"attention_mask": decoder_attention_mask, "past_key_values": past_key_values}
+        check_next_thought(self.config, latent.shape[0], decoder_input_ids, decoder_inputs_embeds, **text)
+        token_embeds = self.embed(decoder_input_ids, decoder_inputs_embeds, **text)
         return NextThoughtModelOutput(
-            last_hidden_state=self.decode(thoughts[:, -1], **reading, **kwargs),
-            **{CACHE_NAME: past_key_values},
+            last_hidden_state=self.decode(thoughts[:, -1], token_embeds, **text, **kwargs),
+            past_key_values=past_key_values,
             encoder_last_hidden_state=latent,
             thought=thoughts[:, -1],
             thoughts=thoughts,
@@ -421,32 +416,33 @@ class NextThoughtForConditionalGeneration(NextThoughtGenerationMixin, NextThough
     torch.Size([1, 5])
     """
 
+    has_linear_head = True  # `lm_head(last_hidden_state)` is the logits
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: NextThoughtConfig):
         super().__init__(config)
         self.model = NextThoughtModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        # transformers drops fields that it does not know (`num_thoughts`) from what it derived from a configuration.
+        # From a generation config made of a model config, transformers drops unknown fields, as `num_thoughts` is.
         self.generation_config._from_model_config = False
         self.post_init()
 
-    def get_encoder(self, modality: str | None = None) -> NextThoughtThinker:
-        """What reads a thought and predicts the next."""
+    def get_encoder(self, modality: str | None = None) -> NextThoughtPredictor:
+        """The module that reads a thought and predicts the next."""
         return self.model.get_encoder()
 
     def unembed(self, hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor:
-        """Logits `(B, T, V)` of states `(B, T, D)`, of the last so many or the listed positions."""
+        """Logits `(B, T, V)` of states `(B, T, D)`, or of the last or the listed tokens only."""
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return self.lm_head(hidden_states[:, kept])
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
-        """Next thoughts `(B, T)` shifted right: the first position is given `decoder_start_token_id`."""
+        """Decoder inputs `(B, T)`: the labels shifted right, with `decoder_start_token_id` in the first position."""
         start = self.config.decoder_start_token_id
         if start is None:
             raise ValueError(
-                "`labels` came, but the config has no `decoder_start_token_id` (or `pad_token_id`) to put before the "
-                "next thought. Set one."
+                "`labels` was passed, but the configuration has no `decoder_start_token_id` (nor `pad_token_id`) with "
+                "which a next thought starts. Set one."
             )
         filler = start if self.config.pad_token_id is None else self.config.pad_token_id
         shifted = F.pad(labels[:, :-1], (1, 0), value=start)
@@ -473,18 +469,11 @@ class NextThoughtForConditionalGeneration(NextThoughtGenerationMixin, NextThough
     ) -> NextThoughtSeq2SeqLMOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`): the thought so far; or give `inputs_embeds`.
-            attention_mask (`torch.Tensor` of shape `(B, S)`): 1 for real tokens, 0 for padding on either side.
-            decoder_input_ids (`torch.LongTensor` of shape `(B, T)`): see [`NextThoughtModel`]; made of `labels`.
-            decoder_attention_mask (`torch.Tensor` of shape `(B, T)`): see [`NextThoughtModel`].
-            decoder_inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of their ids.
-            encoder_outputs ([`NextThoughtEncoderOutput`]): thoughts to write out.
-            past_key_values (`EncoderDecoderCache`): keys and values.
-            inputs_embeds (`torch.FloatTensor` of shape `(B, S, D)`): vectors in place of token ids.
+            input_ids, attention_mask, decoder_attention_mask, decoder_inputs_embeds, encoder_outputs, past_key_values,
+                inputs_embeds, use_cache, num_thoughts, output_pooling: see [`NextThoughtModel`].
+            decoder_input_ids (`torch.LongTensor` of shape `(B, T)`): see [`NextThoughtModel`]; by default made from
+                `labels`.
             labels (`torch.LongTensor` of shape `(B, T)`): the next thoughts, not shifted; -100 is not scored.
-            use_cache (`bool`): return keys and values; by default in evaluation.
-            num_thoughts (`int`): how often the core is applied to what it predicted.
-            output_pooling (`bool`): return which tokens were kept.
             logits_to_keep (`int` or `torch.LongTensor`): compute logits of the last so many tokens (0: all), or of
                 the listed positions; without `labels`.
 
@@ -516,18 +505,18 @@ class NextThoughtForConditionalGeneration(NextThoughtGenerationMixin, NextThough
         )
         logits = self.unembed(outputs.last_hidden_state, logits_to_keep)
         loss = None
-        if labels is not None:  # aligned already
+        if labels is not None:
             loss = self.loss_function(
                 logits=logits,
                 labels=None,
-                shift_labels=labels.contiguous(),  # transformers views them flat
+                shift_labels=labels.contiguous(),  # the decoder's inputs are shifted already
                 vocab_size=self.config.vocab_size,
                 **kwargs,
             )
         return NextThoughtSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
+            past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How do many tokens become few, and one vector many tokens (SPEC section 5)?
+"""Pooling layers, cores and latent tokens of next-thought models (docs/reference_behaviour.md, "Next-thought models").
 
-Shapes: B batch, S tokens, K tokens that are kept, M tokens that are read, N heads, H head size, D width, E width
-after, L latent size.
+Shapes: B batch, S tokens, K kept tokens, M tokens of the source, N heads, H head size, D width, E width after pooling,
+L latent size.
 """
 
 import torch
@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class WrittenOutAttention(nn.Module):
-    """Attention whose weights are looked at, so no fused kernel can take its place. All projections have biases."""
+    """Attention that returns its weights, so it cannot use a fused kernel. All projections have biases."""
 
     def __init__(self, hidden_size: int, num_heads: int):
         super().__init__()
@@ -31,24 +31,25 @@ class WrittenOutAttention(nn.Module):
         self, hidden_states: torch.Tensor, source: torch.Tensor, source_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        States `(B, S, D)` read a source `(B, M, D)`, padding (`source_mask` `(B, M)` False) left out.
+        Attend from states `(B, S, D)` to a source `(B, M, D)`, except where `source_mask` `(B, M)` is False.
 
-        Gives what was read, `(B, S, D)`, before the output projection, and the weights `(B, N, S, M)` in float32.
+        Returns:
+            The attention output `(B, S, D)` before the output projection, and the weights `(B, N, S, M)` in float32.
         """
         query, key, value = self.q_proj(hidden_states), self.k_proj(source), self.v_proj(source)
         scores = self.split(query) @ self.split(key).transpose(2, 3) * self.scaling
         if source_mask is not None:
             scores = scores.masked_fill(~source_mask[:, None, None], torch.finfo(scores.dtype).min)
         weights = F.softmax(scores, dim=-1, dtype=torch.float32)
-        read = weights.to(value.dtype) @ self.split(value)
-        return read.transpose(1, 2).flatten(2), weights
+        attn_output = weights.to(value.dtype) @ self.split(value)
+        return attn_output.transpose(1, 2).flatten(2), weights
 
 
 class AttentionPooling(GradientCheckpointingLayer):
     """
-    Self-attention, then only the tokens that are most attended to, then a feed-forward layer to another width.
+    Self-attention, a choice of the most attended tokens, and a feed-forward layer to another width.
 
-    The original calls it `AttentionPoolingRemoval`. Which tokens stay has no gradient.
+    The original calls it `AttentionPoolingRemoval`. The choice of tokens has no gradient.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class AttentionPooling(GradientCheckpointingLayer):
 
     @torch.no_grad()
     def score(self, weights: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
-        """How much each token `(B, S)` is attended to, the mean over heads and tokens; 0 for padding."""
+        """The attention that each token `(B, S)` receives, averaged over heads and tokens; 0 for padding."""
         if token_mask is None:
             return weights.mean((1, 2))
         num_read = token_mask.sum(1, keepdim=True).clamp(min=1) * weights.shape[1]
@@ -82,8 +83,10 @@ class AttentionPooling(GradientCheckpointingLayer):
         self, scores: torch.Tensor, token_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Places `(B, K)` of the tokens that stay, the most attended first, of equal ones the earlier; and which of them
-        count `(B, K)`: as many as the row would keep without its padding.
+        Indices `(B, K)` of the tokens that stay, and which of them count `(B, K)`.
+
+        The most attended tokens come first, and the earlier of equal ones. As many tokens of a row count as it would
+        keep without its padding.
         """
         kept_share = 1 - self.removed_share
         if token_mask is not None:
@@ -92,7 +95,7 @@ class AttentionPooling(GradientCheckpointingLayer):
         kept_index = order[:, : int(scores.shape[1] * kept_share)]
         if token_mask is None:
             return kept_index, None
-        num_kept = (token_mask.sum(1, keepdim=True).double() * kept_share).long()  # cut like the integer above
+        num_kept = (token_mask.sum(1, keepdim=True).double() * kept_share).long()  # truncated as above
         return kept_index, torch.arange(kept_index.shape[1], device=scores.device) < num_kept
 
     def forward(
@@ -104,21 +107,21 @@ class AttentionPooling(GradientCheckpointingLayer):
             token_mask (`torch.BoolTensor` of shape `(B, S)`, *optional*): False for padding.
 
         Returns:
-            What stays, `(B, K, E)`; which of it counts, `(B, K)` or `None`; its places in the input, `(B, K)`; the
-            scores by which it was chosen, `(B, S)`.
+            The tokens that stay, `(B, K, E)`; which of them count, `(B, K)` or `None`; their indices in the input,
+            `(B, K)`; the scores of all tokens, `(B, S)`.
         """
-        read, weights = self.attention(hidden_states, hidden_states, token_mask)
+        attn_output, weights = self.attention(hidden_states, hidden_states, token_mask)
         scores = self.score(weights, token_mask)
         kept_index, kept_mask = self.choose(scores, token_mask)
-        places = kept_index[..., None].expand(-1, -1, read.shape[-1])
-        kept = hidden_states.gather(1, places) + self.attention.o_proj(read.gather(1, places))  # (B, K, D)
+        index = kept_index[..., None].expand(-1, -1, hidden_states.shape[-1])
+        kept = hidden_states.gather(1, index) + self.attention.o_proj(attn_output.gather(1, index))  # (B, K, D)
         kept = self.down_proj(F.gelu(self.up_proj(self.attention_layernorm(kept))))
         return self.output_layernorm(self.dropout(kept)), kept_mask, kept_index, scores
 
 
 def pool_mean(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
     """
-    The mean `(B, D)` of tokens `(B, S, D)`, padding left out.
+    The mean `(B, D)` of tokens `(B, S, D)` without padding.
 
     >>> pool_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
     tensor([[2.]])
@@ -142,15 +145,15 @@ class LatentSpaceDecoder(nn.Module):
 
 
 class LatentSpaceQuery(nn.Module):
-    """Tokens `(B, S, D)` read latent tokens `(B, M, D)`; what they read takes their place, not normed, not added."""
+    """Cross-attention of tokens `(B, S, D)` to latent tokens `(B, M, D)`, without a norm or a residual stream."""
 
     def __init__(self, hidden_size: int, num_heads: int = 12):
         super().__init__()
         self.attention = WrittenOutAttention(hidden_size, num_heads)
 
     def forward(self, hidden_states: torch.Tensor, latent_tokens: torch.Tensor) -> torch.Tensor:
-        read, _ = self.attention(hidden_states, latent_tokens)
-        return self.attention.o_proj(read)
+        attn_output, _ = self.attention(hidden_states, latent_tokens)
+        return self.attention.o_proj(attn_output)
 
 
 class MLPCore(nn.Module):
@@ -167,8 +170,10 @@ class MLPCore(nn.Module):
 
 class BlockLinearCore(nn.Module):
     """
-    A thought `(B, L)` to the next: blocks of neighbouring channels, all multiplied with one matrix, at several sizes
-    one after the other (the original's `Conv1dCoreModel`, which is no convolution and has no activation).
+    A thought `(B, L)` to the next, by one layer for each block size.
+
+    A layer multiplies every block of neighbouring channels with the same matrix. The original calls it
+    `Conv1dCoreModel`, but it is not a convolution and has no activation.
 
     >>> core = BlockLinearCore([2])
     >>> _ = core.layers[0].weight.data.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]])), core.layers[0].bias.data.zero_()
