@@ -507,8 +507,10 @@ def test_promise_7_gradient_checkpointing_gives_the_same_gradients(variant, use_
     enable({"use_reentrant": use_reentrant})
     _, gradients = compute_gradients(model, lesson)
     check_gradients(gradients, expected)
-    with pytest.raises(ValueError, match="came with gradient checkpointing"):
-        model(**lesson, use_cache=True)
+    cache = model.eval()(**lesson).past_key_values
+    assert model.train()(**lesson, use_cache=True).past_key_values.get_seq_length() == 0
+    with pytest.raises(ValueError, match=r"`past_key_values` with 8 tokens was passed .* gradient checkpointing"):
+        model(**lesson, past_key_values=cache)
 
 
 @ALL
@@ -652,12 +654,12 @@ def test_promise_9_bad_input_is_one_clear_error(variant):
         ({"decoder_input_ids": text}, "exactly one of `input_ids` and `inputs_embeds`; neither"),
         ({**whole, "input_ids": draw_ids(2, LONGEST + 1)}, "38 tokens long, but `max_position_embeddings` is 37"),
         ({**whole, "input_ids": ids + VOCAB_SIZE}, "`input_ids` holds .* ids are 0 to 60"),
-        ({**whole, "input_ids": ids[:, :1]}, rf"has 1 tokens, of which .* at least {least} tokens"),
-        ({**whole, **short}, rf"Row 1 of the input.* has 1 tokens, .* at least {least} tokens"),
+        ({**whole, "input_ids": ids[:, :1]}, rf"has 1 tokens\. .* Pass at least {least} tokens"),
+        ({**whole, **short}, rf"Row 1 of the input.* has 1 tokens\. .* Pass at least {least} tokens"),
         ({**whole, "attention_mask": torch.ones(2, 6)}, r"`attention_mask` has shape \(2, 6\)"),
         ({**whole, "attention_mask": torch.ones(2, 1, 9, 9)}, "`attention_mask` has 4 dimensions"),
-        ({"input_ids": ids}, "give exactly one of `labels` or `decoder_input_ids`.*; neither came"),
-        ({**whole, "decoder_inputs_embeds": torch.rand(2, 5, 24)}, "; both came"),
+        ({"input_ids": ids}, "pass exactly one of `labels` or `decoder_input_ids`.*; neither was passed"),
+        ({**whole, "decoder_inputs_embeds": torch.rand(2, 5, 24)}, "; both were passed"),
         ({**whole, "decoder_input_ids": draw_ids(3, 5)}, r"`decoder_input_ids` has shape \(3, 5\).* B = 2"),
         ({**whole, "decoder_input_ids": text + VOCAB_SIZE}, "`decoder_input_ids` holds"),
         ({**whole, "decoder_input_ids": draw_ids(2, 38)}, "next thought is 38 tokens long, but `max_position_embed"),
@@ -665,8 +667,8 @@ def test_promise_9_bad_input_is_one_clear_error(variant):
         ({"input_ids": ids, "decoder_inputs_embeds": torch.rand(2, 5, 7)}, r"must be \(B, T, 24\) with B = 2"),
         ({**whole, "decoder_attention_mask": torch.ones(2, 4)}, r"`decoder_attention_mask` has shape \(2, 4\)"),
         ({**whole, "past_key_values": DynamicCache()}, "`past_key_values` is a `DynamicCache`"),
-        ({**whole, "position_ids": torch.arange(9)[None]}, "`position_ids` came"),
-        ({**whole, "decoder_position_ids": torch.arange(5)[None]}, "`decoder_position_ids` came"),
+        ({**whole, "position_ids": torch.arange(9)[None]}, "`position_ids` was passed"),
+        ({**whole, "decoder_position_ids": torch.arange(5)[None]}, "`decoder_position_ids` was passed"),
         ({**whole, "num_thoughts": 0}, "`num_thoughts` is 0; it must be a whole number"),
         ({**whole, "num_thoughts": 1.5}, "`num_thoughts` is 1.5"),
         ({**whole, "num_thoughts": True}, "`num_thoughts` is True"),
@@ -674,7 +676,7 @@ def test_promise_9_bad_input_is_one_clear_error(variant):
         ({"input_ids": ids, "labels": draw_ids(5)}, r"`labels` has shape \(5,\)"),
         ({"input_ids": ids, "labels": torch.full((2, 5), -7)}, "`labels` holds -7"),
         ({**whole, "labels": draw_ids(2, 4)}, r"`labels` has shape \(2, 4\).* \(2, 5\)"),
-        ({"input_ids": ids, "labels": text, "logits_to_keep": 1}, "`logits_to_keep` came with `labels`"),
+        ({"input_ids": ids, "labels": text, "logits_to_keep": 1}, "`logits_to_keep` was passed with `labels`"),
         ({"encoder_outputs": (latent,), "decoder_input_ids": text}, "`encoder_outputs` is a `tuple`"),
         (
             {"encoder_outputs": BaseModelOutput(last_hidden_state=latent[:, 1:]), "decoder_input_ids": text},
@@ -692,7 +694,7 @@ def test_promise_9_bad_input_is_one_clear_error(variant):
 def test_promise_9_bad_wishes_for_generation_are_one_clear_error():
     model, thought = VARIANTS[0].build(), {"input_ids": draw_ids(2, 9)}
     for options, message in (
-        ({"max_new_tokens": LONGEST + 1}, "may become 38 tokens long before its last, but `max_position_embeddings`"),
+        ({"max_new_tokens": LONGEST + 1}, "may read 38 tokens of the next thought .*, but `max_position_embeddings`"),
         ({"num_thoughts": 0}, "`num_thoughts` is 0"),
         ({"generation_config": GenerationConfig(num_thoughts=-1)}, "`num_thoughts` is -1"),
         ({"input_ids": draw_ids(2, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
