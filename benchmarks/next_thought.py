@@ -1,17 +1,17 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How well does a next-thought model write the next line, when all it knows of this one is a vector?
+"""Benchmark: next-thought models write the next line of code from the vector of a line, beside a native BART.
 
     python benchmarks/next_thought.py --output benchmarks/next_thought.jsonl          # train what is missing
     python benchmarks/next_thought.py --output benchmarks/next_thought.jsonl --table  # print the table
 
-Every arm and seed reads the same pairs of lines of the standard library's source, byte by byte, and is scored in bits
-per byte of the lines that follow in held-out documents; once more with the lines that are read exchanged between
-pairs, which tells how much an arm reads at all. Each finished run is one line of the output file, so the script can be
-stopped and started again.
+Every arm and seed trains on the same pairs of lines of the standard library's source, byte by byte. The score is in
+bits per byte of the following lines in held-out documents. A second score exchanges the first lines between pairs,
+which shows how much an arm uses them. Each finished run is one line of the output file, so the script can be stopped
+and started again.
 
 Arms: `mlp` and `block linear`, next-thought models with the two published cores; `encoder-decoder`, a native BART of
-equal parameters with as many layers, which attends to every byte of the line; `no reading`, the same BART that is
-given the pad token alone.
+equal parameters with as many layers, which attends to every byte of the line; `no reading`, the same BART with the pad
+token as its only input.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def build(arm: str, tokenizer) -> PreTrainedModel:
 
 
 class Collator(DataCollatorForSeq2Seq):
-    """Batches of pairs; with `is_blind` nothing is read, with `is_exchanged` the line of another pair."""
+    """Batches of pairs; `is_blind` replaces first lines by the pad token, `is_exchanged` by those of other pairs."""
 
     def __init__(self, *args, is_blind: bool = False, is_exchanged: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
@@ -110,7 +110,7 @@ class Collator(DataCollatorForSeq2Seq):
 
 @torch.no_grad()
 def score(model: PreTrainedModel, pairs, tokenizer, collator: Collator) -> float:
-    """Bits per byte of the lines to be written, their ends counted as bits but not as bytes."""
+    """Bits per byte of the second lines; the ends of lines count as bits but not as bytes."""
     nats, num_bytes = [], 0
     model.eval()
     for start in range(0, len(pairs), 50):
@@ -177,7 +177,7 @@ def main():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--table", action="store_true", help="only print the table of finished runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.table:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Are next-thought models of the tiny-models library taken over whole, or refused? Parity is in tests/modeling."""
+"""Conversion of next-thought models: configuration, parameters and errors. Parity is in tests/modeling."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ def test_shares_are_read_under_either_name(checkpoint):
     for cfg in (renamed, both):
         assert next_thought_from_stlm(state, cfg).config.removed_shares == [0.3, 0.5]
     both["embedder"]["pooling_pct_per_layer"] = [0.3, 0.4]
-    with pytest.raises(ValueError, match="two names of one thing"):
+    with pytest.raises(ValueError, match="two names of one setting"):
         next_thought_config_from_stlm(both)
     del both["embedder"]["pooling_pct_per_layer"], both["embedder"]["pct_pool_per_layer"]
     with pytest.raises(ValueError, match="'pct_pool_per_layer' or 'pooling_pct_per_layer'"):
@@ -77,7 +77,7 @@ def test_the_other_core_is_found_in_the_state(checkpoint):
 
 
 def test_a_converted_model_writes_and_learns(checkpoint):
-    """Special tokens are the caller's to name."""
+    """The caller sets the special tokens."""
     model = next_thought_from_stlm(*checkpoint)
     model.config.decoder_start_token_id = model.config.pad_token_id = 0
     ids = torch.tensor([[1, 2, 3, 4, 5, 6]])
@@ -88,7 +88,7 @@ def test_a_converted_model_writes_and_learns(checkpoint):
     assert loss.isfinite() and model.model.embed_tokens.weight.grad.abs().max() > 0
 
 
-def test_what_does_not_fit_is_named(checkpoint):
+def test_errors_name_what_does_not_fit(checkpoint):
     state, model_cfg = checkpoint
     lacking = {name: value for name, value in state.items() if name != "dec.lm_head.weight"}
     with pytest.raises(ValueError, match=r"lacks \['dec.lm_head.weight'\]"):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do documents become pairs of thoughts that follow one another?"""
+"""Splitting documents into lines and sentences, and pairing thoughts."""
 
 import pytest
 from datasets import Dataset, IterableDataset
@@ -58,7 +58,7 @@ def test_sentences_end_where_their_punctuation_says(text, sentences):
     assert split_sentences(text) == sentences
 
 
-def test_lines_keep_what_indents_them():
+def test_lines_keep_their_indentation():
     assert split_lines("a\n\tb \n\n") == ["a", "\tb"]
 
 
@@ -87,7 +87,7 @@ def test_pairs_become_batches(tokenizer):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_what_makes_no_pairs_is_refused(streaming, tokenizer):
+def test_documents_without_pairs_are_refused(streaming, tokenizer):
     rows = make_rows(["alone", ""], streaming)
     with pytest.raises(ValueError, match="No document has two thoughts"):
         pair_thoughts(rows, tokenizer)
@@ -102,7 +102,7 @@ def test_what_makes_no_pairs_is_refused(streaming, tokenizer):
     with pytest.raises(ValueError, match="Column `text` holds None"):
         list(pair_thoughts(make_rows(["a\nb", None], streaming), tokenizer, documents_per_batch=1))
     if streaming:
-        with pytest.raises(ValueError, match="`num_proc` is 2, but a stream"):
+        with pytest.raises(ValueError, match="`num_proc` is 2, but one process"):
             pair_thoughts(rows, tokenizer, num_proc=2)
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no end-of-sequence token"):

@@ -1,8 +1,9 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does a next-thought model of the tiny-models library (SuperTinyLanguageModels, PyTorch) become ours?
+"""Conversion of next-thought models of the tiny-models library (SuperTinyLanguageModels, PyTorch).
 
-The original's own modules cannot be run together as they are published (SPEC section 5, quirks N1 to N3), so its
-parameters come from its three parts: the encoder's under `enc.`, the core's under `core.`, the decoder's under `dec.`.
+The published parts of the original do not run together (docs/reference_behaviour.md, "Next-thought models", N1 to N3).
+So a state has the parameters of three parts: the encoder's under `enc.`, the core's under `core.`, the decoder's under
+`dec.`.
 """
 
 from collections.abc import Mapping
@@ -16,32 +17,32 @@ from .state_dicts import copy_parameters
 from .stlm import ACTIVATIONS, check_keys, list_attention, list_feed_forward, list_norm, with_biases
 
 
-NUM_POOLING_HEADS = 12  # fixed in the original (SPEC quirk N5)
-SHARE_SPELLINGS = ("pct_pool_per_layer", "pooling_pct_per_layer")  # its code's and its files' (SPEC quirk N2)
+NUM_POOLING_HEADS = 12  # fixed in the original (N5)
+SHARE_SPELLINGS = ("pct_pool_per_layer", "pooling_pct_per_layer")  # its code's and its files' (N2)
 POSITIONS = {"learned": "learned", "sincos": "sinusoidal", "none": "none", "rope": "none"}
 CORE_KEY, BLOCK_CORE_KEY = "core.model.0.weight", "core.conv1.weight"
 NUM_BLOCK_LAYERS = 3
 
 
 def read_removed_shares(embedder: Mapping[str, Any]) -> list[float]:
-    """The shares that pooling layers remove, under either of their names."""
+    """The shares that pooling layers remove, by either of their names (N2)."""
     given = {name: list(embedder[name]) for name in SHARE_SPELLINGS if name in embedder}
     if not given:
-        raise ValueError(f"`model_cfg` lacks the embedder's {' or '.join(map(repr, SHARE_SPELLINGS))}. Give one.")
+        raise ValueError(f"`model_cfg` lacks the embedder's {' or '.join(map(repr, SHARE_SPELLINGS))}. Pass one.")
     if len({tuple(shares) for shares in given.values()}) > 1:
-        raise ValueError(f"`model_cfg` has an embedder with {given}, two names of one thing. Give one of them.")
+        raise ValueError(f"`model_cfg` has an embedder with {given}, two names of one setting. Remove one.")
     return next(iter(given.values()))
 
 
 def _read_blocks(model_cfg: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What each side's blocks are made of, and what both must share."""
+    """The fields of each side's blocks, and the fields that both sides share."""
     own, shared = {}, {}
     for side, part, is_causal in (("encoder", "embedder", False), ("decoder", "lm_head", True)):
         attention, feed_forward = (model_cfg[part][f"standard_{kind}_block"] for kind in ("attn", "ffn"))
         if bool(attention["is_causal"]) != is_causal:
             raise ValueError(
-                f"`model_cfg` has `is_causal` {attention['is_causal']} in the attention of its {part}; our {side} has "
-                f"{is_causal}."
+                f"`model_cfg` has `is_causal` {attention['is_causal']} in the attention of its {part}; it must be "
+                f"{is_causal}, as in our {side}."
             )
         num_heads, activation = attention["num_heads"], feed_forward.get("activation")
         own |= {
@@ -59,8 +60,8 @@ def _read_blocks(model_cfg: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
         }
     if shared["embedder"] != shared["lm_head"]:
         raise ValueError(
-            f"`model_cfg` has blocks of two kinds, {shared}; our encoder and decoder share theirs. Only the heads and "
-            "the feed-forward widths may differ."
+            f"`model_cfg` has blocks of two kinds, {shared}. Encoder and decoder may differ only in their heads and "
+            "feed-forward widths."
         )
     return own, shared["embedder"]
 
@@ -73,16 +74,16 @@ def next_thought_config_from_stlm(
 
     Args:
         model_cfg (`Mapping`): `embedder lm_head latent_dim embedding_dim hidden_dim context_window vocab_size
-            positional_encoding_type`, as the original's; what else it has plays no part.
-        core (`str`), core_block_sizes (`list[int]`, *optional*): see [`NextThoughtConfig`]; the original's
-            configuration does not tell, its parameters do.
+            positional_encoding_type`, as the original's; other keys are ignored.
+        core (`str`), core_block_sizes (`list[int]`, *optional*): see [`NextThoughtConfig`]; they are not in the
+            original's configuration, but follow from its parameters.
 
     Returns:
         [`NextThoughtConfig`]
 
     Raises:
-        `ValueError`: for keys that are missing, sizes that contradict each other, both spellings of the shares with
-            different values, and blocks that ours cannot be.
+        `ValueError`: for missing keys, sizes that contradict each other, different shares under their two names, and
+            blocks that our model does not have.
     """
     needed = {"embedder", "lm_head", "latent_dim", "embedding_dim", "hidden_dim"}
     needed |= {"context_window", "vocab_size", "positional_encoding_type"}
@@ -92,8 +93,8 @@ def next_thought_config_from_stlm(
     widths = {"hidden_dim": model_cfg["hidden_dim"], "embedding_dim": model_cfg["embedding_dim"]}
     if set(widths.values()) != {sizes[0]} or model_cfg["latent_dim"] != sizes[-1]:
         raise ValueError(
-            f"`model_cfg` has `pooling_dims` {sizes}, but {widths} and `latent_dim` {model_cfg['latent_dim']}; the "
-            "first width must be both of the former, the last the latter."
+            f"`model_cfg` has `pooling_dims` {sizes}, but {widths} and `latent_dim` {model_cfg['latent_dim']}. The "
+            "first of `pooling_dims` must equal both widths, and the last must equal `latent_dim`."
         )
     position = model_cfg["positional_encoding_type"]
     if position not in POSITIONS:
@@ -157,7 +158,7 @@ def list_block(config: NextThoughtConfig, theirs: str, ours: str) -> dict[str, s
 
 
 def list_next_thought_parameters(config: NextThoughtConfig) -> dict[str, str | tuple[str, ...]]:
-    """Every name that the original's state must have for a configuration, to the names of our parameters."""
+    """Map each name in the original's state to the names of our parameters."""
     names = {
         "enc.token_embedder.weight": "model.embed_tokens.weight",
         "dec.latent_decoder.weight": "model.decoder.latent_decoder.projection.weight",
@@ -176,15 +177,15 @@ def list_next_thought_parameters(config: NextThoughtConfig) -> dict[str, str | t
 
 
 def _check_shared(state_dict: Mapping[str, Any]) -> set[str]:
-    """The names of what the decoder has from the encoder; refuses other values there than the encoder's."""
+    """The names of the modules that decoder and encoder share; raises when their values differ."""
     prefixes = ("dec.token_embedder.", "dec.positional_encodings.")
     names = {name for name in state_dict if name.startswith(prefixes)}
     for name in names:
         own = state_dict.get("enc." + name.removeprefix("dec."))
         if own is not None and not torch.equal(torch.as_tensor(own), torch.as_tensor(state_dict[name])):
             raise ValueError(
-                f"`state_dict` has other values in {name} than in the encoder's, but they are one module in the "
-                "original. Give the state of parts that belong together."
+                f"`state_dict` has other values in {name} than in the encoder, but they are one module in the "
+                "original. Pass the state of parts of one model."
             )
     return names
 
@@ -196,8 +197,8 @@ def next_thought_from_stlm(
     Build our model with the weights of the original's next-thought model.
 
     Args:
-        state_dict (`Mapping[str, Tensor or array]`): the `state_dict()` of its encoder, core and decoder, their names
-            after `enc.`, `core.` and `dec.`. The core may be either of the original's two.
+        state_dict (`Mapping[str, Tensor or array]`): the `state_dict()` of its encoder, core and decoder, with the
+            prefixes `enc.`, `core.` and `dec.`. The core may be either of the original's two.
         model_cfg (`Mapping`): its configuration, see [`next_thought_config_from_stlm`].
 
     Returns:
@@ -214,7 +215,7 @@ def next_thought_from_stlm(
         core = {"core": "block_linear", "core_block_sizes": sizes}
     config = next_thought_config_from_stlm(model_cfg, **core)
     model = NextThoughtForConditionalGeneration(config)
-    ignored = _check_shared(state_dict) | {"enc.positional_encodings.pe"}  # a table of sines, where there is one
+    ignored = _check_shared(state_dict) | {"enc.positional_encodings.pe"}  # a table of sines
     copy_parameters(model, list_next_thought_parameters(config), state_dict, "these `model_cfg`", ignored)
     return model.eval()
 

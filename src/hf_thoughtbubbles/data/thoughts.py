@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How do documents become thoughts and the thoughts that follow them?"""
+"""Pairs of thoughts, lines or sentences that follow one another in documents."""
 
 import itertools
 import re
@@ -11,7 +11,7 @@ from .text import check_texts, get_columns
 
 
 # The end of a sentence with the quotes and brackets that close it: before a space, or after full-width punctuation.
-# Not within a run of points, so that a long run is looked at once.
+# The lookbehind keeps the search linear in long runs of points.
 SENTENCE_END = re.compile(
     r"(?<![.!?\u2026])[.!?\u2026]+[\"'\u201d\u2019\u00bb)\]]*(?=\s)"
     r"|[\u3002\uff01\uff1f]+[\u201d\u2019\u300d\u300f\uff09]*"
@@ -21,7 +21,7 @@ PARAGRAPH_END = re.compile(r"\n\s*\n")
 
 def split_lines(text: str) -> list[str]:
     r"""
-    The lines of a text that are not empty; what indents them stays, what follows them does not.
+    The lines of a text that are not empty, with their indentation but without trailing spaces.
 
     >>> split_lines("def f():\n    pass  \n\n")
     ['def f():', '    pass']
@@ -31,7 +31,7 @@ def split_lines(text: str) -> list[str]:
 
 def split_sentences(text: str) -> list[str]:
     r"""
-    The sentences of a text, by their punctuation; blank lines end one too, single line breaks become spaces.
+    The sentences of a text, by their punctuation. Blank lines also end a sentence; single line breaks become spaces.
 
     >>> split_sentences('He said: "Is it 3.5?" It\nwas. Really!\n\nA title\n\nEnd')
     ['He said: "Is it 3.5?"', 'It was.', 'Really!', 'A title', 'End']
@@ -59,44 +59,43 @@ def pair_thoughts(
     """
     Split documents into thoughts and pair each with the one after it in the same document.
 
-    A thought of more than `max_length` tokens is cut there; one that is to be written then has no end-of-sequence
-    token, because it does not end.
+    A thought of more than `max_length` tokens is truncated. Truncated labels have no end-of-sequence token.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): documents in a column `text`; other columns are dropped.
         tokenizer (`PreTrainedTokenizerBase`): any tokenizer with an end-of-sequence token.
-        unit (`str`): what a thought is: `"line"` or `"sentence"`. Empty ones are skipped.
-        max_length (`int`): most tokens of a thought, the end-of-sequence token included; at least 2. The model's
-            `max_position_embeddings`, or less.
-        min_length (`int`): fewest tokens of a thought that is read; pairs that begin with a shorter one are left out.
-            The model's `config.min_tokens`, or more.
-        num_proc (`int`, *optional*): processes that tokenize; not for streams.
-        documents_per_batch (`int`): documents tokenized at a time.
+        unit (`str`): `"line"` or `"sentence"`, the unit of a thought. Empty ones are skipped.
+        max_length (`int`): largest length of a thought in tokens, the end-of-sequence token included; from 2 to the
+            model's `max_position_embeddings`.
+        min_length (`int`): smallest length of the first thought of a pair, in tokens; shorter ones are skipped. At
+            least the model's `config.min_tokens`.
+        num_proc (`int`, *optional*): number of processes that tokenize; not for streams.
+        documents_per_batch (`int`): number of documents tokenized at a time.
 
     Returns:
-        A dataset of the same kind with columns `input_ids`, a thought, and `labels`, the next one and an
+        A dataset of the same kind with columns `input_ids`, a thought, and `labels`, the next thought and an
         end-of-sequence token. `DataCollatorForSeq2Seq(tokenizer, model=model)` makes batches of them.
 
     Raises:
         `ValueError`: for an unknown unit, lengths that contradict each other, a tokenizer without an end-of-sequence
-            token, a document that is no text, or documents of which no two thoughts follow one another.
+            token, a document that is not text, or documents without a pair of thoughts.
     """
     if unit not in UNITS:
         raise ValueError(f"`unit` is {unit!r}; it must be one of {sorted(UNITS)}.")
     if max_length < 2:
-        raise ValueError(f"`max_length` is {max_length}; a thought needs at least 2 tokens, one of which ends it.")
+        raise ValueError(f"`max_length` is {max_length}; it must be at least 2, for a token and the end of sequence.")
     if not 1 <= min_length <= max_length:
         raise ValueError(f"`min_length` is {min_length}; it must be from 1 to `max_length` {max_length}.")
     is_stream = isinstance(dataset, IterableDataset)
     if is_stream and num_proc is not None:
-        raise ValueError(f"`num_proc` is {num_proc}, but a stream is read by one process. Leave it out.")
+        raise ValueError(f"`num_proc` is {num_proc}, but one process reads a stream. Remove it.")
     end = tokenizer.eos_token_id
     if end is None:
-        raise ValueError("`tokenizer` has no end-of-sequence token, by which a thought ends. Set `eos_token`.")
+        raise ValueError("`tokenizer` has no end-of-sequence token, which ends a thought. Set `eos_token`.")
 
     def pair(batch):
         check_texts(batch["text"])
-        rows = {"input_ids": [], "labels": []}
+        rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
         for text in batch["text"]:
             thoughts = UNITS[unit](text)
             ids = tokenizer(thoughts, add_special_tokens=False, verbose=False)["input_ids"] if thoughts else []

@@ -41,7 +41,7 @@ def load_part(module: nn.Module, arrays, prefix: str, names: dict[str, str]) -> 
     return module.eval()
 
 
-def read(arrays, name: str) -> torch.Tensor:
+def get_tensor(arrays, name: str) -> torch.Tensor:
     return torch.from_numpy(arrays[name])
 
 
@@ -50,16 +50,16 @@ def run_parts(arrays, sizes: dict) -> dict:
     pooling = AttentionPooling(sizes["p_in"], sizes["p_out"], sizes["p_heads"], sizes["p_pct"])
     names = {name.removeprefix("."): ours.removeprefix(".") for name, ours in list_pooling_layer("", "").items()}
     load_part(pooling, arrays, "pool/params/", names)
-    kept, mask, index, scores = pooling(read(arrays, "pool/x"))
+    kept, mask, index, scores = pooling(get_tensor(arrays, "pool/x"))
     assert mask is None
     seen = {"pool/out": kept, "pool/top_k_indices": index, "pool/attn_score": scores}
     spread = LatentSpaceDecoder(sizes["d_lat"], sizes["d_h"], sizes["d_len"])
     names = {f"decoding_layer.{kind}": f"projection.{kind}" for kind in ("weight", "bias")}
-    seen["lsd/out"] = load_part(spread, arrays, "lsd/params/", names)(read(arrays, "lsd/x"))
+    seen["lsd/out"] = load_part(spread, arrays, "lsd/params/", names)(get_tensor(arrays, "lsd/x"))
     query = load_part(
         LatentSpaceQuery(sizes["q_h"]), arrays, "lsq/params/", list_written_out_attention("attention", "attention")
     )
-    seen["lsq/out"] = query(read(arrays, "lsq/x"), read(arrays, "lsq/latent"))
+    seen["lsq/out"] = query(get_tensor(arrays, "lsq/x"), get_tensor(arrays, "lsq/latent"))
     return seen
 
 
@@ -70,8 +70,8 @@ def run_pipeline(arrays, case: dict, attention: str) -> dict:
     model = next_thought_from_stlm(state, case["upstream_cfg"])
     model.set_attn_implementation(attention)
     outputs = model(
-        read(arrays, "pipe/token_ids").long(),
-        decoder_input_ids=read(arrays, "pipe/x_raw").long(),
+        get_tensor(arrays, "pipe/token_ids").long(),
+        decoder_input_ids=get_tensor(arrays, "pipe/x_raw").long(),
         output_pooling=True,
     )
     seen = {
@@ -90,7 +90,11 @@ def run_case(path: Path, attention: str):
     if case["config"].get("kind") == "Conv1dCoreModel":
         names = {f"conv{i + 1}.{kind}": f"layers.{i}.{kind}" for i in range(3) for kind in ("weight", "bias")}
         sizes = [arrays[f"params/conv{i + 1}.weight"].shape[0] for i in range(3)]
-        return arrays, case, {"out": load_part(BlockLinearCore(sizes), arrays, "params/", names)(read(arrays, "x"))}
+        return (
+            arrays,
+            case,
+            {"out": load_part(BlockLinearCore(sizes), arrays, "params/", names)(get_tensor(arrays, "x"))},
+        )
     return arrays, case, {**run_parts(arrays, case["config"]), **run_pipeline(arrays, case, attention)}
 
 
@@ -111,7 +115,7 @@ def test_every_array_of_the_original_is_reproduced(path, attention):
             assert difference <= tolerance * max(1, np.abs(reference).max()), (name, difference)
 
 
-def test_cases_are_there_and_every_parameter_of_the_original_is_used():
+def test_cases_exist_and_every_parameter_of_the_original_is_used():
     assert len(CASES) >= 4
     for path in CASES[:3]:
         arrays, case = np.load(path), json.loads(path.with_suffix(".json").read_text())
