@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do the generic transformer's and the next-thought model's configurations refuse what cannot work?"""
+"""Validation of the configurations of generic transformers and next-thought models."""
 
 import pytest
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
@@ -13,7 +13,7 @@ SIZES = {"vocab_size": 61, "hidden_size": 24, "num_attention_heads": 6}
 @pytest.mark.parametrize(
     "changes",
     [
-        *({f"{place}_normalization": "batch_norm"} for place in ("attention", "mlp", "final")),
+        *({f"{part}_normalization": "batch_norm"} for part in ("attention", "mlp", "final")),
         {"feed_forward": "moe"},
         {"position_embedding": "alibi"},
         {"share_feed_forward": "yes"},

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the configuration refuse what cannot work, and keep what it is given?"""
+"""Validation, saving and derived numbers of the configuration of Thoughtbubbles."""
 
 import json
 

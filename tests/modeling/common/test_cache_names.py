@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does every model take a cache by either of its names, and use that of the transformers at hand where it is seen?"""
+"""Caches by both of their names, in every class that generates, and caches under gradient checkpointing."""
 
 import copy
 import inspect
@@ -39,7 +39,7 @@ def model(request) -> PreTrainedModel:
 
 
 def split_reading(model) -> tuple[dict, dict, dict]:
-    """What a model reads in one pass, and the same in two."""
+    """Inputs of a model in one call, and the same inputs in two calls."""
     torch.manual_seed(0)
     tokens, problem, name = draw_ids(2, 7), {}, "input_ids"
     if model.config.is_encoder_decoder:
@@ -71,7 +71,7 @@ def test_both_names_at_once_are_refused(model):
 
 
 @torch.no_grad()
-def test_signatures_and_outputs_have_this_versions_name_alone(model):
+def test_signatures_and_outputs_have_only_the_name_of_this_version(model):
     for reader in (model, model.model):
         parameters = inspect.signature(reader.forward).parameters
         assert [name for name in parameters if name in CACHE_NAMES] == [CACHE_NAME]
@@ -84,7 +84,7 @@ def test_signatures_and_outputs_have_this_versions_name_alone(model):
 
 def test_generation_goes_on_from_a_given_cache_and_nothing_is_logged(model, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    warning_once.cache_clear()  # else it may have been said before
+    warning_once.cache_clear()  # a warning of an earlier test would hide this one
     whole, first, _ = split_reading(model)
     settings = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True}
     expected = model.generate(**whole, **settings, use_cache=False).sequences
@@ -96,8 +96,8 @@ def test_generation_goes_on_from_a_given_cache_and_nothing_is_logged(model, capl
     assert not [record.getMessage() for record in caplog.records if "deprecated" in record.getMessage()]
 
 
-@pytest.mark.parametrize("name", ("gpt-rope", "generic", "bytes"))  # the others refuse a cache there
-def test_layers_that_are_computed_again_get_no_cache(name):
+@pytest.mark.parametrize("name", ("gpt-rope", "generic", "bytes"))
+def test_layers_get_no_cache_under_gradient_checkpointing(name):
     model = copy.deepcopy(MODELS[name]).train()
     whole, first, rest = split_reading(model)
     kept = getattr(model(**first, use_cache=True), CACHE_NAME)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do the layers of the generic transformer compute what their options say?"""
+"""The layers of the generic transformer in byte-patch models: every option acts, trains and is cached."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.test_contract_bytes import VARIANTS, draw
 OPTIONS = [
     *({"hidden_act": name} for name in HIDDEN_ACTS),
     *({"position_embedding": name} for name in ("learned", "sinusoidal", "rope", "relative", "none")),
-    *({f"{place}_normalization": kind} for place in ("attention", "mlp", "final") for kind in ("layer_norm", "none")),
+    *({f"{part}_normalization": kind} for part in ("attention", "mlp", "final") for kind in ("layer_norm", "none")),
     {"feed_forward": "swiglu", "mlp_bias": True},
     {"share_feed_forward": True, "attention_bias": True},
     {"num_key_value_heads": 1},
@@ -28,7 +28,7 @@ def test_every_option_of_the_core_acts_trains_and_is_cached(options):
     model.set_attn_implementation("eager")
     torch.testing.assert_close(model(ids, use_cache=False).logits, logits, atol=1e-4, rtol=1e-4)
     cache = model(ids[:, :11], use_cache=True).past_key_values
-    seen = [model(ids[:, place : place + 1], past_key_values=cache).logits for place in range(11, 29)]
+    seen = [model(ids[:, start : start + 1], past_key_values=cache).logits for start in range(11, 29)]
     torch.testing.assert_close(torch.cat(seen, dim=1), logits[:, 11:], atol=1e-4, rtol=1e-4)
     model.train()(ids, labels=ids).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -42,7 +42,7 @@ def test_shared_feed_forward_is_one_and_so_is_the_learned_curve():
     assert sum(p.numel() for p in core.act_fn.parameters()) == 31
 
 
-def test_relative_positions_add_what_was_learned_for_the_distance():
+def test_relative_positions_add_the_vector_of_the_distance():
     model = VARIANTS[0].build(position_embedding="relative", max_relative_position=2)
     attention = model.model.core.layers[0].self_attn
     with torch.no_grad():

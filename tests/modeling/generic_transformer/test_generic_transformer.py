@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does every option of the generic transformer act, train, cache and compile, and is what is shared really one?
+"""Generic transformers: every option acts, trains, is cached and compiles; shared layers exist once.
 
 The promises of docs/architecture.md are in tests/test_contract.py, parity in test_parity_generic_transformer.py.
 """
@@ -19,7 +19,7 @@ from tests.families import draw_ids, make_generic
 OPTIONS = [
     *({"hidden_act": name} for name in HIDDEN_ACTS if name != "gelu"),
     *({"position_embedding": name} for name in ("learned", "sinusoidal", "relative", "none")),
-    *({f"{place}_normalization": kind} for place in ("attention", "mlp", "final") for kind in ("layer_norm", "none")),
+    *({f"{part}_normalization": kind} for part in ("attention", "mlp", "final") for kind in ("layer_norm", "none")),
     {"feed_forward": "swiglu"},
     {"share_feed_forward": True},
     {"num_key_value_heads": 2},
@@ -47,7 +47,7 @@ def test_every_option_acts_and_is_cached_with_eager_and_sdpa(options):
         model.set_attn_implementation(attention)
         torch.testing.assert_close(model(ids, use_cache=False).logits, logits, atol=1e-4, rtol=1e-4)
         cache = model(ids[:, :11], use_cache=True).past_key_values
-        seen = [model(ids[:, place : place + 3], past_key_values=cache).logits for place in range(11, 29, 3)]
+        seen = [model(ids[:, start : start + 3], past_key_values=cache).logits for start in range(11, 29, 3)]
         torch.testing.assert_close(torch.cat(seen, dim=1), logits[:, 11:], atol=1e-4, rtol=1e-4)
 
 
@@ -103,13 +103,13 @@ def test_packed_documents_are_read_as_if_each_were_alone(is_causal, options):
 
 
 @pytest.mark.parametrize("options", [{}, {"position_embedding": "relative"}], ids=str)
-def test_a_mask_of_pairs_says_itself_who_sees_whom(options):
-    """Two documents in a row, positions begin again, and the mask keeps them apart."""
+def test_a_mask_of_pairs_keeps_documents_apart(options):
+    """Positions begin again with the second document, and the mask hides the first."""
     model, ids = build(**options), draw_ids(2, 9)
     position_ids = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
     document = torch.tensor([0] * 4 + [1] * 5)
-    is_seen = ((document[:, None] == document) & torch.ones(9, 9).bool().tril()).expand(2, 1, 9, 9)
-    mask = torch.zeros(2, 1, 9, 9).masked_fill(~is_seen, torch.finfo(torch.float32).min)
+    is_open = ((document[:, None] == document) & torch.ones(9, 9).bool().tril()).expand(2, 1, 9, 9)
+    mask = torch.zeros(2, 1, 9, 9).masked_fill(~is_open, torch.finfo(torch.float32).min)
     logits = model(ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
     alone = torch.cat([model(part, use_cache=False).logits for part in (ids[:, :4], ids[:, 4:])], dim=1)
     torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
@@ -159,7 +159,7 @@ def test_a_sharing_model_has_one_feed_forward_layer_before_and_after_saving_and_
     torch.testing.assert_close(merged(ids).logits, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_adapters_for_linear_layers_leave_the_learned_curve_alone():
+def test_adapters_for_linear_layers_do_not_change_the_learned_curve():
     model = build(hidden_act="learned")
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     assert not any("act_fn" in name for name, p in adapted.named_parameters() if p.requires_grad)

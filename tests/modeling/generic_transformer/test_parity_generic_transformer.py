@@ -72,9 +72,9 @@ def test_every_activation_of_the_original_is_reproduced(path):
     x = torch.from_numpy(arrays["x"])
     learned = LearnedActivation()
     with torch.no_grad():
-        for place, part in (("up", "fc1"), ("down", "fc2")):
+        for ours, theirs in (("up", "fc1"), ("down", "fc2")):
             for kind in ("weight", "bias"):
-                getattr(learned, f"{place}_{kind}").copy_(torch.from_numpy(arrays[f"learned/{part}.{kind}"]))
+                getattr(learned, f"{ours}_{kind}").copy_(torch.from_numpy(arrays[f"learned/{theirs}.{kind}"]))
     names = [name.removeprefix("act/") for name in arrays.files if name.startswith("act/")]
     assert len(names) == 8
     for name in names:
@@ -82,6 +82,6 @@ def test_every_activation_of_the_original_is_reproduced(path):
         np.testing.assert_allclose(activation(x).detach().numpy(), arrays[f"act/{name}"], atol=1e-5, rtol=1e-5)
 
 
-def test_cases_are_there():
+def test_cases_exist():
     assert len(CASES) >= 8
     assert len(CURVES) >= 1

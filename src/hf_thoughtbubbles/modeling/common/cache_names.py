@@ -22,7 +22,7 @@ CACHE_NAME = NEW_NAME if NEW_NAME in OUTPUT_FIELDS else OUR_NAME
 
 def accept_cache_names(function: Callable) -> Callable:
     """
-    Decorator of a public `forward`: its argument `past_key_values` may be passed as `cache`, too.
+    Decorator of a public `forward`: its argument `past_key_values` may also be passed as `cache`.
 
     Use it above all other decorators. The signature shows the name of the installed transformers, because `generate`
     reads signatures to decide which arguments it passes.
@@ -60,8 +60,8 @@ def alias_cache_field(output_class: type) -> type:
     """
     Decorator of an output dataclass: `past_key_values` is a constructor argument and an attribute in all versions.
 
-    Use it above `@dataclass`. Where transformers calls the field `cache`, both names give it; the key of the output is
-    transformers' own.
+    Use it above `@dataclass`. Where transformers names the field `cache`, both attributes return it; the output's key
+    is transformers' own.
     """
     if CACHE_NAME == OUR_NAME:
         return output_class
@@ -73,7 +73,7 @@ def alias_cache_field(output_class: type) -> type:
             kwargs[CACHE_NAME] = kwargs.pop(OUR_NAME)
         construct(self, *args, **kwargs)
 
-    # Set on `type`: the metaclass of transformers' outputs would wrap it once more, and log a deprecation.
+    # By `type.__setattr__`, because the metaclass of transformers' outputs would wrap it again and log a deprecation.
     type.__setattr__(output_class, "__init__", __init__)
     type.__setattr__(output_class, OUR_NAME, property(lambda self: getattr(self, CACHE_NAME)))
     return output_class

@@ -1,11 +1,11 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Growing storage of caches: spare slots at the end, so that a new token rarely copies what is stored."""
+"""Growing storage of caches, with spare slots at the end, so that new tokens rarely cause a copy."""
 
 import torch
 import torch.nn.functional as F
 
 
-NUM_SPARE_SLOTS, SPARE_SHARE = 16, 1 / 32  # slots beyond those needed: a number, and a share of those needed
+NUM_SPARE_SLOTS, SPARE_SHARE = 16, 1 / 32  # spare slots: a fixed number, and a share of the needed slots
 
 
 def make_room(storage: torch.Tensor, values: torch.Tensor, num_kept: int, num_needed: int, dim: int) -> torch.Tensor:
@@ -13,15 +13,15 @@ def make_room(storage: torch.Tensor, values: torch.Tensor, num_kept: int, num_ne
     Storage with at least `num_needed` slots along `dim`, into which `values` may be written in place.
 
     Args:
-        storage (`torch.Tensor`): the slots so far, the first `num_kept` of them filled.
-        values (`torch.Tensor`): what will be written.
-        num_kept (`int`): slots that are filled.
-        num_needed (`int`): slots that will be filled.
+        storage (`torch.Tensor`): the present slots, the first `num_kept` of them filled.
+        values (`torch.Tensor`): the values to write.
+        num_kept (`int`): number of slots that are filled.
+        num_needed (`int`): number of slots that will be filled.
         dim (`int`): the dimension of the slots.
 
     Returns:
-        `storage` itself where it is long enough; else, or where gradients flow or inference mode locks it, a longer
-        copy. New slots are zeros: a masked slot is multiplied by 0, and empty memory may hold NaN.
+        `storage` itself when it is long enough; a longer copy when it is not, when gradients flow, or when inference
+        mode locks it. New slots are zeros, because masked slots are multiplied by 0 and empty memory may hold NaN.
 
     >>> make_room(torch.ones(1, 2), torch.ones(1, 1), num_kept=2, num_needed=3, dim=1).shape
     torch.Size([1, 19])

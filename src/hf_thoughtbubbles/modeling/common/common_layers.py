@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Layers that several families share: rotary and sinusoidal positions, eager attention.
+"""Layers that several families share: rotary and sinusoidal positions, eager attention, caches of layers.
 
 Shapes: B batch, S positions, M keys, N heads, H head size.
 """
@@ -20,12 +20,13 @@ SINUSOID_BASE = 10000.0
 
 def embed_sinusoids(position_ids: torch.Tensor, hidden_size: int, frequencies: str = "standard") -> torch.Tensor:
     """
-    Sinusoidal positions: sines in even channels, cosines in odd ones (SPEC sections 3 and 6).
+    Sinusoidal positions: sines in even channels, cosines in odd ones.
 
     Args:
         position_ids (`torch.LongTensor` of shape `(B or 1, T)`): positions, from 0.
         hidden_size (`int`): D.
-        frequencies (`str`): `"standard"`, one frequency per channel pair, or `"single"`, 1 for all.
+        frequencies (`str`): `"standard"`, a frequency for each channel pair, or `"single"`, frequency 1 for all pairs,
+            as in the original Thinker (docs/reference_behaviour.md, "Looped Thinker").
 
     Returns:
         `torch.FloatTensor` of shape `(B or 1, T, D)`.
@@ -40,7 +41,7 @@ def embed_sinusoids(position_ids: torch.Tensor, hidden_size: int, frequencies: s
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotation angles at real-valued positions; every channel of a head is rotated."""
+    """Cosines and sines of rotary embeddings at real-valued positions; every channel of a head is rotated."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
@@ -55,7 +56,7 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs) -> tuple[torch.Tensor, float]:
-        """Inverse frequencies `theta ** (-2m / H)` for channel pair m, and the (unused) scaling of cos and sin."""
+        """Inverse frequencies `theta ** (-2m / H)` for channel pair m, and 1.0, the scaling of cosines and sines."""
         channels = torch.arange(0, config.head_dim, 2, dtype=torch.float)
         return config.rope_parameters["rope_theta"] ** (-channels / config.head_dim), 1.0
 
@@ -71,12 +72,12 @@ def rotate_channels(
     states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, last_channel: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
-    Rotary embedding in the half-split form, with the last channel replaced when one is given.
+    Rotary embedding in the half-split form: channels m and m + H/2 are a pair.
 
     Args:
         states (`torch.Tensor` of shape `(B, S, N, H)`): queries or keys.
         cos, sin (`torch.Tensor` of shape `(B, S, 1, H/2)`): from [`RotaryEmbedding`].
-        last_channel (`torch.Tensor` of shape `(B, S, N, 1)`, *optional*): what the last channel becomes.
+        last_channel (`torch.Tensor` of shape `(B, S, N, 1)`, *optional*): values that replace the last channel.
 
     Returns:
         `torch.Tensor` of shape `(B, S, N, H)`.
@@ -98,7 +99,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, `(B, N, S, H)` to `(B, S, N, H)`, with its weights `(B, N, S, M)`."""
+    """Attention by plain operations, `(B, N, S, H)` to `(B, S, N, H)`, and its weights `(B, N, S, M)`."""
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -108,7 +109,7 @@ def eager_attention_forward(
 
 
 def get_layer_cache(layer: GradientCheckpointingLayer, past_key_values: Cache | None) -> Cache | None:
-    """The cache that a layer writes: none under gradient checkpointing, where it would write the same tokens twice."""
+    """The cache that a layer writes, or `None` under gradient checkpointing, where it would write tokens twice."""
     return None if layer.gradient_checkpointing and layer.training else past_key_values
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Position ids of tokens, masks along a static cache, and documents packed into one row.
+"""Position ids of tokens, masks as long as a static cache, and documents packed into one row.
 
 Shapes: B batch, T tokens, M tokens of the mask (those in the cache and those of the call).
 """
@@ -57,7 +57,7 @@ def get_position_ids(
 
 def find_document_starts(position_ids: torch.Tensor) -> torch.Tensor:
     """
-    Which tokens `(B, T)` begin a document, by `position_ids` `(B, T)`: those whose position does not follow the last.
+    Whether each token `(B, T)` begins a document: its position does not follow that of the token before.
 
     >>> find_document_starts(torch.tensor([[0, 1, 2, 0, 1]])).long()
     tensor([[1, 0, 0, 1, 0]])
@@ -74,15 +74,15 @@ def find_documents(
     """
     The document of each token `(B or 1, T)`, counted from 0, when `position_ids` pack several into a row; else `None`.
 
-    Packed rows have neither padding nor a cache. Positions on an accelerator, or in a compiled graph, are not read:
-    without a mask and a cache they always give documents, and a row of one document hides nothing.
+    Packed rows have no padding and no cache. Positions on an accelerator, or in a compiled graph, are not read:
+    without a mask and a cache they always give documents, and a row of one document hides no tokens.
 
     Raises:
         `ValueError`: when packed documents are passed with an `attention_mask` that hides tokens, or with a cache.
     """
     if position_ids is None or position_ids.ndim != 2:
         return None
-    if attention_mask is not None and attention_mask.ndim == 4:  # says itself which tokens attend to which
+    if attention_mask is not None and attention_mask.ndim == 4:  # a mask of pairs keeps documents apart itself
         return None
     is_masked, is_cached = attention_mask is not None, bool(use_cache) or past_key_values is not None
     is_start = find_document_starts(position_ids)[:, 1:]  # the first token begins the first document

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does generation without a cache read a prompt that was given as vectors?
+"""Generation without a cache from a prompt of vectors (`inputs_embeds`).
 
-transformers reads the vectors once and relies on a cache from then on.
+transformers passes the vectors in the first step only, because later steps continue from a cache.
 
 Shapes: B batch, T tokens, D hidden.
 """
@@ -16,9 +16,9 @@ def append_generated(
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The prompt's vectors `(B, T, D)` with those of the tokens that were generated since, to be read anew."""
-    seen = position_ids if attention_mask is None else attention_mask  # (B, prompt and generated)
-    num_generated = seen.shape[1] - inputs_embeds.shape[1]
+    """The vectors `(B, T, D)` of the prompt, followed by the embeddings of the generated tokens."""
+    tokens = position_ids if attention_mask is None else attention_mask  # (B, prompt and generated)
+    num_generated = tokens.shape[1] - inputs_embeds.shape[1]
     generated = embed_tokens(input_ids[:, input_ids.shape[1] - num_generated :])
     return torch.cat((inputs_embeds, generated), dim=1)
 

@@ -17,12 +17,12 @@ def check_inputs(
     inputs_embeds: torch.Tensor | None = None,
     use_cache: bool | None = None,
 ):
-    """Raise for input that the model cannot read, by shapes; values are read on the CPU only."""
+    """Raise for input that the model cannot read."""
     check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
     if not config.is_causal and (use_cache or past_key_values is not None):
         raise ValueError(
             "`use_cache=True` or `past_key_values` was passed, but with `is_causal=False` earlier tokens attend to "
-            "later ones, so no cache is exact. Pass all tokens in one call with `use_cache=False`."
+            "later ones, so no cache can be exact. Pass all tokens in one call with `use_cache=False`."
         )
     if position_ids is None or position_ids.device.type != "cpu" or torch.compiler.is_compiling():
         return

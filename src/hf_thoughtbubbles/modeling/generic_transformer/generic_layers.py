@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """The layers of the generic transformer (docs/reference_behaviour.md, "Generic transformer").
 
-The generic transformer stacks them over tokens, byte-patch models over patches, next-thought models over both texts.
+Generic transformers use them over tokens, byte-patch models over patches, next-thought models over both thoughts.
 
 Shapes: B batch, S positions, M keys, N heads, K heads of keys and values, H head size, D hidden, R relative distances.
 """
@@ -22,7 +22,7 @@ from ..common.common_layers import RotaryEmbedding, eager_attention_forward, emb
 
 
 NUM_CURVE_POINTS = 10  # hidden units of the learned activation
-# Arguments that accelerate must not move to a layer's device: caches place themselves, and moving a shared module
+# Arguments that accelerate must not move to a layer's device: caches choose their device, and moving a shared module
 # moves its weights, which are absent while they are offloaded to disk.
 SKIP_DEVICE_PLACEMENT = [*CACHE_NAMES, "activation", "shared_mlp"]
 ACTIVATIONS = {
@@ -36,7 +36,7 @@ ACTIVATIONS = {
 
 
 def build_norm(config: GenericTransformerConfig, kind: str, bias: bool) -> nn.Module:
-    """The norm of that kind over `hidden_size` channels; `"none"` is the identity."""
+    """Build the norm `kind` over `hidden_size` channels; `"none"` gives the identity."""
     if kind == "rms_norm":
         return nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
     if kind == "layer_norm":
@@ -46,10 +46,10 @@ def build_norm(config: GenericTransformerConfig, kind: str, bias: bool) -> nn.Mo
 
 class LearnedActivation(nn.Module):
     """
-    A trainable curve, one for all channels: a network of one input, ten ReLU units and one output.
+    A trainable curve, the same for all channels: a network of one input, ten ReLU units and one output.
 
-    Its constants are no linear layers, so that adapters for linear layers leave them alone; unit after unit is added,
-    which gives the same bits wherever the weights lie in memory.
+    Its weights are plain parameters, so that adapters for linear layers do not change them. The units are added one by
+    one, so that the sum has the same bits wherever the weights are in memory.
     """
 
     def __init__(self):
@@ -65,7 +65,7 @@ class LearnedActivation(nn.Module):
 
 
 class Activation(nn.Module):
-    """A fixed activation by its name in `hidden_act`."""
+    """The fixed activation that `hidden_act` names."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -113,8 +113,10 @@ def rotate_pairs(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
 
 def add_mask(bias: torch.Tensor, attention_mask: torch.Tensor | None, is_causal: bool) -> torch.Tensor:
     """
-    A bias `(B, N, S, M)` with a mask of either kind, True or 0 for what is seen. Without one, causal: transformers
-    leaves it out for a single position, which sees all keys, and for the first ones, whatever room is behind them.
+    The bias `(B, N, S, M)` with a mask added, which is boolean (True: attend) or additive (0: attend).
+
+    Without a mask, causal attention masks later keys. transformers passes no mask for a single query, which attends to
+    all keys, and for the first tokens of a row, whatever the length of the cache.
     """
     lowest = torch.finfo(bias.dtype).min
     if attention_mask is None and is_causal and bias.shape[-2] > 1:
@@ -150,7 +152,7 @@ class GenericAttention(nn.Module):
     def relative_position_bias(
         self, query: torch.Tensor, query_positions: torch.Tensor, key_positions: torch.Tensor
     ) -> torch.Tensor:
-        """The bias of relative positions `(B, N, S, M)`: queries `(B, N, S, H)` times a vector for each distance."""
+        """The bias `(B, N, S, M)` of relative positions: queries `(B, N, S, H)` times the vector of each distance."""
         farthest = self.config.max_relative_position
         vectors = self.distances(torch.arange(2 * farthest + 1, device=query.device))
         products = query @ vectors.T * self.scaling  # (B, N, S, R)
@@ -203,7 +205,7 @@ class GenericAttention(nn.Module):
 
 
 class GenericMLP(nn.Module):
-    """Feed-forward layer; the activation is handed in, because a learned one belongs to the whole model."""
+    """Feed-forward layer; the activation is an argument, because all layers share a learned one."""
 
     def __init__(self, config: GenericTransformerConfig):
         super().__init__()
@@ -245,7 +247,7 @@ class GenericDecoderLayer(GradientCheckpointingLayer):
 
 
 class GenericStack(nn.Module):
-    """All layers, with the modules they share: positions, the activation, and perhaps one feed-forward layer."""
+    """All layers, with the modules that they share: positions, activation and, as an option, a feed-forward layer."""
 
     def __init__(self, config: GenericTransformerConfig):
         super().__init__()
@@ -265,7 +267,7 @@ class GenericStack(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """States `(B, S, D)` after the last layer, not normed; `position_ids` `(B or 1, S)`."""
+        """States `(B, S, D)` after the last layer, before a final norm; `position_ids` `(B or 1, S)`."""
         if self.positions is not None:
             hidden_states = hidden_states + self.positions(hidden_states, position_ids)
         hidden_states = self.embedding_dropout(hidden_states)

@@ -2,7 +2,7 @@
 """The generic transformer of the tiny-models library (docs/reference_behaviour.md, "Generic transformer").
 
     embed    token ids to vectors
-    decode   layers of attention and feed-forward, as the configuration chooses them, then the final norm
+    decode   layers of attention and feed-forward, then the final norm
     unembed  output matrix
 
 Shapes: B batch, T tokens, M keys, N heads, D hidden, V vocabulary.
@@ -75,7 +75,7 @@ class GenericTransformerPreTrainedModel(HubModelMixin, PreTrainedModel):
 
 class GenericTransformerModel(GenericTransformerPreTrainedModel):
     """
-    Tokens to states, see [`GenericTransformerConfig`].
+    The base model: token ids to states, see [`GenericTransformerConfig`].
 
     Example:
 
@@ -107,7 +107,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         documents: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """States `(B, T, D)` after all layers and the final norm; `documents` `(B or 1, T)` stay apart."""
+        """States `(B, T, D)` after all layers and the final norm; tokens attend within `documents` `(B or 1, T)`."""
         mask = self.create_mask(inputs_embeds, attention_mask, position_ids, past_key_values, documents)
         positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
         key_positions = self.get_key_positions(inputs_embeds, attention_mask, positions, past_key_values)
@@ -129,7 +129,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         past_key_values: Cache | None,
         documents: torch.LongTensor | None,
     ) -> torch.Tensor | None:
-        """The attention mask: causal or not, without padding, within documents; `None` for the fused causal path."""
+        """The attention mask: causal or not, without padding, within documents; `None` for the fused causal kernel."""
         inputs = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         if self.config.is_causal:
             return create_causal_mask(**inputs, past_key_values=past_key_values, position_ids=position_ids)
@@ -172,12 +172,12 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, T)`): token ids; or give `inputs_embeds`.
+            input_ids (`torch.LongTensor` of shape `(B, T)`): token ids; or pass `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for real tokens, 0 for padding on either side.
             position_ids (`torch.LongTensor` of shape `(B, T)`): positions of the tokens, from 0; counted along the
                 mask by default. Positions that begin again, without a mask and a cache, begin another document.
             past_key_values (`Cache`): keys and values of earlier tokens; not with `is_causal=False`.
-            inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
+            inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors instead of token ids.
             use_cache (`bool`): return keys and values; by default in evaluation, unless `position_ids` pack
                 documents.
 
@@ -215,6 +215,7 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
     torch.Size([1, 3, 11])
     """
 
+    has_linear_head = True  # `lm_head(last_hidden_state)` is the logits
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: GenericTransformerConfig):
@@ -228,7 +229,7 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
     ):
         check_generation_length(self.config, max_cache_length)
         if not self.config.is_causal:
-            generation_config.use_cache = False  # every step reads all tokens anew
+            generation_config.use_cache = False  # every step reads all tokens
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
@@ -236,7 +237,7 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
     @staticmethod
     @accept_cache_names
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
-        """The masks of transformers; for relative positions the row itself, padded to the length of the cache."""
+        """transformers' masks; for relative positions the mask of the row, padded to the length of the cache."""
         if config.position_embedding == "relative":
             return pad_mask_to_cache(attention_mask, past_key_values)
         masks = {"attention_mask": attention_mask, "position_ids": position_ids, CACHE_NAME: past_key_values}
@@ -253,7 +254,7 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
         is_first_iteration=False,
         **kwargs,
     ):
-        """Inputs of the next step; without a cache, a prompt of vectors is read again with the generated tokens."""
+        """The inputs of the next step; without a cache, the vectors of the prompt and the generated tokens."""
         if inputs_embeds is not None and past_key_values is None:
             embed_tokens, is_first_iteration = self.get_input_embeddings(), True
             inputs_embeds = append_generated(embed_tokens, inputs_embeds, input_ids, attention_mask, position_ids)
@@ -290,9 +291,9 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
         Args:
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: see
                 [`GenericTransformerModel`].
-            labels (`torch.LongTensor` of shape `(B, T)`): ids to predict, shifted inside; -100 is not scored.
-            logits_to_keep (`int` or `torch.LongTensor`): compute logits of the last so many tokens (0: all), or of
-                the listed positions.
+            labels (`torch.LongTensor` of shape `(B, T)`): ids to predict; the loss shifts them and ignores -100.
+            logits_to_keep (`int` or `torch.LongTensor`): number of last tokens whose logits are computed (0: all), or
+                their indices.
 
         Returns:
             `CausalLMOutputWithPast`, logits `(B, T, V)`.
@@ -322,7 +323,7 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
 class GenericTransformerForSequenceClassification(GenericForSequenceClassification, GenericTransformerPreTrainedModel):
     """A generic transformer that classifies a sequence from its last token."""
 
-    # The generic heads build their base model through AutoModel, which does not know code that came with a checkpoint.
+    # transformers' generic heads build their base model through `AutoModel`, which cannot load code of a checkpoint.
     def __init__(self, config: GenericTransformerConfig):
         GenericTransformerPreTrainedModel.__init__(self, config)
         self.num_labels = config.num_labels

@@ -4,6 +4,7 @@
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from ..common.cache_names import CACHE_NAME, accept_cache_names
+from ..common.checks_tokens import check_generation_length
 from .checks_next_thought import check_num_thoughts
 
 
@@ -48,11 +49,7 @@ class NextThoughtGenerationMixin:
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
-        if max_cache_length > self.config.max_position_embeddings:
-            raise ValueError(
-                f"Generation may read {max_cache_length} tokens of the next thought (all but the last), but "
-                f"`max_position_embeddings` is {self.config.max_position_embeddings}. Ask for fewer new tokens."
-            )
+        check_generation_length(self.config, max_cache_length)
         is_given = model_kwargs.get(CACHE_NAME) is not None
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length

@@ -473,9 +473,9 @@ class NextThoughtForConditionalGeneration(NextThoughtGenerationMixin, NextThough
                 inputs_embeds, use_cache, num_thoughts, output_pooling: see [`NextThoughtModel`].
             decoder_input_ids (`torch.LongTensor` of shape `(B, T)`): see [`NextThoughtModel`]; by default made from
                 `labels`.
-            labels (`torch.LongTensor` of shape `(B, T)`): the next thoughts, not shifted; -100 is not scored.
-            logits_to_keep (`int` or `torch.LongTensor`): compute logits of the last so many tokens (0: all), or of
-                the listed positions; without `labels`.
+            labels (`torch.LongTensor` of shape `(B, T)`): the next thoughts, not shifted; the loss ignores -100.
+            logits_to_keep (`int` or `torch.LongTensor`): number of last tokens whose logits are computed (0: all), or
+                their indices; not with `labels`.
 
         Returns:
             [`NextThoughtSeq2SeqLMOutput`]
