@@ -694,7 +694,7 @@ def test_promise_9_bad_input_is_one_clear_error(variant):
 def test_promise_9_bad_wishes_for_generation_are_one_clear_error():
     model, thought = VARIANTS[0].build(), {"input_ids": draw_ids(2, 9)}
     for options, message in (
-        ({"max_new_tokens": LONGEST + 1}, "may read 38 tokens of the next thought .*, but `max_position_embeddings`"),
+        ({"max_new_tokens": LONGEST + 1}, "may read 38 tokens .* `max_position_embeddings` is 37"),
         ({"num_thoughts": 0}, "`num_thoughts` is 0"),
         ({"generation_config": GenerationConfig(num_thoughts=-1)}, "`num_thoughts` is -1"),
         ({"input_ids": draw_ids(2, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
