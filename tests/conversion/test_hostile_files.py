@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does a file made to do harm do none? It is refused with one clear error, before memory is taken for it."""
+"""Untrusted `.npz` files: hostile ones raise one clear error before memory is allocated, good ones load exactly."""
 
 import ast
 import io
@@ -17,13 +17,13 @@ from hf_thoughtbubbles.conversion.arrays import load_arrays
 
 
 SOURCES = Path(__file__).parents[2] / "src" / "hf_thoughtbubbles"
-ALLOWED_BYTES = 2**20  # of memory, for refusing: the files are small, what they claim is not
+ALLOWED_BYTES = 2**20  # of memory until the error: the files are small, but they claim large arrays
 CLAIMED = 10**12
-LIMIT = 2**22  # what small files may unpack to, here
+LIMIT = 2**22  # bytes to which small files may expand in these tests
 
 
 class Trap:
-    """What would leave a file behind, were it unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -33,7 +33,7 @@ class Trap:
 
 
 def write_header(shape: tuple[int, ...], descr: str = "<f4", version: tuple[int, int] = (1, 0)) -> bytes:
-    """What an array of that shape begins with in a file."""
+    """The header of an array of that shape in a file."""
     buffer = io.BytesIO()
     write = npy.write_array_header_1_0 if version == (1, 0) else npy.write_array_header_2_0
     write(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
@@ -41,7 +41,7 @@ def write_header(shape: tuple[int, ...], descr: str = "<f4", version: tuple[int,
 
 
 def write_array(array: np.ndarray) -> bytes:
-    """An array as it stands in a file; objects are pickled."""
+    """The bytes of an array in a file; objects are pickled."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
@@ -50,9 +50,9 @@ def write_array(array: np.ndarray) -> bytes:
 def write_archive(
     path: Path, entries: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED, claimed: int | None = None
 ) -> Path:
-    """An archive of entries by name; the first one's size as claimed in the list at the end."""
+    """An archive of named entries; `claimed` is the size of the first in the list at the end."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a name that is there twice
+        warnings.simplefilter("ignore", UserWarning)  # about a name that occurs twice
         with zipfile.ZipFile(path, "w", method) as archive:
             for name, content in entries:
                 archive.writestr(name, content)
@@ -119,8 +119,8 @@ HOSTILE = {
     "shape that overflows": f"{2**68} bytes, but has 0",
     "negative shape": r"claims shape \(-2, -3\)",
     "more than its shape": r"claims shape \(3,\), 24 bytes, but has 32",
-    "stored size that is a lie": f"claims {CLAIMED} bytes, but what is there of it gives at most 128",
-    "deflated size that is a lie": f"claims {CLAIMED} bytes, but what is there of it",
+    "stored size that is a lie": f"claims {CLAIMED} bytes, but its stored bytes give at most 128",
+    "deflated size that is a lie": f"claims {CLAIMED} bytes, but its stored bytes",
     "deflate bomb": f"take {LIMIT + 128} bytes, more than `max_bytes` {LIMIT}",
     "bomb in a header": "EOF: reading array header",
     "many that fit alone": f"more than `max_bytes` {LIMIT}",
@@ -131,17 +131,17 @@ HOSTILE = {
     "shape of a truth": "",
     "no type": "",
     "later version": r"'a.npy' is of version \(3, 0\)",
-    "above its folder": "'../a.npy' is no name of an array",
-    "absolute": "'/a.npy' is no name of an array",
-    "a drive": "is no name of an array",
-    "another kind of file": "'run.py' is no name of an array",
-    "twice": "'a.npy' is in it twice",
+    "above its folder": "'../a.npy' is not a name of an array",
+    "absolute": "'/a.npy' is not a name of an array",
+    "a drive": "is not a name of an array",
+    "another kind of file": "'run.py' is not a name of an array",
+    "twice": "'a.npy' is in the archive twice",
     "rare compression": "'a.npy' is neither stored nor deflated",
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_archive_is_refused_before_memory_is_taken(name, tmp_path, monkeypatch):
+def test_a_hostile_archive_is_refused_before_memory_is_allocated(name, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_thoughtbubbles.conversion.arrays.SMALL_BYTES", LIMIT)
     path = build_hostile(name, tmp_path / "hostile.npz")
     tracemalloc.start()
@@ -156,7 +156,7 @@ def test_a_hostile_archive_is_refused_before_memory_is_taken(name, tmp_path, mon
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_what_numpy_saves_is_read_as_it_was(save, tmp_path):
+def test_files_of_numpy_load_exactly(save, tmp_path):
     random = np.random.default_rng(0)
     arrays = {
         "blocks_0/attn/c_attn/kernel": random.normal(size=(3, 5)).astype(np.float32),
@@ -177,7 +177,7 @@ def test_what_numpy_saves_is_read_as_it_was(save, tmp_path):
         np.testing.assert_array_equal(loaded[name], array)
 
 
-def test_the_most_bytes_can_be_given(tmp_path):
+def test_max_bytes_limits_the_memory_of_all_arrays(tmp_path):
     np.savez_compressed(tmp_path / "some.npz", a=np.zeros(1000), b=np.zeros(500))
     size = 1500 * 8 + 2 * 128
     assert sorted(load_arrays(tmp_path / "some.npz", max_bytes=size)) == ["a", "b"]
@@ -185,19 +185,19 @@ def test_the_most_bytes_can_be_given(tmp_path):
         load_arrays(tmp_path / "some.npz", max_bytes=size - 1)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.npz"):
         load_arrays(tmp_path / "absent.npz")
 
 
 @pytest.mark.parametrize(("save", "change"), [(np.savez, 0xFF), (np.savez_compressed, 0x01)])
 def test_whatever_byte_is_damaged_the_arrays_are_right_or_refused(save, change, tmp_path):
-    """Some bytes carry nothing, as the time of writing; all others are noticed, and nothing but one kind of error."""
+    """Some bytes have no effect, such as the time of writing. A change of any other byte raises a `ValueError`."""
     path, array = tmp_path / "damaged.npz", np.arange(6, dtype=np.int16).reshape(2, 3)
     save(path, weights=array)
     whole, num_refused = path.read_bytes(), 0
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ change]) + whole[i + 1 :])
         try:
             loaded = load_arrays(path)
         except ValueError as error:
@@ -215,7 +215,7 @@ def find_calls(path: Path) -> set[str]:
 
 
 def test_no_source_file_runs_or_unpickles_what_it_reads():
-    """Weights come through safetensors and arrays through `load_arrays`; text from files is never code."""
+    """Weights are read by safetensors and arrays by `load_arrays`; text of files is never run as code."""
     runs = re.compile(
         r"(eval|exec|compile|__import__|(\w+\.)*(torch|np|numpy|joblib)\.load|(\w+\.)*pickle\.\w+|os\.(system|popen)"
         r"|subprocess\.\w+|(shutil|tarfile|zipfile)\.unpack_archive|(\w+\.)*extractall)"

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Are checkpoints of the tiny-models library taken over whole, or refused? Parity is in tests/modeling."""
+"""Conversion of byte-level and generic models: parameters, sharing and errors. Parity is in tests/modeling."""
 
 import copy
 import json
@@ -50,7 +50,7 @@ def test_every_parameter_comes_from_the_checkpoint(checkpoint):
 
 
 def test_a_converted_model_reads_and_writes_plain_bytes(checkpoint):
-    """The original cannot; its blocks are the patches, and what comes before the first is a state of zeros."""
+    """The original reads blocks only. They are the patches here, and the state before the first patch is zeros."""
     model = byte_patch_from_stlm(*checkpoint)
     prompt, lengths = torch.tensor([list(b"to be")]), torch.tensor([[2, 3]])
     written = model.generate(
@@ -59,7 +59,7 @@ def test_a_converted_model_reads_and_writes_plain_bytes(checkpoint):
     assert written.shape == (1, 14)
 
 
-def test_what_does_not_fit_is_named(checkpoint):
+def test_errors_name_what_does_not_fit(checkpoint):
     state, model_cfg = checkpoint
     lacking = {name: value for name, value in state.items() if name != "model_head.lm_head.weight"}
     with pytest.raises(ValueError, match=r"lacks \['model_head.lm_head.weight'\]"):
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_named(checkpoint):
         byte_patch_from_stlm(state, {name: value for name, value in model_cfg.items() if name != "hidden_dim"})
 
 
-def test_what_the_generic_original_shares_is_found_in_its_weights():
+def test_shared_weights_of_the_generic_original_are_detected():
     state, model_cfg = read_checkpoint("stlm_generic/d4_ffnshared_swiglu_rope_gqa2")
     model = generic_transformer_from_stlm(state, model_cfg)
     assert model.config.share_feed_forward and not model.config.tie_word_embeddings
@@ -104,7 +104,7 @@ def test_what_does_not_fit_a_generic_model_is_named():
     curves = {name: value + ("h.1.ffn.activation" in name) for name, value in state.items()}
     with pytest.raises(ValueError, match="learned activations that differ"):
         generic_transformer_from_stlm(curves, model_cfg)
-    with pytest.raises(ValueError, match="positional_encoding_type 'alibi'"):
+    with pytest.raises(ValueError, match="`positional_encoding_type` 'alibi'"):
         generic_config_from_stlm({**model_cfg, "positional_encoding_type": "alibi"})
     with pytest.raises(ValueError, match=r"`model_cfg` lacks \['lm_head'\]"):
         generic_transformer_from_stlm(state, {name: value for name, value in model_cfg.items() if name != "lm_head"})

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How are the arrays of an `.npz` file read, so that a file made to do harm does none?"""
+"""Loads untrusted `.npz` files safely: nothing is unpickled, and sizes are checked before memory is allocated."""
 
 import io
 import math
@@ -16,11 +16,11 @@ from numpy.lib import format as npy
 
 HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 MAX_HEADER_BYTES = 4096  # of one array: its type and shape take about 100
-NUMBER_KINDS = "biuf"  # booleans, integers and floats: no objects, which are pickles, and no text
-COMPRESSIONS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}  # how many bytes one byte can become
-# Weights hardly compress: what unpacks to more than this is not a checkpoint, or one of zeros that is small anyway.
+NUMBER_KINDS = "biuf"  # booleans, integers and floats; objects would be pickles
+COMPRESSIONS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}  # largest expansion of one byte
+# Weights hardly compress, so a file that expands more is not a checkpoint, unless it is small.
 SIZE_RATIO, SMALL_BYTES = 16, 2**26
-# What a broken archive makes the standard library and numpy raise.
+# Exceptions of the standard library and numpy for broken archives.
 BROKEN = (
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError, EOFError, IndexError, OSError, OverflowError, RuntimeError),
     *(SyntaxError, TypeError, ValueError),
@@ -28,29 +28,29 @@ BROKEN = (
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], num_bytes: int, max_bytes: int):
-    """Refuse names that are paths out of a folder, names given twice, and sizes that cannot be or are too large."""
+    """Raise for names that lead out of the archive or repeat, and for sizes that are impossible or too large."""
     seen = set()
     for entry in entries:
         path, name = PurePosixPath(entry.filename), entry.filename
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or path.suffix != ".npy":
-            raise ValueError(f"{name!r} is no name of an array: it must end in .npy and not lead out of the archive")
+            raise ValueError(f"{name!r} is not a name of an array; it must end in .npy and stay in the archive")
         if name in seen:
-            raise ValueError(f"{name!r} is in it twice")
+            raise ValueError(f"{name!r} is in the archive twice")
         seen.add(name)
         if entry.compress_type not in COMPRESSIONS:
             raise ValueError(f"{name!r} is neither stored nor deflated; save it with `numpy.savez`")
         most = COMPRESSIONS[entry.compress_type] * min(entry.compress_size, num_bytes)
         if entry.file_size > most:
-            raise ValueError(f"{name!r} claims {entry.file_size} bytes, but what is there of it gives at most {most}")
+            raise ValueError(f"{name!r} claims {entry.file_size} bytes, but its stored bytes give at most {most}")
     total = sum(entry.file_size for entry in entries)
     if total > max_bytes:
         raise ValueError(
-            f"its arrays take {total} bytes, more than `max_bytes` {max_bytes}; give more if you trust it"
+            f"its arrays take {total} bytes, more than `max_bytes` {max_bytes}; raise it if you trust the file"
         )
 
 
 def _check_header(member: BinaryIO, entry: zipfile.ZipInfo):
-    """Refuse an array that is not of numbers, or whose shape is not what the archive holds of it."""
+    """Raise for an array that does not hold numbers, or whose shape does not fit the size of its data."""
     start = io.BytesIO(member.read(MAX_HEADER_BYTES))
     version = npy.read_magic(start)
     if version not in HEADER_READERS:
@@ -65,21 +65,21 @@ def _check_header(member: BinaryIO, entry: zipfile.ZipInfo):
 
 def load_arrays(path: str | os.PathLike, max_bytes: int | None = None) -> dict[str, np.ndarray]:
     """
-    Read the arrays of an `.npz` file by name, all or none.
+    Load the arrays of an `.npz` file by name, all or none.
 
-    Nothing is unpickled or written. Names, types and sizes are checked, and compared with what the file really holds,
-    before memory is taken for any array.
+    Nothing is unpickled or written. Names, types and sizes are checked against the content of the file before memory
+    is allocated for any array.
 
     Args:
         path (`str` or `os.PathLike`): a file that `numpy.savez` or `numpy.savez_compressed` wrote.
-        max_bytes (`int`, *optional*): the most memory that all arrays together may take; by default 16 times the size
-            of the file, or 64 MiB where that is more.
+        max_bytes (`int`, *optional*): largest memory of all arrays together, in bytes (default: 16 times the size of
+            the file, but at least 64 MiB).
 
     Returns:
         `dict[str, np.ndarray]`: arrays of booleans, integers or floats.
 
     Raises:
-        `ValueError`: names the file and what is wrong with it.
+        `ValueError`: for a file that fails a check; names the file and the error.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

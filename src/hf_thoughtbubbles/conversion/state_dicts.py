@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How do the parameters of another implementation's `state_dict` come into a model of ours?"""
+"""Copying parameters from another implementation's `state_dict` into our models."""
 
 from collections.abc import Mapping, Set
 from typing import Any
@@ -16,15 +16,15 @@ def copy_parameters(
     ignored: Set[str] = frozenset(),
 ):
     """
-    Copy every parameter that is named; all or, where something does not fit, none.
+    Copy every named parameter, or none when something does not fit.
 
     Args:
-        model (`nn.Module`): what they go into.
-        names (`Mapping`): each name that the state must have, to that of our parameter, or of several that lie in it
-            one after the other along the first axis.
-        state_dict (`Mapping[str, Tensor or array]`): the other implementation's.
-        arguments (`str`): what its sizes come from, for the errors.
-        ignored (`Set[str]`): names in the state that are left out.
+        model (`nn.Module`): the model that gets the parameters.
+        names (`Mapping`): maps each name in the state to the name of our parameter, or to the names of several that it
+            holds one after the other along the first axis.
+        state_dict (`Mapping[str, Tensor or array]`): the state of the other implementation.
+        arguments (`str`): the name of the arguments that set the sizes, for error messages.
+        ignored (`Set[str]`): names in the state that are not copied.
 
     Raises:
         `ValueError`: when names or shapes do not fit; lists them.
@@ -33,7 +33,7 @@ def copy_parameters(
     missing, unexpected = sorted(set(names) - given), sorted(given - set(names))
     if missing or unexpected:
         raise ValueError(
-            f"`state_dict` lacks {missing} and has unexpected {unexpected} for {arguments}. Give those that the "
+            f"`state_dict` lacks {missing} and has unexpected {unexpected} for {arguments}. Pass those that the "
             "checkpoint was made with."
         )
     parameters, copies = dict(model.named_parameters()), []
@@ -44,7 +44,7 @@ def copy_parameters(
         shape = (sum(sizes), *targets[0].shape[1:])
         if value.shape != shape:
             raise ValueError(
-                f"`state_dict` has {theirs} of shape {tuple(value.shape)}, but {arguments} make it {tuple(shape)}."
+                f"`state_dict` has {theirs} of shape {tuple(value.shape)}; by {arguments} it must be {tuple(shape)}."
             )
         copies += zip(targets, value.split(sizes), strict=True)
     with torch.no_grad():

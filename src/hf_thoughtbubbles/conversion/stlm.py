@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does a checkpoint of the tiny-models library (SuperTinyLanguageModels, PyTorch) become ours?"""
+"""Conversion of byte-level and generic models of the tiny-models library (SuperTinyLanguageModels, PyTorch)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,17 +15,17 @@ from .state_dicts import copy_parameters
 
 
 NUM_BYTE_HEADS, NUM_ENCODER_LAYERS, NUM_DECODER_LAYERS = 8, 4, 7  # fixed in the original
-IGNORED_TARGET = 257  # of its auxiliary loss (SPEC quirk B2)
+IGNORED_TARGET = 257  # of its auxiliary loss (docs/reference_behaviour.md, "Byte-level models", B2)
 ACTIVATIONS = {"leakyrelu": "leaky_relu", None: "none"}
 POSITIONS = {"learned": "learned", "sincos": "sinusoidal", "rope": "rope", "none": "none"}
 EMBEDDING, OUTPUT = "embedding_model.token_embedder.weight", "model_head.linear.weight"
 
-# What the original's state may hold beside the parameters: the tables of rotary and sinusoidal positions.
+# Names in the original's state that are not parameters: the tables of rotary and sinusoidal positions.
 UNUSED = ("core_model.freqs_cis", "embedding_model.positional_encodings.pe")
 
 
 def translate_core(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a core's configuration (SPEC section 3) from the original's."""
+    """Translate the original's configuration of a core."""
     core = model_cfg["core_model"]
     attention, feed_forward = core["attn"], core["ffn"]
     activation = feed_forward.get("activation")
@@ -46,10 +46,10 @@ def translate_core(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_keys(model_cfg: Mapping[str, Any], needed: set[str], what: str):
-    """Refuse a configuration that lacks something."""
+    """Raise for a configuration without a needed key."""
     missing = sorted(needed - set(model_cfg))
     if missing:
-        raise ValueError(f"`model_cfg` lacks {missing}; give the original's configuration of {what}.")
+        raise ValueError(f"`model_cfg` lacks {missing}. Pass the original's configuration of {what}.")
 
 
 def byte_patch_config_from_stlm(model_cfg: Mapping[str, Any]) -> BytePatchConfig:
@@ -58,13 +58,13 @@ def byte_patch_config_from_stlm(model_cfg: Mapping[str, Any]) -> BytePatchConfig
 
     Args:
         model_cfg (`Mapping`): `hidden_dim context_window positional_encoding_type core_model byte_vocab_size
-            byte_embedding_dim byte_context_window`, as the original's; what else it has plays no part.
+            byte_embedding_dim byte_context_window`, as the original's; other keys are ignored.
 
     Returns:
         [`BytePatchConfig`] with the published layers and decoder, and the original's auxiliary loss.
 
     Raises:
-        `ValueError`: for keys that are missing; names them.
+        `ValueError`: for missing keys; names them.
     """
     needed = {"hidden_dim", "context_window", "positional_encoding_type", "core_model"}
     needed |= {"byte_vocab_size", "byte_embedding_dim", "byte_context_window"}
@@ -90,14 +90,14 @@ def byte_patch_config_from_stlm(model_cfg: Mapping[str, Any]) -> BytePatchConfig
 
 
 def replace_weight(names: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """The bias that goes with a weight."""
+    """The names of the biases that belong to weights."""
     if isinstance(names, tuple):
         return tuple(map(replace_weight, names))
     return names.removesuffix("weight") + "bias"
 
 
 def with_biases(names: dict, has_bias: bool) -> dict:
-    """The names of weights, with those of their biases if there are any."""
+    """The names of weights, and of their biases if `has_bias`."""
     return names | {replace_weight(name): replace_weight(ours) for name, ours in names.items() if has_bias}
 
 
@@ -122,7 +122,7 @@ def list_feed_forward(theirs: str, ours: str, has_gate: bool = False, has_bias: 
 
 
 def list_norm(theirs: str, ours: str, kind: str = "rms_norm", has_bias: bool = False) -> dict:
-    """Names of one norm, if it has any."""
+    """Names of one norm; none without parameters."""
     if kind == "none":
         return {}
     return with_biases({f"{theirs}.weight": f"{ours}.weight"}, has_bias and kind == "layer_norm")
@@ -137,7 +137,7 @@ def list_byte_layer(theirs: str, ours: str) -> dict:
 
 
 def list_core(config: GenericTransformerConfig) -> dict[str, str | tuple[str, ...]]:
-    """Names of a core's parameters; of what its layers share, those in the first layer."""
+    """Names of a core's parameters; shared ones by their names in the first layer."""
     names, has_gate = {}, config.feed_forward == "swiglu"
     for i in range(config.num_hidden_layers):
         theirs, ours = f"core_model.transformer.h.{i}", f"model.core.layers.{i}"
@@ -149,14 +149,15 @@ def list_core(config: GenericTransformerConfig) -> dict[str, str | tuple[str, ..
             mlp = "model.core.shared_mlp" if config.share_feed_forward else f"{ours}.mlp"
             names |= list_feed_forward(f"{theirs}.ffn", mlp, has_gate, config.mlp_bias)
     if config.hidden_act == "learned" and not has_gate:
-        for part, place in (("fc1", "up"), ("fc2", "down")):
+        for part, prefix in (("fc1", "up"), ("fc2", "down")):
             for kind in ("weight", "bias"):
-                names[f"core_model.transformer.h.0.ffn.activation.{part}.{kind}"] = f"model.core.act_fn.{place}_{kind}"
+                theirs = f"core_model.transformer.h.0.ffn.activation.{part}.{kind}"
+                names[theirs] = f"model.core.act_fn.{prefix}_{kind}"
     return names
 
 
 def find_copies(state_dict: Mapping[str, Any], num_layers: int, part: str) -> dict[str, str]:
-    """Names below `core_model.transformer.h.i.{part}` of layers after the first, each to that of the first layer."""
+    """Map names below `core_model.transformer.h.i.{part}` of later layers to those of the first layer."""
     copies = {}
     for i in range(1, num_layers):
         start, first = f"core_model.transformer.h.{i}.{part}", f"core_model.transformer.h.0.{part}"
@@ -165,26 +166,26 @@ def find_copies(state_dict: Mapping[str, Any], num_layers: int, part: str) -> di
 
 
 def are_equal(state_dict: Mapping[str, Any], copies: Mapping[str, str]) -> bool:
-    """Whether every copy has the values of what it is a copy of."""
+    """Whether every copy equals its original."""
     return all(
         first in state_dict and torch.equal(torch.as_tensor(state_dict[name]), torch.as_tensor(state_dict[first]))
         for name, first in copies.items()
     )
 
 
-def leave_out_curves(state_dict: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
-    """The state with the learned activation of the first layer alone, which all layers share."""
+def remove_curve_copies(state_dict: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
+    """The state with the learned activation, which all layers share, in the first layer only."""
     copies = find_copies(state_dict, num_layers, "ffn.activation.")
     if not are_equal(state_dict, copies):
         raise ValueError(
-            "`state_dict` has learned activations that differ between layers, but the original has one for all. Give "
-            "the state of one model, as its `state_dict()` is."
+            "`state_dict` has learned activations that differ between layers, but the original has one for all. Pass "
+            "the `state_dict()` of one model."
         )
     return {name: value for name, value in state_dict.items() if name not in copies}
 
 
 def list_byte_patch_parameters(config: BytePatchConfig) -> dict[str, str | tuple[str, ...]]:
-    """Every name that the original's state must have for a configuration, to the names of our parameters."""
+    """Map each name in the original's state to the names of our parameters."""
     names = {
         "embedding_model.byte_token_embedder.weight": "model.embed_tokens.weight",
         "embedding_model.pos_encoder.pe.weight": "model.byte_encoder.positions.weight",
@@ -215,7 +216,7 @@ def byte_patch_from_stlm(state_dict: Mapping[str, Any], model_cfg: Mapping[str, 
         `ValueError`: when keys or shapes do not fit the configuration; names them.
     """
     config = byte_patch_config_from_stlm(model_cfg)
-    state_dict = leave_out_curves(state_dict, config.num_hidden_layers)
+    state_dict = remove_curve_copies(state_dict, config.num_hidden_layers)
     model = BytePatchForCausalLM(config)
     nn.init.zeros_(model.model.initial_state)
     copy_parameters(model, list_byte_patch_parameters(config), state_dict, "these `model_cfg`", set(UNUSED))
@@ -228,21 +229,21 @@ def generic_config_from_stlm(model_cfg: Mapping[str, Any], **changes) -> Generic
 
     Args:
         model_cfg (`Mapping`): `hidden_dim context_window vocab_size positional_encoding_type core_model lm_head`, as
-            the original's; what else it has plays no part.
-        changes: fields that the original's configuration does not have.
+            the original's; other keys are ignored.
+        changes: values of fields that the original's configuration does not have.
 
     Returns:
         [`GenericTransformerConfig`]
 
     Raises:
-        `ValueError`: for keys that are missing, and positions that the original does not have; names them.
+        `ValueError`: for missing keys and unknown positions; names them.
     """
     needed = {"hidden_dim", "context_window", "vocab_size", "positional_encoding_type", "core_model", "lm_head"}
     check_keys(model_cfg, needed, "a generic model")
     positions, head = model_cfg["positional_encoding_type"], model_cfg["lm_head"]
     if positions not in POSITIONS:
         raise ValueError(
-            f"`model_cfg` has positional_encoding_type {positions!r}; the original's are {sorted(POSITIONS)}."
+            f"`model_cfg` has `positional_encoding_type` {positions!r}; it must be one of {sorted(POSITIONS)}."
         )
     return GenericTransformerConfig(
         **translate_core(model_cfg),
@@ -256,7 +257,7 @@ def generic_config_from_stlm(model_cfg: Mapping[str, Any], **changes) -> Generic
 
 
 def list_generic_parameters(config: GenericTransformerConfig) -> dict[str, str | tuple[str, ...]]:
-    """Every name that the original's state must have for a configuration, to the names of our parameters."""
+    """Map each name in the original's state to the names of our parameters."""
     names = {EMBEDDING: "model.embed_tokens.weight", **list_core(config)}
     if config.position_embedding == "learned":
         names["embedding_model.positional_encodings.pe.weight"] = "model.core.positions.table.weight"
@@ -273,9 +274,9 @@ def generic_transformer_from_stlm(
     """
     Build our model with the weights of the original's generic model.
 
-    What the original shares is found in the weights, because its configuration need not tell: one feed-forward layer
-    when those of all layers are equal, tied embeddings when the output matrix is the embedding matrix. Of what is
-    shared, one copy is enough.
+    Shared weights are detected by their values, because the original's configuration may not name them: one
+    feed-forward layer when those of all layers are equal, tied embeddings when the output matrix equals the embedding
+    matrix. The state needs only one copy of shared weights.
 
     Args:
         state_dict (`Mapping[str, Tensor or array]`): the `state_dict()` of its shell.
@@ -288,7 +289,7 @@ def generic_transformer_from_stlm(
         `ValueError`: when keys or shapes do not fit the configuration; names them.
     """
     num_layers = generic_config_from_stlm(model_cfg).num_hidden_layers
-    state_dict = leave_out_curves(state_dict, num_layers)
+    state_dict = remove_curve_copies(state_dict, num_layers)
     layers, tied = find_copies(state_dict, num_layers, "ffn."), {OUTPUT: EMBEDDING}
     is_tied = OUTPUT not in state_dict or are_equal(state_dict, tied)
     is_shared = num_layers > 1 and are_equal(state_dict, layers)
