@@ -46,7 +46,7 @@ from hf_thoughtbubbles.evaluation.answers import answer_questions, cut_reply, sc
 from hf_thoughtbubbles.evaluation.metrics import ExactMatch
 from hf_thoughtbubbles.plots.steps import measure_change, plot_accuracy_grid, plot_convergence, plot_step_losses
 from hf_thoughtbubbles.tokenization.number_tokenizer import build_number_tokenizer
-from hf_thoughtbubbles.training.checkpoints import get_last_whole_checkpoint
+from hf_thoughtbubbles.training.checkpoints import get_last_complete_checkpoint
 from hf_thoughtbubbles.training.curriculum import Curriculum, CurriculumCallback, TimeBudgetCallback
 
 
@@ -233,7 +233,7 @@ def main():
         compute_metrics=make_metrics(tokenizer),
         callbacks=callbacks,
     )
-    resumed = get_last_whole_checkpoint(folder) if args.resume_from_checkpoint else None
+    resumed = get_last_complete_checkpoint(folder) if args.resume_from_checkpoint else None
     trainer.train(resume_from_checkpoint=resumed)
     trainer.save_model()
 

@@ -46,7 +46,7 @@ from hf_thoughtbubbles.evaluation.scoring import score_dataset
 from hf_thoughtbubbles.hub.hub_models import HubModelMixin
 from hf_thoughtbubbles.hub.model_card import build_model_card
 from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback
-from hf_thoughtbubbles.training.checkpoints import get_last_whole_checkpoint
+from hf_thoughtbubbles.training.checkpoints import get_last_complete_checkpoint
 
 
 PLOTTED_TEXT = "def fold(streams, scores):\n    return sum(score * stream for score, stream in zip(scores, streams))\n"
@@ -129,8 +129,8 @@ def check_flags(parser: HfArgumentParser, data: DataArguments, args: TextTrainin
     if args.resume_from_checkpoint:
         if args.resume_from_checkpoint.lower() != "true":
             parser.error("--resume_from_checkpoint takes true; each model continues from its own folder")
-        if not any(get_last_whole_checkpoint(folder) for folder in Path(args.output_dir).glob("*/")):
-            parser.error(f"--resume_from_checkpoint: {args.output_dir} holds no whole checkpoint to continue from")
+        if not any(get_last_complete_checkpoint(folder) for folder in Path(args.output_dir).glob("*/")):
+            parser.error(f"--resume_from_checkpoint: {args.output_dir} holds no complete checkpoint to continue from")
 
 
 def load_blocks(data: DataArguments, tokenizer: PreTrainedTokenizerBase, args: TextTrainingArguments) -> dict:
@@ -172,7 +172,7 @@ def train(
         data_collator=data_collator,
         callbacks=callbacks,
     )
-    resumed = get_last_whole_checkpoint(folder) if args.resume_from_checkpoint else None
+    resumed = get_last_complete_checkpoint(folder) if args.resume_from_checkpoint else None
     trainer.train(resume_from_checkpoint=resumed)
     trainer.save_model()
     args.output_dir = str(folder.parent)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Are batches padded where models expect it, and are steps drawn alike wherever and whenever a run goes on?"""
+"""Batches of questions and answers: padding, and draws of steps in workers and resumed runs."""
 
 import copy
 
@@ -35,7 +35,7 @@ def draw(collator: ThinkingCollator, num_batches: int) -> list[tuple[int, int]]:
 
 
 class Listener(nn.Module):
-    """Stands in for a model, and notes the numbers it is given."""
+    """A stand-in for a model that records the numbers of each call."""
 
     def __init__(self):
         super().__init__()
@@ -143,13 +143,13 @@ def test_a_stream_is_read_by_each_process_itself(tmp_path):
     assert trainer.model.heard == expected
 
 
-def test_accelerates_dispatcher_would_refuse_the_integers():
+def test_accelerates_dispatcher_refuses_the_integers():
     batch = ThinkingCollator(make_tokenizer(), num_steps=3)(ROWS)
     with pytest.raises(TypeError, match="Can only concatenate tensors"):
         concatenate([batch, batch])
 
 
 @pytest.mark.parametrize("value", [0, -3, True, 2.0, (0, 3), (5, 3), (3,), (1, 2, 3), (1, 2.5), "3"])
-def test_what_is_no_range_is_refused(value):
+def test_values_that_are_not_a_range_are_refused(value):
     with pytest.raises(ValueError, match=r"`num_latents` is .*; it must be a positive integer, or a pair"):
         ThinkingCollator(make_tokenizer(), num_latents=value)

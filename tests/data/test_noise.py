@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Is character noise as strong and as varied as asked for?"""
+"""Character noise: strength, kinds and errors."""
 
 import pytest
 

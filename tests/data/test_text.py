@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do documents arrive whole, apart, and as blocks?"""
+"""Loading of documents, their splits, errors of sources, and packing into blocks."""
 
 import json
 
@@ -95,9 +95,9 @@ def test_unusable_sources_are_one_clear_error(tmp_path):
         load_text(validation_share=1.5)
 
 
-def test_a_stream_too_short_to_set_anything_aside_is_refused(tmp_path):
+def test_a_stream_too_short_for_a_validation_split_is_refused(tmp_path):
     (tmp_path / "book.txt").write_text("one document")
-    with pytest.raises(ValueError, match=r"No document of the stream falls to (train|validation)"):
+    with pytest.raises(ValueError, match=r"No document of the stream belongs to (train|validation)"):
         load_text(tmp_path / "book.txt", streaming=True)
 
 
@@ -110,7 +110,7 @@ def test_the_asked_column_wins_over_others_of_that_name(streaming, tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_rows_that_are_no_text_are_refused(streaming, tokenizer, tmp_path):
+def test_rows_that_are_not_text_are_refused(streaming, tokenizer, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ["a" * 9, None, "b" * 9] * 9))
     with pytest.raises(ValueError, match="Column `text` holds None"):
         for split in load_text(tmp_path / "rows.jsonl", validation_share=0.3, streaming=streaming).values():
@@ -140,5 +140,5 @@ def test_too_little_text_or_too_short_blocks_are_refused(tokenizer):
         pack_blocks(rows, tokenizer, block_size=1)
     with pytest.raises(ValueError, match="the `block_size` 9 tokens of one block"):
         pack_blocks(rows.to_iterable_dataset(), tokenizer, block_size=9)
-    with pytest.raises(ValueError, match="`num_proc` is 2, but a stream"):
+    with pytest.raises(ValueError, match="`num_proc` is 2, but one process"):
         pack_blocks(rows.to_iterable_dataset(), tokenizer, block_size=2, num_proc=2)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the plain sampling loop do what the one of xlstm-jax does, and with real models what `generate` does?"""
+"""The sampling loop: parity with xlstm-jax, agreement with `generate`, seeds, dtypes, sharding and errors."""
 
 import json
 import os
@@ -33,7 +33,7 @@ FACTS = json.loads((FOLDER / "facts.json").read_text())["facts"]
 
 
 class Toy(torch.nn.Module):
-    """The original's toy: logits of the last token, or of a state that every token moves on."""
+    """The original's toy: logits of the last token, or of a state that every token changes."""
 
     def __init__(self, table: torch.Tensor, config: dict):
         super().__init__()
@@ -72,7 +72,7 @@ def test_every_array_of_the_original_is_reproduced(path, sample):
     assert torch.equal(is_valid, given["is_valid"].bool())
 
 
-def test_cases_are_there():
+def test_cases_exist():
     assert len(CASES) >= 9
 
 
@@ -144,7 +144,7 @@ def test_a_row_ends_with_its_end_of_document_and_the_loop_when_all_have():
         written = whole[row, 5:].tolist()
         stop = 5 + written.index(end) if end in written else 19
         assert torch.equal(tokens[row, : stop + 1], whole[row, : stop + 1])
-        assert is_valid[row].tolist() == [place <= stop for place in range(20)]
+        assert is_valid[row].tolist() == [index <= stop for index in range(20)]
         assert not tokens[row, stop + 1 :].any()
     toy = Toy(torch.eye(4)[[1, 1, 1, 1]], {"kind": "table"})
     generate_tokens(toy, torch.tensor([[2, 3]]), max_length=50, eod_token_id=1, token_sample_fn=greedy_sampling)
@@ -176,7 +176,7 @@ def test_a_cache_with_tokens_is_refused_by_models_that_cannot_cache(name):
         generate_tokens(model, ids, cache=cache, max_length=5)
 
 
-def test_every_module_comes_back_in_its_mode():
+def test_every_module_keeps_its_mode():
     model, was_training = MODELS["llama"]().train(), []
     frozen = model.model.layers[0].eval()
     model.register_forward_pre_hook(lambda module, args: was_training.append(module.training))
@@ -216,7 +216,7 @@ def test_parameters_are_cast_once_and_come_back_unchanged():
 
 
 def run_sharded(rank: int, folder: str):
-    """One of two processes: the sharded model writes what the whole one does, gathered once or at every layer."""
+    """One of two processes: the sharded model writes the same tokens, gathered once or at every layer."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
         model = MODELS["generic"]()
@@ -250,7 +250,7 @@ def run_sharded(rank: int, folder: str):
         dist.destroy_process_group()
 
 
-def test_a_sharded_model_writes_what_the_whole_one_does(tmp_path):
+def test_a_sharded_model_writes_the_same_tokens(tmp_path):
     torch.multiprocessing.spawn(run_sharded, args=(str(tmp_path),), nprocs=2)
 
 
@@ -271,7 +271,7 @@ def test_bad_input(arguments, message):
 
 
 @pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf")])
-def test_temperatures_that_are_none_are_refused(temperature):
+def test_invalid_temperatures_are_refused(temperature):
     with pytest.raises(ValueError, match="`temperature` is"):
         temperature_sampling(torch.zeros(1, 3), temperature=temperature)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does a learned vocabulary encode any text, alike at each training and after loading?"""
+"""Trained BPE tokenizers: round trips of any text, reproducible training, saving and errors."""
 
 import random
 
@@ -130,13 +130,13 @@ def test_a_dataset_without_text_is_refused(dataset):
         train_bpe_tokenizer(dataset, VOCAB_SIZE)
 
 
-def test_what_is_no_text_or_no_list_of_rows_is_refused():
+def test_rows_that_are_not_text_and_several_splits_are_refused():
     for rows in (["a", None], [{"text": "a"}, {"text": None}]):
-        with pytest.raises(ValueError, match="`dataset` holds None, which is no text"):
+        with pytest.raises(ValueError, match="`dataset` holds None, which is not text"):
             train_bpe_tokenizer(rows, VOCAB_SIZE)
     splits = DatasetDict({"train": Dataset.from_dict({"text": ["a"]})})
     for dataset, kind in (("text", "str"), (splits, "DatasetDict")):
-        with pytest.raises(ValueError, match=f"`dataset` is of type {kind}; give one split"):
+        with pytest.raises(ValueError, match=f"`dataset` is of type {kind}; pass one split"):
             train_bpe_tokenizer(dataset, VOCAB_SIZE)
 
 
@@ -147,5 +147,5 @@ def test_special_tokens_must_be_apart_from_each_other_the_bytes_and_the_words():
     for bad in (("a",), ("",), ("Ġ",)):
         with pytest.raises(ValueError, match="empty token or one that stands for a byte"):
             train_bpe_tokenizer(["ab"], VOCAB_SIZE, special_tokens=bad)
-    with pytest.raises(ValueError, match=r"`special_tokens` \['low'\] were learned from the text as well"):
+    with pytest.raises(ValueError, match=r"`special_tokens` \['low'\] were also learned from the text"):
         train_bpe_tokenizer(["low low"] * 5, VOCAB_SIZE, special_tokens=("<|pad|>", "low"))

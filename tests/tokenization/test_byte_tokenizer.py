@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Are the ids the bytes, for any text, with no code of ours needed to load?"""
+"""Byte-level tokenizers: ids, special tokens, offsets, bytes that are not text, and loading without the package."""
 
 import random
 import subprocess
@@ -82,7 +82,7 @@ def test_bytes_and_text_are_not_confused():
     with pytest.raises(TypeError, match="`ids` is of type str"):
         decode_bytes("97")
     for ids in ([[97], [98]], torch.tensor([[97]]), np.array(97), [97.5], torch.tensor([97.0]), ["a"]):
-        with pytest.raises(TypeError, match=r"`ids` is no flat list of whole numbers .*; give the ids of one text"):
+        with pytest.raises(TypeError, match=r"`ids` is not a flat list of whole numbers .*; pass the ids of one text"):
             decode_bytes(ids)
     with pytest.raises(ValueError, match="`ids` holds -1"):
         decode_bytes([-1])

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Are the ids those of the original number tasks, with no code of ours needed to load?"""
+"""The tokenizer of the number tasks: parity with the original, padding, unknown words and saving."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How do questions and answers become a batch, and how long shall the model think about it?"""
+"""The data collator of questions and answers, which also draws the number of steps and latents."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -19,30 +19,30 @@ LABEL_PAD_ID = -100
 @dataclass
 class ThinkingCollator:
     """
-    Pads questions and answers, and draws how many steps and latents the model thinks with, once for each batch.
+    Pads questions and answers, and draws the numbers of steps and latents once for each batch.
 
-    The draws come from a generator of the collator's own, seeded by `seed` and the number of the dataloader's worker:
-    every process of a distributed run draws the same numbers. A Trainer that resumes on a stream reads again the
-    batches that it skips, and so the draws go on where they stopped; those of a `Dataset` it skips unread, and draws
-    from the start. Without workers an evaluation draws from the same sequence, which a resumed training does not
-    repeat: set `dataloader_num_workers` where it matters. Workers start the sequence again at every epoch, unless
-    they persist.
+    The collator has its own generator, seeded by `seed` and the number of the dataloader's worker, so every process of
+    a distributed run draws the same numbers. A Trainer that resumes on a stream reads the skipped batches again, so
+    the draws continue where they stopped. On a `Dataset` it skips batches without reading them, and the draws begin
+    again. Without workers, evaluation draws from the same sequence, and a resumed training does not repeat those
+    draws; set `dataloader_num_workers` to separate them. Workers begin the sequence again at every epoch, unless they
+    persist.
 
-    The numbers are Python integers, which no GPU is waited for. Accelerate hands a stream from the first process to
-    the others by joining tensors, and refuses integers; let every process read a stream itself, with
+    The numbers are Python integers, so that no step waits for a GPU. By default Accelerate joins tensors to send a
+    stream from the first process to the others, and it raises for integers. Let every process read a stream itself:
     `TrainingArguments(accelerator_config={"dispatch_batches": False})`.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): pads the questions, on its own `padding_side`.
-        num_steps (`int` or pair of `int`, *optional*): steps of every batch, or the least and the most to draw from.
-            By default the batch does not say.
-        num_latents (`int` or pair of `int`, *optional*): likewise for latents.
-        seed (`int`): of the draws.
-        pad_to_multiple_of (`int`, *optional*): makes the lengths of questions and of answers multiples of this.
+        num_steps (`int` or pair of `int`, *optional*): number of steps of every batch, or the least and the most to
+            draw from. By default the batch has none.
+        num_latents (`int` or pair of `int`, *optional*): the same for latents.
+        seed (`int`): seed of the draws.
+        pad_to_multiple_of (`int`, *optional*): pad questions and answers to multiples of this length.
 
     Returns:
-        When called with rows that have `input_ids` (T ids) and perhaps `labels` (A ids): a `dict` with `input_ids` and
-        `attention_mask` `(B, T)`, `labels` `(B, A)` filled on the right with -100, and the numbers drawn.
+        For rows with `input_ids` (T ids) and optional `labels` (A ids): a `dict` with `input_ids` and `attention_mask`
+        `(B, T)`, `labels` `(B, A)` padded on the right with -100, and the drawn numbers.
 
     Raises:
         `ValueError`: for numbers that are neither a positive `int` nor a pair of them in order.
@@ -70,7 +70,7 @@ class ThinkingCollator:
         self._pad_inputs = DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        # DataCollatorForSeq2Seq would pad the answers of a tokenizer that pads on the left there too.
+        # DataCollatorForSeq2Seq would pad answers on the tokenizer's side.
         batch = dict(self._pad_inputs([{key: row[key] for key in row if key != "labels"} for row in rows]))
         if "labels" in rows[0]:
             batch["labels"] = self._pad_labels([torch.as_tensor(row["labels"]) for row in rows])
@@ -85,7 +85,7 @@ class ThinkingCollator:
         return F.pad(padded, (0, -padded.shape[1] % self.pad_to_multiple_of), value=LABEL_PAD_ID)
 
     def _get_generator(self) -> random.Random:
-        """The generator of this worker: one that was forked has its parent's as well, and must not go on with it."""
+        """The generator of this worker; a forked worker must not continue the generator of its parent."""
         worker = get_worker_info()
         worker_id = None if worker is None else worker.id
         if worker_id not in self._generators:
@@ -94,7 +94,7 @@ class ThinkingCollator:
 
 
 def _check_range(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    """The least and the most, both included."""
+    """Return the least and the most of a range, both included, after checking them."""
     bounds = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     is_range = len(bounds) == 2 and all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
     if not is_range or not 1 <= bounds[0] <= bounds[1]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does text look when it is typed badly?"""
+"""Character noise: text with typing errors."""
 
 import random
 import string
@@ -32,20 +32,20 @@ NOISE_KINDS: dict[str, Callable[[str, random.Random], str]] = {
 
 def add_character_noise(text: str, share: float, seed: int, kinds: Sequence[str] = tuple(NOISE_KINDS)) -> str:
     """
-    Change some characters of a text, as typing errors would.
+    Change some characters of a text, as typing errors do.
 
     Args:
         text (`str`): any text.
-        share (`float`): the chance of each character to be changed, 0 to 1.
+        share (`float`): probability that a character is changed, 0 to 1.
         seed (`int`): the same seed gives the same errors.
-        kinds (`Sequence[str]`): what may happen to one, each as likely: `"replace"` by a random ASCII letter,
-            `"repeat"`, `"drop"` or swapped `"case"`. By default all.
+        kinds (`Sequence[str]`): the kinds of errors, all equally likely: `"replace"` by a random ASCII letter,
+            `"repeat"`, `"drop"` and swapped `"case"` (default: all).
 
     Returns:
         `str`: the noisy text.
 
     Raises:
-        `ValueError`: for a share outside 0 to 1, and for no or unknown kinds.
+        `ValueError`: for a share outside 0 to 1, and for missing or unknown kinds.
 
     >>> add_character_noise("to be, or not to be", 0.3, seed=2)
     'toxbe, or Not to be'

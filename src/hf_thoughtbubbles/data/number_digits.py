@@ -129,7 +129,7 @@ def factorise(number: int) -> list[tuple[int, int]]:
 
 def format_factors(factors: Sequence[tuple[int, int]], base: int) -> list[str]:
     """
-    The tokens of a product of prime powers; exponents of 1 are left out.
+    The tokens of a product of prime powers; exponents of 1 are not written.
 
     >>> format_factors([(2, 2), (13, 1)], base=10)
     ['2', '^', '2', '*', '3', '1']

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How do documents become blocks of tokens to train on?"""
+"""Loading of documents, and packing of documents into blocks of tokens."""
 
 import hashlib
 import os
@@ -23,14 +23,13 @@ READ_CHARACTERS = 1 << 20
 
 def read_standard_library() -> Dataset:
     """
-    The source files of the Python standard library that runs this process, its tests left out: real text that is
-    present wherever Python is.
+    Load the source files of the running Python's standard library, without its tests: text that every Python brings.
 
     Returns:
-        `Dataset` with columns `path` and `text`, one row per file, by path.
+        `Dataset` with columns `path` and `text`, one row per file, sorted by path.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
-    rows = {"path": [], "text": []}
+    rows: dict[str, list[str]] = {"path": [], "text": []}
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
         if SKIPPED_FOLDERS.isdisjoint(name.parts):
@@ -57,10 +56,10 @@ def load_text(
             (`.txt .md .py .json .jsonl .parquet`, all of one kind; a text file is one document), or the name of a
             dataset on the Hub.
         name (`str`, *optional*): configuration of a Hub dataset.
-        text_column (`str`): column that holds the documents.
-        validation_share (`float`): share of the documents, between 0 and 1, set aside where the source has no
-            `validation` split. Documents are never divided, unless there is only one: its end is then validation.
-        streaming (`bool`): read while training instead of before.
+        text_column (`str`): name of the column with the documents.
+        validation_share (`float`): share of the documents for validation, between 0 and 1, when the source has no
+            `validation` split. Documents are not divided, except a single one: its end is then validation.
+        streaming (`bool`): read during training instead of before.
 
     Returns:
         `DatasetDict` (or `IterableDatasetDict`) with splits `train` and `validation`, and column `text`.
@@ -90,7 +89,7 @@ def load_text(
 
 
 def get_columns(rows: Dataset | IterableDataset) -> list[str]:
-    """Names of the columns, from the first row where a stream does not know them."""
+    """Names of the columns, from the first row when a stream does not list them."""
     return rows.column_names or list(next(iter(rows), {}))
 
 
@@ -101,16 +100,18 @@ def _load_splits(source, name: str | None, streaming: bool) -> dict:
         return {"train": rows.to_iterable_dataset() if streaming else rows}
     paths = [Path(given).expanduser() for given in sources if str(given)]
     if not paths or len(paths) != len(sources):
-        raise ValueError(f"`source` is {source!r}; name a dataset or at least one file.")
+        raise ValueError(f"`source` is {source!r}; pass the name of a dataset or at least one file.")
     if len(paths) == 1 and not paths[0].exists() and paths[0].suffix.lower() not in LOADERS:
         return dict(load_dataset(str(sources[0]), name, streaming=streaming))
     if name is not None:
-        raise ValueError(f"`name` is {name!r}, but `source` names local files, which have no configurations.")
+        raise ValueError(
+            f"`name` is {name!r}, but `source` names local files, which have no configurations. Remove it."
+        )
     for path in paths:
         _check_file(path)
     kinds = {LOADERS[path.suffix.lower()] for path in paths}
     if len(kinds) != 1:
-        raise ValueError(f"`source` names files of the kinds {sorted(kinds)}; give files of one kind.")
+        raise ValueError(f"`source` names files of the kinds {sorted(kinds)}; pass files of one kind.")
     kind = kinds.pop()
     options = {"sample_by": "document"} if kind == "text" else {}
     try:
@@ -121,14 +122,14 @@ def _load_splits(source, name: str | None, streaming: bool) -> dict:
 
 
 def _check_file(path: Path):
-    """Say what is wrong with a file before a loader fails deep inside."""
+    """Raise for a file that cannot be loaded; the loaders' own errors do not name the cause."""
     if not path.is_file():
-        came = "a folder; name the files in it" if path.is_dir() else "not a file. Check the path"
-        raise ValueError(f"`source` names {path}, which is {came}.")
+        found = "a folder; pass the files in it" if path.is_dir() else "not a file. Check the path"
+        raise ValueError(f"`source` names {path}, which is {found}.")
     if path.suffix.lower() not in LOADERS:
         raise ValueError(f"`source` names {path}; files must end in one of {sorted(LOADERS)}.")
     if path.stat().st_size == 0:
-        raise ValueError(f"`source` names {path}, which is empty. Leave it out or fill it.")
+        raise ValueError(f"`source` names {path}, which is empty. Remove it or fill it.")
     if LOADERS[path.suffix.lower()] == "text":
         try:
             with path.open(encoding="utf-8") as file:
@@ -139,10 +140,10 @@ def _check_file(path: Path):
 
 
 def check_texts(texts: list):
-    """Documents are text; a missing one is a mistake to mend, not to skip in silence."""
+    """Raise for documents that are not text, because skipping them silently would hide a mistake."""
     for text in texts:
         if not isinstance(text, str):
-            raise ValueError(f"Column `text` holds {text!r}, which is no text. Filter such rows out before.")
+            raise ValueError(f"Column `text` holds {text!r}, which is not text. Remove such rows first.")
 
 
 def _divide_rows(rows: Dataset, share: float) -> dict[str, Dataset]:
@@ -151,7 +152,9 @@ def _divide_rows(rows: Dataset, share: float) -> dict[str, Dataset]:
         check_texts([text])
         middle = text.rfind("\n", 0, int(len(text) * (1 - share))) + 1 or int(len(text) * (1 - share))
         if not 0 < middle < len(text):
-            raise ValueError(f"The only document has {len(text)} characters, too few to set any aside for validation.")
+            raise ValueError(
+                f"The only document has {len(text)} characters, too few for a validation split. Add text."
+            )
         parts = {"train": text[:middle], "validation": text[middle:]}
         return {split: Dataset.from_dict({"text": [part]}) for split, part in parts.items()}
     num_validation = min(max(1, round(len(rows) * share)), len(rows) - 1)
@@ -160,7 +163,7 @@ def _divide_rows(rows: Dataset, share: float) -> dict[str, Dataset]:
 
 
 def _divide_stream(rows: IterableDataset, share: float) -> dict[str, IterableDataset]:
-    """A document's own hash decides where it goes, so both passes over the stream agree."""
+    """Divide a stream by a hash of each document, so that both passes over the stream agree."""
 
     def is_validation(row):
         check_texts([row["text"]])
@@ -171,7 +174,7 @@ def _divide_stream(rows: IterableDataset, share: float) -> dict[str, IterableDat
     for split, part in parts.items():
         if next(iter(part), None) is None:
             raise ValueError(
-                f"No document of the stream falls to {split} at `validation_share` {share}. Use more documents, a "
+                f"No document of the stream belongs to {split} at `validation_share` {share}. Use more documents, a "
                 "source with a `validation` split, or `streaming=False`."
             )
     return parts
@@ -187,32 +190,33 @@ def pack_blocks(
     """
     Join documents, an end-of-sequence token after each, and cut them into blocks of equal length.
 
-    Blocks have no attention mask: nothing is padding, and models take their fastest path. Of every
-    `documents_per_batch` documents the tokens after the last whole block are left out.
+    Blocks have no padding and no attention mask, so models use their fastest path. In each batch of
+    `documents_per_batch` documents, the tokens after the last full block are dropped.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): documents in a column `text`; other columns are dropped.
-        tokenizer (`PreTrainedTokenizerBase`): any tokenizer; without an end-of-sequence token documents touch.
+        tokenizer (`PreTrainedTokenizerBase`): any tokenizer; without an end-of-sequence token nothing separates
+            documents.
         block_size (`int`): tokens per block, at least 2.
-        num_proc (`int`, *optional*): processes that tokenize; not for streams.
-        documents_per_batch (`int`): documents joined at a time.
+        num_proc (`int`, *optional*): number of processes that tokenize; not for streams.
+        documents_per_batch (`int`): number of documents joined at a time.
 
     Returns:
         A dataset of the same kind with columns `input_ids` and `labels`, both `(block_size,)`.
 
     Raises:
-        `ValueError`: when a block is shorter than 2 tokens, the documents do not fill one, or one is no text.
+        `ValueError`: when a block is shorter than 2 tokens, the documents do not fill a block, or one is not text.
     """
     if block_size < 2:
         raise ValueError(f"`block_size` is {block_size}; a block needs at least 2 tokens to predict one from another.")
     is_stream = isinstance(dataset, IterableDataset)
     if is_stream and num_proc is not None:
-        raise ValueError(f"`num_proc` is {num_proc}, but a stream is read by one process. Leave it out.")
+        raise ValueError(f"`num_proc` is {num_proc}, but one process reads a stream. Remove it.")
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def pack(batch):
         check_texts(batch["text"])
-        joined = []
+        joined: list[int] = []
         for ids in tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]:
             joined += ids + end
         blocks = [joined[i : i + block_size] for i in range(0, len(joined) - block_size + 1, block_size)]

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does a batch of prefixes of any lengths go on, token by token, with a sampling function of one's own?
+"""The sampling loop of xlstm-jax (docs/reference_behaviour.md, "Sampling") for any causal language model.
 
-transformers' `generate` does more; this is the plain loop of xlstm-jax (SPEC section 8), for any causal language model
-with a transformers cache: rows go on where their prefix ends, and end where they write an end-of-document token.
+The loop continues a batch of prefixes of any lengths, token by token, with a sampling function of the caller. Each row
+ends with its first end-of-document token. transformers' `generate` has more options.
 
 Shapes: B batch, P prefix tokens, L tokens in the end, V vocabulary.
 """
@@ -29,7 +29,7 @@ LOWEST_TEMPERATURE = torch.finfo(torch.float32).tiny  # it and its inverse are n
 
 def greedy_sampling(logits: torch.Tensor, generator: torch.Generator | None = None) -> torch.LongTensor:
     """
-    The likeliest token of logits `(..., V)`, `(...)`; the first of equally likely ones.
+    The likeliest token `(...)` of logits `(..., V)`; the first of equally likely ones.
 
     >>> greedy_sampling(torch.tensor([[1.0, 3.0, 3.0]]))
     tensor([1])
@@ -52,7 +52,7 @@ def temperature_sampling(
         `torch.LongTensor` of shape `(...)`.
 
     Raises:
-        `ValueError`: for a temperature that is negative or no finite number.
+        `ValueError`: for a temperature that is negative or not finite.
 
     >>> temperature_sampling(torch.tensor([[1.0, 3.0, 2.0]]), temperature=0.0)
     tensor([1])
@@ -62,7 +62,7 @@ def temperature_sampling(
     if temperature == 0:
         return greedy_sampling(logits)
     temperature = min(max(temperature, LOWEST_TEMPERATURE), 1 / LOWEST_TEMPERATURE)
-    rows = logits.float().reshape(-1, logits.shape[-1])  # (., V), as `multinomial` wants it
+    rows = logits.float().reshape(-1, logits.shape[-1])  # (., V), the shape for `multinomial`
     below = rows - rows.amax(dim=-1, keepdim=True)  # at most 0, so that the quotient may overflow
     return torch.multinomial((below / temperature).softmax(-1), 1, generator=generator).view(logits.shape[:-1])
 
@@ -85,13 +85,13 @@ def make_rank_generator(seed: int, device: torch.device | str = "cpu", rank: int
 
 
 def _can_cache(model: PreTrainedModel) -> bool:
-    """Whether a model reads on from a cache; those whose earlier tokens see later ones read all tokens anew."""
+    """Whether a model can use a cache; not when earlier tokens attend to later ones."""
     config = getattr(model, "config", None)
     return getattr(config, "is_cacheable", True) and getattr(config, "is_causal", True)
 
 
 def _check_request(model, tokens: torch.Tensor, mask: torch.Tensor | None, cache: Cache | None, max_length: int):
-    """Refuse prefixes of wrong shapes, lengths that cannot be, and caches that would not be read."""
+    """Raise for prefixes of wrong shapes, impossible lengths, and caches that would have no effect."""
     if tokens.ndim not in (1, 2) or 0 in tokens.shape:
         raise ValueError(
             f"`prefix_tokens` has shape {tuple(tokens.shape)}; it must be (B, P), or (B,) for one token each, with no "
@@ -115,14 +115,14 @@ def _check_request(model, tokens: torch.Tensor, mask: torch.Tensor | None, cache
         )
     if cache is not None and not _can_cache(model) and cache.get_seq_length() > 0:
         raise ValueError(
-            f"`cache` holds {int(cache.get_seq_length())} tokens, but this model cannot cache: its earlier tokens see "
-            "later ones. Give no cache, or an empty one, and put the earlier tokens at the start of `prefix_tokens`."
+            f"`cache` holds {int(cache.get_seq_length())} tokens, but this model cannot cache, because earlier "
+            "tokens attend to later ones. Remove it, and put its tokens at the start of `prefix_tokens`."
         )
 
 
 @contextlib.contextmanager
 def _gather_params(model: torch.nn.Module) -> Iterator[None]:
-    """Keep the parameters of an FSDP2 model whole; what comes back to one module's rule is FSDP's default."""
+    """Gather the parameters of an FSDP2 model for a while; then modules have FSDP's default rule of resharding."""
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
         module.set_reshard_after_forward(False, recurse=False)
@@ -137,10 +137,10 @@ def _gather_params(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cast_params(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Parameters in another dtype for a while; shared ones stay shared, and the originals come back bit for bit."""
+    """Cast parameters to another dtype for a while; shared ones stay shared, and the originals return unchanged."""
     if any(isinstance(module, FSDPModule) for module in model.modules()):
         raise ValueError(
-            "`param_dtype` came with a model that FSDP2 shards, which casts by itself. Shard it with "
+            "`param_dtype` was passed with a model that FSDP2 shards, and FSDP2 casts by itself. Shard the model with "
             "`mp_policy=MixedPrecisionPolicy(param_dtype=...)`."
         )
     originals = [(p, p.data) for p in model.parameters() if p.is_floating_point()]
@@ -155,7 +155,7 @@ def _cast_params(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _evaluate(model: torch.nn.Module) -> Iterator[None]:
-    """A model in training in evaluation mode for a while; then every module is as it was, frozen ones too."""
+    """Set a model to evaluation mode for a while; then every module has its own mode again."""
     was_training = [module for module in model.modules() if module.training]
     if model.training:
         model.eval()
@@ -166,8 +166,8 @@ def _evaluate(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _count_whole_columns(mask: torch.Tensor) -> int:
-    """Leading places at which every row has a prefix token, and at least one: they can be read in one pass."""
+def _count_full_columns(mask: torch.Tensor) -> int:
+    """Number of leading columns, at least 1, in which every row has a prefix token; one pass reads them."""
     return max(1, int(mask.all(dim=0).long().cumprod(0).sum()))
 
 
@@ -187,28 +187,28 @@ def generate_tokens(
     """
     Continue prefixes up to `max_length` tokens.
 
-    Rows may have prefixes of different lengths, aligned on the left; where the mask is False the model fills in. What
-    all rows have in common in length is read in one pass, then one token is read at a time from the cache. Models that
-    cannot cache (`fork_rule="topk"`, bidirectional ones) read all tokens anew for each one.
+    Prefixes may have different lengths, aligned on the left; where the mask is False the model writes tokens. One pass
+    reads the columns in which all rows have a prefix, then each step reads one token, with a cache. Models that cannot
+    cache (`fork_rule="topk"`, bidirectional ones) read all tokens in each step.
 
     Args:
         model (`PreTrainedModel`): any causal language model with a transformers cache, native ones included.
-        prefix_tokens (`torch.LongTensor` of shape `(B, P)` or `(B,)`): what is there already.
-        prefix_mask (`torch.BoolTensor` of shape `(B, P)`, *optional*): False where a prefix has no token. A row whose
-            first token is missing is not valid at all.
+        prefix_tokens (`torch.LongTensor` of shape `(B, P)` or `(B,)`): the tokens to continue.
+        prefix_mask (`torch.BoolTensor` of shape `(B, P)`, *optional*): False where a prefix has no token. A row
+            without its first token is not valid at all.
         cache (`Cache`, *optional*): keys and values of text before the prefix; changed in place.
-        max_length (`int`): tokens of a row in the end, prefix included.
-        eod_token_id (`int`): the end-of-document token; what a row writes after its first own one is not valid, and
-            the loop stops when all rows have ended. One in a prefix ends nothing. Negative: rows never end.
-        token_sample_fn (`Callable`): called with logits `(B, V)` and `generator=`; gives tokens `(B,)`.
+        max_length (`int`): final length of the rows in tokens, prefix included.
+        eod_token_id (`int`): the end-of-document token. Tokens after the first that a row writes are not valid, and
+            the loop stops when all rows have ended. One in a prefix has no effect. Negative: rows never end.
+        token_sample_fn (`Callable`): called with logits `(B, V)` and `generator=`; returns tokens `(B,)`.
         gather_params_once (`bool`): whether a model that FSDP2 shards is gathered once for all steps.
-        param_dtype (`torch.dtype`, *optional*): what parameters are cast to, once for all steps.
-        generator (`torch.Generator`, *optional*): random numbers. By default one seeded from torch's global generator,
-            of its own on every data-parallel rank, so that one seed reproduces all ranks. Ranks that hold parts of the
-            same rows (tensor parallelism) must be given equal ones.
+        param_dtype (`torch.dtype`, *optional*): dtype to which parameters are cast, once for all steps.
+        generator (`torch.Generator`, *optional*): source of random numbers. By default a new one, seeded from torch's
+            global generator and the data-parallel rank, so that one seed reproduces all ranks. Ranks that hold parts
+            of the same rows (tensor parallelism) need equal generators.
 
     Returns:
-        Tokens `(B, L)`, 0 where not valid, and which are valid, `(B, L)`.
+        Tokens `(B, L)`, 0 where not valid, and whether they are valid, `(B, L)`.
 
     Raises:
         `ValueError`: for shapes that do not fit, more tokens than the model has positions for, and a cache with tokens
@@ -237,25 +237,25 @@ def generate_tokens(
 
 
 def _write_tokens(model, tokens, is_valid, mask, cache, eod_token_id, token_sample_fn, generator):
-    """The loop of SPEC section 8, which fills `tokens` and `is_valid` `(B, L)`."""
+    """Fill `tokens` and `is_valid` `(B, L)`, one token of each row in a step."""
     can_cache, is_alive, last = _can_cache(model), mask[:, 0].clone(), tokens.shape[1] - 1
     known = inspect.signature(model.forward).parameters
     keeps = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-    cache_name = next((name for name in CACHE_NAMES if name in known), CACHE_NAME)  # of models that others wrote too
-    start, place = 0, _count_whole_columns(mask) - 1  # the first step reads all up to here at once
-    while place < last and (eod_token_id < 0 or bool(is_alive.any())):
+    cache_name = next((name for name in CACHE_NAMES if name in known), CACHE_NAME)  # also of models of other packages
+    start, position = 0, _count_full_columns(mask) - 1  # the first step reads all tokens up to here
+    while position < last and (eod_token_id < 0 or bool(is_alive.any())):
         if can_cache:
             keeps[cache_name] = cache
-            outputs = model(input_ids=tokens[:, start : place + 1], use_cache=True, **keeps)
+            outputs = model(input_ids=tokens[:, start : position + 1], use_cache=True, **keeps)
             cache = getattr(outputs, cache_name)
         else:
-            outputs = model(input_ids=tokens[:, : place + 1], use_cache=False, **keeps)
+            outputs = model(input_ids=tokens[:, : position + 1], use_cache=False, **keeps)
         sampled = token_sample_fn(outputs.logits[:, -1], generator=generator)
-        is_prefix = is_valid[:, place + 1].clone()
-        following = torch.where(is_prefix, tokens[:, place + 1], sampled)
-        tokens[:, place + 1], is_valid[:, place + 1] = following, is_alive
+        is_prefix = is_valid[:, position + 1].clone()
+        following = torch.where(is_prefix, tokens[:, position + 1], sampled)
+        tokens[:, position + 1], is_valid[:, position + 1] = following, is_alive
         is_alive = is_alive & ((following != eod_token_id) | is_prefix)
-        start = place = place + 1
+        start = position = position + 1
 
 
 __all__ = ["generate_tokens", "greedy_sampling", "make_rank_generator", "temperature_sampling"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How is a byte-level BPE vocabulary learned from text, so that any text has ids?
+"""Training of byte-level BPE tokenizers.
 
 The tokenizer is a plain `tokenizer.json` recipe (no class of ours), so a saved one loads through `AutoTokenizer` with
 no code.
@@ -24,28 +24,28 @@ def train_bpe_tokenizer(
     model_max_length: int | None = None,
 ) -> PreTrainedTokenizerFast:
     """
-    Learn a byte-level BPE tokenizer (Radford et al., 2019, "Language Models are Unsupervised Multitask Learners",
-    section 2.2), with the vocabulary of the same text always the same.
+    Train a byte-level BPE tokenizer (Radford et al., 2019, "Language Models are Unsupervised Multitask Learners",
+    section 2.2). The same text always gives the same vocabulary.
 
     Args:
         dataset (`Dataset`, `IterableDataset` or iterable): rows with a column of text, or the texts themselves. It is
             read once.
-        vocab_size (`int`): tokens to have, the 256 bytes and the special tokens included. Text that teaches fewer
-            gives fewer.
-        text_column (`str`): column that holds the text.
+        vocab_size (`int`): largest number of tokens, the 256 bytes and the special tokens included. Short text gives
+            fewer.
+        text_column (`str`): name of the column with the text.
         special_tokens (`tuple[str]`): tokens after the learned ones, in this order. Those called `<|bos|>`, `<|eos|>`
             and `<|pad|>` take that role.
-        min_frequency (`int`): how often two neighbours must be seen to be merged.
+        min_frequency (`int`): smallest number of occurrences of a pair that is merged.
         model_max_length (`int`, *optional*): longest input, in tokens, that the tokenizer accepts without a warning.
 
     Returns:
         `PreTrainedTokenizerFast` that splits text as GPT-2's does and adds no space before it. Every byte is a token,
-        so that none is unknown. Text that looks like a special token stays text; pass `split_special_tokens=False` to
-        a call to have it become the special id.
+        so no text is unknown. Text that spells a special token stays text; with `split_special_tokens=False` in a call
+        it becomes the special id.
 
     Raises:
-        `ValueError`: when `vocab_size` leaves no room for bytes and special tokens, a row lacks the column or its
-            text, there is no text, or special tokens repeat, are empty, stand for a byte or are learned as well.
+        `ValueError`: when `vocab_size` is less than bytes and special tokens, a row lacks the column or its text,
+            there is no text, or special tokens repeat, are empty, stand for a byte or are also learned.
 
     Example:
 
@@ -64,7 +64,7 @@ def train_bpe_tokenizer(
     texts = _read_texts(dataset, text_column)
     first = next(texts, None)
     if first is None:
-        raise ValueError("`dataset` holds no text; give at least one row that is not empty.")
+        raise ValueError("`dataset` holds no text; pass at least one row that is not empty.")
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -77,7 +77,7 @@ def train_bpe_tokenizer(
     backend.train_from_iterator(chain([first], texts), trainer)
     learned = [token for token in special_tokens if backend.token_to_id(token) is not None]
     if learned:
-        raise ValueError(f"`special_tokens` {learned!r} were learned from the text as well; use other names.")
+        raise ValueError(f"`special_tokens` {learned!r} were also learned from the text; use other names.")
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
     roles = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "pad_token": PAD_TOKEN}
     limits = {} if model_max_length is None else {"model_max_length": model_max_length}
@@ -93,7 +93,7 @@ def train_bpe_tokenizer(
 def _check_special_tokens(special_tokens: tuple[str, ...]):
     if isinstance(special_tokens, str) or len(set(special_tokens)) != len(special_tokens):
         raise ValueError(
-            f"`special_tokens` {special_tokens!r} repeat or are one string; give a tuple, each token once."
+            f"`special_tokens` {special_tokens!r} repeat or are one string; pass a tuple with each token once."
         )
     if not all(special_tokens) or not byte_alphabet().keys().isdisjoint(special_tokens):
         raise ValueError(
@@ -105,7 +105,7 @@ def _read_texts(dataset: Iterable[Mapping | str], text_column: str) -> Iterator[
     """The texts that are not empty, in order."""
     if isinstance(dataset, (str, Mapping)):
         raise ValueError(
-            f"`dataset` is of type {type(dataset).__name__}; give one split of a dataset, or an iterable of rows or "
+            f"`dataset` is of type {type(dataset).__name__}; pass one split of a dataset, or an iterable of rows or "
             "texts."
         )
     for row in dataset:
@@ -115,7 +115,7 @@ def _read_texts(dataset: Iterable[Mapping | str], text_column: str) -> Iterator[
             )
         text = row[text_column] if isinstance(row, Mapping) else row
         if not isinstance(text, str):
-            raise ValueError(f"`dataset` holds {text!r}, which is no text. Filter such rows out before.")
+            raise ValueError(f"`dataset` holds {text!r}, which is not text. Remove such rows first.")
         if text:
             yield text
 

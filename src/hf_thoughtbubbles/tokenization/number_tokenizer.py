@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How do problems about numbers become ids, one per digit, operator or mark?
+"""The tokenizer of the number tasks, with one id for each digit, operator or mark.
 
 The tokenizer is a plain `tokenizer.json` recipe (no class of ours), so a saved one loads through `AutoTokenizer` with
 no code.
@@ -30,15 +30,14 @@ NUMBER_TOKENS = (
 
 def build_number_tokenizer(model_max_length: int | None = None) -> PreTrainedTokenizerFast:
     """
-    Build the tokenizer of the number tasks: words apart by spaces, each one of the 31 [`NUMBER_TOKENS`].
+    Build the tokenizer of the number tasks: words between spaces, each one of the 31 [`NUMBER_TOKENS`].
 
     Args:
         model_max_length (`int`, *optional*): longest input, in tokens, that the tokenizer accepts without a warning.
 
     Returns:
-        `PreTrainedTokenizerFast` that pads on the left, as questions of the number tasks are. `blank` is both padding
-        and end of sequence. A word that is none of the tokens has no id: calling the tokenizer on it raises the
-        exception of the `tokenizers` library that says `Missing [UNK] token`.
+        `PreTrainedTokenizerFast` that pads on the left. `blank` is both padding and end of sequence. Other words
+        have no id: the tokenizer raises the exception `Missing [UNK] token` of the `tokenizers` library for them.
 
     Example:
 
@@ -57,7 +56,7 @@ def build_number_tokenizer(model_max_length: int | None = None) -> PreTrainedTok
         eos_token=BLANK_TOKEN,
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        split_special_tokens=True,  # else `blank` would also be found inside unknown words
+        split_special_tokens=True,  # otherwise `blank` is also found inside unknown words
         **limits,
     )
 

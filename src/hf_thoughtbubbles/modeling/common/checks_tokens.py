@@ -32,7 +32,7 @@ def check_tokens(
     is_counted = isinstance(num_seen_tokens, int)
     if is_counted:
         is_packable = attention_mask is None and past_key_values is None
-        check_length(config, num_seen_tokens, position_ids if is_packable else None)
+        _check_length(config, num_seen_tokens, position_ids if is_packable else None)
         _check_room(num_seen_tokens, past_key_values)
     if attention_mask is not None and attention_mask.ndim != 2:  # over query and key pairs
         if mask_refusal or attention_mask.ndim != 4:
@@ -104,7 +104,7 @@ def _is_one_per_token(position_ids: torch.Tensor, batch_size: int, num_tokens: i
     return position_ids.shape[0] == 1 or position_ids.shape[0] == batch_size
 
 
-def check_length(config: PreTrainedConfig, num_tokens: int, position_ids: torch.Tensor | None):
+def _check_length(config: PreTrainedConfig, num_tokens: int, position_ids: torch.Tensor | None):
     """Raise for more tokens than there are positions; a row that packs documents may be longer than each of them."""
     longest, what = num_tokens, "input"
     if position_ids is not None and num_tokens > config.max_position_embeddings:
@@ -157,6 +157,5 @@ __all__ = [
     "check_cache_in_replay",
     "check_generation_length",
     "check_ids",
-    "check_length",
     "check_tokens",
 ]
