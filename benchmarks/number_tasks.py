@@ -1,12 +1,12 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does a looped Thinker learn to compute, what does more thinking do, and what do other models of its size?
+"""Number tasks: exact answers of looped Thinkers by steps and latents, beside other models of their size.
 
-    python benchmarks/number_tasks.py --output benchmarks/number_tasks.jsonl        # train what is missing
+    python benchmarks/number_tasks.py --output benchmarks/number_tasks.jsonl        # train the missing runs
     python benchmarks/number_tasks.py --output benchmarks/number_tasks.jsonl --table # print the tables, draw
 
-Every arm of a task and a seed trains on the same stream of problems, for the same number of problems; none is ever one
-of the test problems. Weights are frozen for all tests. Each finished run is one line of the output file, so the
-script can be stopped, started again, and run twice side by side with different `--tasks`, `--arms` or `--seeds`.
+All arms of a task and a seed train on the same stream of problems, without the test problems, for the same number of
+problems. Weights are frozen for all tests. Each finished run is one line of the output file, so the script can be
+stopped, started again, and run in parallel with different `--tasks`, `--arms` or `--seeds`.
 
 Arms: `looped`; `unlooped, parameters` (the same layers applied once); `unlooped, FLOPs` (one step of as many layers as
 make the operations equal); `GPT-2, parameters` and `GPT-2, FLOPs` (native, as deep as the looped model has steps, as
@@ -64,7 +64,7 @@ PLANS = {
     },
     "cumulative_sum": {
         "task": ("cumulative_sum", {"length": (1, 8)}),
-        # Read only from what was thought: the input leaves the memory after two steps.
+        # The answer is read from latents alone: the input is in the memory for two steps.
         "model": {**SMALL, "num_latents": 8, "num_steps": 8, "num_read_steps": 2, "num_kept_outputs": 2},
         "thinking": {"num_steps": (4, 12), "num_latents": (4, 16)},
         "steps": 3000,
@@ -81,7 +81,7 @@ PLANS = {
         "model": {**MEDIUM, "num_latents": 6, "num_steps": 6, "num_read_steps": 2, "num_kept_outputs": 2},
         "thinking": {"num_steps": (3, 8)},
         "steps": 3000,
-        "num_tests": 500,  # about half of what there is
+        "num_tests": 500,  # about half of all
         "tests": {"steps": (1, 2, 3, 4, 6, 8, 12, 16, 24)},
     },
     "factorisation": {
@@ -89,7 +89,7 @@ PLANS = {
         "model": {**MEDIUM, "num_latents": 6, "num_steps": 6, "num_read_steps": 2, "num_kept_outputs": 2},
         "thinking": {"num_steps": (3, 8)},
         "steps": 2000,
-        "num_tests": 300,  # nearly all there are
+        "num_tests": 300,  # nearly all that exist
         "tests": {"steps": (1, 2, 3, 4, 6, 8, 12, 16, 24)},
     },
 }
@@ -128,7 +128,7 @@ def build_gpt2(plan: dict, task: NumberTask, width: int) -> GPT2LMHeadModel:
         pad_token_id=20,
     )
     model = GPT2LMHeadModel(config)
-    model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about this one
+    model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns for GPT-2
     return model
 
 
@@ -162,7 +162,7 @@ def build(arm: str, plan: dict, task: NumberTask, batches: dict) -> PreTrainedMo
 
 
 def train(model: PreTrainedModel, plan: dict, task: NumberTask, seed: int, args) -> dict[str, float]:
-    """Train with the Trainer; gives seconds, steps and the curriculum's last difficulty."""
+    """Train with the Trainer; return seconds, steps and the curriculum's last difficulty."""
     tokenizer, callbacks, curriculum = build_number_tokenizer(), [TimeBudgetCallback(args.max_minutes)], None
     if "curriculum" in plan:
         curriculum = Curriculum(**plan["curriculum"])
@@ -178,7 +178,7 @@ def train(model: PreTrainedModel, plan: dict, task: NumberTask, seed: int, args)
         tokenizer.padding_side = "right"
     num_steps = args.steps or plan["steps"]
     schedule, schedule_options = "cosine_with_min_lr", {"min_lr_rate": 0.02}
-    if curriculum:  # whose last lessons shall come at the full rate
+    if curriculum:  # the last difficulties are learned at the full rate
         schedule, schedule_options = "warmup_stable_decay", {"num_decay_steps": num_steps // 3, "min_lr_ratio": 0.02}
     arguments = make_arguments(
         args.output,
@@ -246,7 +246,7 @@ def describe(shares: list[float]) -> str:
 
 
 def print_tables(output: Path):
-    """One table of arms a task, and one of exact answers by steps; grids over latents are drawn beside the output."""
+    """Print for each task a table of arms and one of exact answers by steps; draw grids over latents."""
     runs = read_runs(output)
     for name in PLANS:
         mine = [run for run in runs if run["task"] == name]
@@ -271,9 +271,9 @@ def print_tables(output: Path):
 
 
 def print_grid(name: str, test: str, runs: list[dict], output: Path):
-    """Exact answers by steps and latents, mean over seeds; drawn when there are several latents."""
-    places = [tuple(map(int, place.split())) for place in runs[0]["results"][test]["grid"]]
-    steps, latents = sorted({step for step, _ in places}), sorted({latent for _, latent in places})
+    """Print exact answers by steps and latents, averaged over seeds; draw them for several latents."""
+    cells = [tuple(map(int, cell.split())) for cell in runs[0]["results"][test]["grid"]]
+    steps, latents = sorted({step for step, _ in cells}), sorted({latent for _, latent in cells})
     print(f"\n{name} {test}, % exact by steps".replace(" ,", ","))
     print("\n| latents | " + " | ".join(map(str, steps)) + " |\n|" + "---|" * (1 + len(steps)))
     grid = np.zeros((len(latents), len(steps)))
@@ -290,19 +290,19 @@ def print_grid(name: str, test: str, runs: list[dict], output: Path):
 
 
 def main():
-    """Train what the output file does not hold yet, then print the tables."""
+    """Train the runs that the output file lacks, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=list(PLANS), choices=list(PLANS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="optimizer steps; the task's own by default")
+    parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the task)")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--max_minutes", type=float, default=15)
     parser.add_argument("--threads", type=int, default=1, help="two runs side by side are faster than two threads")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--table", action="store_true", help="print the tables, without training")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.table:

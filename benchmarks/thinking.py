@@ -1,24 +1,23 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does thinking cost?
+"""The cost of thinking: time, FLOPs and memory of looped Thinkers beside native GPT-2.
 
     python benchmarks/thinking.py                       # CPU, float32: the size of the claims in docs/results.md
     python benchmarks/thinking.py --threads 1
     python benchmarks/thinking.py --device cuda         # bf16, wider models, longer inputs
     python benchmarks/thinking.py --parts exit          # one of: length, depth, exit
-    python benchmarks/thinking.py --quick               # tiny, without memory: it runs, but its numbers mean nothing
+    python benchmarks/thinking.py --quick               # tiny, without memory: a test that it runs, no measurement
 
 length  one more step of a model that answers problems, and one more layer of a native GPT-2 of the same width, by the
         length of the input. Each is the difference of two forward passes, divided by the steps or layers between.
 depth   one layer applied 8 times against a native GPT-2 of 8 layers and the same width: forward pass, training step,
         memory, parameters and generation with a cache; and a model that answers problems on the same input.
-exit    the time that tokens which are done thinking save in generation, with a model that was trained for a minute.
-        Thresholds are quantiles of how far a step moves a latent, on validation text. What generation decided with
-        its cache is checked against a pass without one.
+exit    the time that an exit threshold saves in generation, with a model that was trained for a minute. Thresholds are
+        quantiles of the relative change of latents in a step, on validation text. Decisions of generation with its
+        cache are compared with a pass without one.
 
-The models take turns in one process and medians are compared, so a busy machine slows all alike. Times are measured;
-FLOPs are those of the matrix products that torch counts, attention's included, and causal attention counts in full.
-Memory is the highest resident (CPU) or allocated (GPU) amount over what the process held before the model, in a
-process of its own.
+The models take turns in one process and medians are compared, so a busy machine slows all equally. FLOPs are those of
+the matrix products that torch counts, with attention; causal attention counts in full. Memory is the highest resident
+(CPU) or allocated (GPU) amount above that before the model, in a process of its own.
 """
 
 import argparse
@@ -40,6 +39,7 @@ from hf_thoughtbubbles import (
     LoopedThinkerConfig,
     LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
+    LoopedThinkerTextConfig,
     build_byte_tokenizer,
 )
 from hf_thoughtbubbles.data.text import load_text, pack_blocks
@@ -88,21 +88,21 @@ def build_gpt2(size: dict, num_layers: int, max_length: int) -> GPT2LMHeadModel:
 
 
 def build_looped(size: dict, max_length: int, is_text: bool) -> PreTrainedModel:
-    """One layer applied `STEPS` times: continues text, or answers problems."""
-    config = LoopedThinkerConfig(
-        vocab_size=size["vocab_size"], hidden_size=size["hidden_size"], num_steps=STEPS, num_latents=LATENTS,
-        num_attention_heads=size["num_attention_heads"], max_position_embeddings=max_length, pad_token_id=0,
-    )  # fmt: skip
-    return (LoopedThinkerForCausalLM if is_text else LoopedThinkerForConditionalGeneration)(config)
+    """Return one layer applied `STEPS` times: a model that continues text, or that answers problems."""
+    sizes = {name: size[name] for name in ("vocab_size", "hidden_size", "num_attention_heads")}
+    sizes |= {"num_steps": STEPS, "max_position_embeddings": max_length, "pad_token_id": 0}
+    if is_text:
+        return LoopedThinkerForCausalLM(LoopedThinkerTextConfig(**sizes))
+    return LoopedThinkerForConditionalGeneration(LoopedThinkerConfig(**sizes, num_latents=LATENTS))
 
 
-def place(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """Ready to run: bf16 on a GPU."""
+def prepare(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """Move a model to the device for inference, in bf16 on a GPU."""
     return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32).eval()
 
 
 def count_flops(build: Callable[[], PreTrainedModel], call: Callable[[PreTrainedModel], object]) -> int:
-    """FLOPs of a call, without computing it; attention is written out, because not all fused kernels are counted."""
+    """FLOPs of a call, on the meta device; with eager attention, because torch does not count all fused kernels."""
     with torch.device("meta"):
         model = build().eval()
         model.set_attn_implementation("eager")
@@ -152,13 +152,13 @@ def fit_exponent(lengths: list[int], costs: list[float]) -> float:
 
 
 def read_native(model: PreTrainedModel, batch: int, length: int, **options):
-    """A pass of GPT-2, given its mask: the look whether one is needed has no answer where nothing is computed."""
+    """A pass of GPT-2 with a mask, because on the meta device transformers cannot read whether one is needed."""
     ids, mask = torch.zeros(batch, length, dtype=torch.long), torch.zeros(1, 1, length, length)
     return model(ids, attention_mask=mask, use_cache=False, **options)
 
 
 def count_step_flops(size: dict, length: int) -> float:
-    """FLOPs of one more step, for a batch of inputs of so many tokens."""
+    """FLOPs of one more step, for a batch of inputs of `length` tokens."""
     few, many = (
         count_flops(
             lambda: build_looped(size, length, is_text=False),
@@ -172,7 +172,7 @@ def count_step_flops(size: dict, length: int) -> float:
 
 
 def count_layer_flops(size: dict, length: int) -> float:
-    """FLOPs of one more layer of GPT-2, for a batch of inputs of so many tokens."""
+    """FLOPs of one more layer of GPT-2, for a batch of inputs of `length` tokens."""
     shallow, deep = (
         count_flops(
             lambda n=n: build_gpt2(size, n, length).transformer,
@@ -198,11 +198,11 @@ def describe_cost(costs: dict[str, list[float]], name: str) -> list[str]:
 
 
 def measure_lengths(size: dict, device: str, repeats: int):
-    """What one more step costs by the length of the input, beside one more layer of GPT-2."""
+    """Print the cost of one more step by the length of the input, beside one more layer of GPT-2."""
     torch.manual_seed(0)
-    encoder = place(build_looped(size, max(size["lengths"]), is_text=False), device).get_encoder()
+    encoder = prepare(build_looped(size, max(size["lengths"]), is_text=False), device).get_encoder()
     layered = {count: build_gpt2(size, count, size["native_longest"]).transformer for count in LAYER_COUNTS}
-    natives = {count: place(model, device) for count, model in layered.items()}
+    natives = {count: prepare(model, device) for count, model in layered.items()}
     print(f"\n### One more step of {LATENTS} latents by input length, batch {size['length_batch']}\n")
     print_head(
         "input", "a step (ms)", "per doubling", "MFLOPs", "a layer of GPT-2 (ms)", "per doubling", "MFLOPs",
@@ -230,7 +230,7 @@ def measure_lengths(size: dict, device: str, repeats: int):
 def build_deep(name: str, size: dict, max_length: int) -> PreTrainedModel:
     """`looped`, or the `gpt2` of as many layers as it has steps."""
     model = build_looped(size, max_length, is_text=True) if name == "looped" else build_gpt2(size, STEPS, max_length)
-    model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about GPT-2's
+    model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns for GPT-2
     return model
 
 
@@ -277,11 +277,11 @@ def measure_memory_ratio(device: str) -> float:
 
 
 def measure_depth(size: dict, device: str, repeats: int, memory_ratio: float | None):
-    """The whole loop against a native model of as many layers as it has steps."""
+    """Print the cost of the whole loop beside a native model with as many layers as the loop has steps."""
     torch.manual_seed(0)
     batch, tokens = size["batch"], size["tokens"]
     longest = max(tokens, *size["problems"], *(prompt + size["new_tokens"] for prompt in size["prompts"]))
-    models = {name: place(build_deep(name, size, longest), device) for name in ("looped", "gpt2")}
+    models = {name: prepare(build_deep(name, size, longest), device) for name in ("looped", "gpt2")}
     ids = torch.randint(0, size["vocab_size"], (batch, tokens), device=device)
     parameters = {name: model.num_parameters() for name, model in models.items()}
     flops = {
@@ -322,7 +322,7 @@ def measure_depth(size: dict, device: str, repeats: int, memory_ratio: float | N
 
     print(f"\n### {LATENTS} latents, {STEPS} steps, one answer token against the same GPT-2, batch {batch}\n")
     print_head("input", "looped (ms)", "GPT-2 (ms)", "time ratio", "FLOP ratio")
-    thinker, native = place(build_looped(size, longest, is_text=False), device), models["gpt2"]
+    thinker, native = prepare(build_looped(size, longest, is_text=False), device), models["gpt2"]
     for length in size["problems"]:
         ids = torch.randint(0, size["vocab_size"], (batch, length), device=device)
         query = torch.zeros(batch, 1, dtype=torch.long, device=device)
@@ -348,7 +348,7 @@ def measure_depth(size: dict, device: str, repeats: int, memory_ratio: float | N
 
 
 def train_briefly(size: dict, device: str) -> tuple[LoopedThinkerForCausalLM, torch.Tensor]:
-    """A model of bytes that was trained with random steps, and validation text in blocks `(blocks, T)`."""
+    """Return a model of bytes, trained with random steps, and blocks of validation text `(blocks, T)`."""
     options, tokenizer = size["exit"], build_byte_tokenizer()
     splits = {
         split: pack_blocks(
@@ -357,7 +357,7 @@ def train_briefly(size: dict, device: str) -> tuple[LoopedThinkerForCausalLM, to
         for split, documents in load_text().items()
     }
     torch.manual_seed(0)
-    config = LoopedThinkerConfig(
+    config = LoopedThinkerTextConfig(
         vocab_size=len(tokenizer), hidden_size=options["hidden_size"], num_steps=STEPS,
         num_attention_heads=size["num_attention_heads"], max_position_embeddings=2 * options["block"],
     )  # fmt: skip
@@ -377,12 +377,12 @@ def train_briefly(size: dict, device: str) -> tuple[LoopedThinkerForCausalLM, to
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    places = torch.randperm(len(splits["validation"]), generator=generator)[: options["blocks"]]
-    return model.eval(), splits["validation"][places].to(device)
+    indices = torch.randperm(len(splits["validation"]), generator=generator)[: options["blocks"]]
+    return model.eval(), splits["validation"][indices].to(device)
 
 
 def check_decisions(model: LoopedThinkerForCausalLM, generated, prompt_length: int, threshold: float | None) -> float:
-    """Mean steps of the tokens that generation read with its cache, whose logits a pass without one must give."""
+    """Return the mean steps of generated tokens, after a check that a pass without a cache gives the same logits."""
     outputs = model(generated.sequences[:, :-1], exit_threshold=threshold, use_cache=False)
     cached, uncached = torch.stack(generated.logits, dim=1), outputs.logits[:, prompt_length - 1 :]
     error = (cached - uncached).abs().max().item()
@@ -393,13 +393,13 @@ def check_decisions(model: LoopedThinkerForCausalLM, generated, prompt_length: i
 
 @torch.no_grad()
 def measure_exit(model: LoopedThinkerForCausalLM, blocks: torch.Tensor, options: dict, device: str, repeats: int):
-    """What an exit threshold saves in generation, and what it costs in bits."""
+    """Print the time that exit thresholds save in generation, and their cost in bits."""
     latents = torch.cat([model(rows, output_steps=True, use_cache=False).latents for rows in blocks.split(8)])
     latents = latents.transpose(0, 1).float()  # (R, blocks, T, D)
     by_step = measure_change(latents.cpu().numpy())
     print("mean change of a latent by step: " + ", ".join(f"{change:.3f}" for change in by_step))
     changes = (latents[1:] - latents[:-1]).norm(dim=-1) / latents[1:].norm(dim=-1)
-    thresholds = {"no exit": None, "0 (never done)": 0.0}  # the second shows what looking costs
+    thresholds = {"no exit": None, "0 (never done)": 0.0}  # the second shows the cost of the test
     for quantile, value in zip(QUANTILES, np.quantile(changes.cpu().numpy(), QUANTILES), strict=True):
         thresholds[f"{value:.3f} ({quantile:.0%})"] = float(value)
 
@@ -431,13 +431,13 @@ def measure_exit(model: LoopedThinkerForCausalLM, blocks: torch.Tensor, options:
 
 
 def main():
-    """Memory, then the parts."""
+    """Parse flags, measure memory, then the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--parts", nargs="+", default=["length", "depth", "exit"], choices=["length", "depth", "exit"])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and no memory, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, without memory, as a test")
     parser.add_argument("--memory_of", choices=["looped", "gpt2"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.threads:

@@ -47,8 +47,8 @@ from hf_thoughtbubbles import (
     BytePatchForCausalLM,
     GenericTransformerConfig,
     GenericTransformerForCausalLM,
-    LoopedThinkerConfig,
     LoopedThinkerForCausalLM,
+    LoopedThinkerTextConfig,
     ThoughtbubblesConfig,
     ThoughtbubblesForCausalLM,
     build_byte_tokenizer,
@@ -100,8 +100,8 @@ def build_thoughtbubbles(sizes: dict, **changes) -> ThoughtbubblesForCausalLM:
 def build_thinker(sizes: dict) -> LoopedThinkerForCausalLM:
     """Half the layers, twice."""
     depth = max(1, sizes["num_hidden_layers"] // 2)
-    loop = {"num_hidden_layers": depth, "num_steps": sizes["num_hidden_layers"] // depth, "is_encoder_decoder": False}
-    return LoopedThinkerForCausalLM(LoopedThinkerConfig(**{**sizes, **loop}))
+    loop = {"num_hidden_layers": depth, "num_steps": sizes["num_hidden_layers"] // depth}
+    return LoopedThinkerForCausalLM(LoopedThinkerTextConfig(**{**sizes, **loop}))
 
 
 def build_byte_patch(sizes: dict) -> BytePatchForCausalLM:

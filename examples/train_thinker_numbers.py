@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Train a looped Thinker to compute, with the transformers Trainer, then let it think longer than it was trained to.
+"""Train a looped Thinker to compute with the transformers Trainer, then test it with more steps than in training.
 
 Addition in base 16 of numbers below 1000, in a few minutes on 2 cores:
 
@@ -17,9 +17,9 @@ Copying 40 digits with the curriculum, sums of digits with random steps and late
     python examples/train_thinker_numbers.py --output_dir runs/factors --task factorisation --max_prime 50 \
         --num_factors 2 3 --bases 10 --num_steps 6 --random_steps 3 8 --test_problems 60
 
-Any flag of Seq2SeqTrainingArguments works. The best checkpoint by exact answers comes back at the end;
-`--resume_from_checkpoint true` goes on from the last one, curriculum and clock included. Whatever happens, training
-stops after `--max_minutes`.
+Any flag of Seq2SeqTrainingArguments works. The best checkpoint by exact answers is loaded at the end;
+`--resume_from_checkpoint true` continues from the last one, with its curriculum and clock. Training stops after
+`--max_minutes`.
 """
 
 from dataclasses import dataclass, field
@@ -52,23 +52,35 @@ from hf_thoughtbubbles.training.curriculum import Curriculum, CurriculumCallback
 
 @dataclass
 class TaskArguments:
-    """What to compute. What is not given is the task's own default."""
+    """The task to learn. Options that are not given have the defaults of the task."""
 
     task: str = field(default="arithmetic", metadata={"help": "The task.", "choices": list(TASKS)})
-    length: list[int] | None = field(default=None, metadata={"help": "Digits of a row, or least and most."})
-    num_symbols: int | None = field(default=None, metadata={"help": "Different digits in a row."})
-    operators: str | None = field(default=None, metadata={"help": "Any of +-*/, as one word."})
-    num_terms: list[int] | None = field(default=None, metadata={"help": "Numbers in a chain, or least and most."})
-    min_number: int | None = field(default=None, metadata={"help": "Least number in a chain."})
-    max_number: int | None = field(default=None, metadata={"help": "Numbers in a chain are below this."})
+    length: list[int] | None = field(default=None, metadata={"help": "Number of digits in a row, or fewest and most."})
+    num_symbols: int | None = field(default=None, metadata={"help": "Number of different digits in a row."})
+    operators: str | None = field(default=None, metadata={"help": "Operators of a chain: any of +-*/, as one word."})
+    num_terms: list[int] | None = field(
+        default=None, metadata={"help": "Number of terms in a chain, or fewest and most."}
+    )
+    min_number: int | None = field(default=None, metadata={"help": "Smallest number in a chain."})
+    max_number: int | None = field(default=None, metadata={"help": "Numbers in a chain are smaller than this."})
     bases: list[int] = field(default_factory=lambda: [16], metadata={"help": "Bases of questions and answers."})
-    max_prime: int | None = field(default=None, metadata={"help": "Greatest prime factor."})
-    num_factors: list[int] | None = field(default=None, metadata={"help": "Prime factors, or least and most."})
-    curriculum: float | None = field(default=None, metadata={"help": "Start with rows this long; see the docs."})
-    window: int = field(default=100, metadata={"help": "Batches whose mean accuracy moves the curriculum."})
-    test_problems: int = field(default=1000, metadata={"help": "Problems to test with; never trained on."})
-    test_steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16], metadata={"help": "Steps to test with."})
-    test_latents: list[int] = field(default_factory=list, metadata={"help": "Latents to test with, if several."})
+    max_prime: int | None = field(default=None, metadata={"help": "Largest prime factor."})
+    num_factors: list[int] | None = field(
+        default=None, metadata={"help": "Number of prime factors, or fewest and most."}
+    )
+    curriculum: float | None = field(
+        default=None, metadata={"help": "Length of the first rows, in digits; longer ones follow as accuracy rises."}
+    )
+    window: int = field(
+        default=100, metadata={"help": "Number of batches whose mean accuracy may raise the curriculum."}
+    )
+    test_problems: int = field(default=1000, metadata={"help": "Number of test problems; never in the training data."})
+    test_steps: list[int] = field(
+        default_factory=lambda: [1, 2, 4, 8, 16], metadata={"help": "Numbers of steps to test with."}
+    )
+    test_latents: list[int] = field(
+        default_factory=list, metadata={"help": "Numbers of latents to test with, if several."}
+    )
 
     def build(self):
         """The task, with the options that were given."""
@@ -85,23 +97,33 @@ class TaskArguments:
 
 @dataclass
 class ModelArguments:
-    """What to train."""
+    """The model to train."""
 
     hidden_size: int = field(default=128, metadata={"help": "Width of a latent."})
-    intermediate_size: int | None = field(default=None, metadata={"help": "Of the feed-forward layer; twice that."})
-    num_hidden_layers: int = field(default=1, metadata={"help": "Layers of the shared block."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads."})
-    num_latents: int = field(default=4, metadata={"help": "Latents that think."})
-    max_latents: int = field(default=32, metadata={"help": "Most latents that can ever think."})
-    num_steps: int = field(default=4, metadata={"help": "Steps of thinking."})
-    num_read_steps: int | None = field(default=None, metadata={"help": "Steps that still see the question; all."})
-    num_kept_outputs: int = field(default=2, metadata={"help": "Last steps after which the answer is scored."})
-    readout: Literal["autoregressive", "parallel"] = field(
-        default="autoregressive", metadata={"help": "Token by token, or all at once."}
+    intermediate_size: int | None = field(
+        default=None, metadata={"help": "Width of the feed-forward layer (default: 2 x hidden size)."}
     )
-    random_steps: list[int] | None = field(default=None, metadata={"help": "Least and most steps, drawn per batch."})
-    random_latents: list[int] | None = field(default=None, metadata={"help": "Least and most latents, likewise."})
-    max_minutes: float = field(default=15.0, metadata={"help": "Training stops after so many minutes."})
+    num_hidden_layers: int = field(default=1, metadata={"help": "Number of layers in the shared block."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads."})
+    num_latents: int = field(default=4, metadata={"help": "Number of latents."})
+    max_latents: int = field(default=32, metadata={"help": "Largest number of latents that a call may use."})
+    num_steps: int = field(default=4, metadata={"help": "Number of steps."})
+    num_read_steps: int | None = field(
+        default=None, metadata={"help": "Number of steps that attend to the question (default: all)."}
+    )
+    num_kept_outputs: int = field(
+        default=2, metadata={"help": "Number of last steps after which the answer is scored."}
+    )
+    readout: Literal["autoregressive", "parallel"] = field(
+        default="autoregressive", metadata={"help": "Read answers out token by token, or in one pass."}
+    )
+    random_steps: list[int] | None = field(
+        default=None, metadata={"help": "Fewest and most steps, drawn for each batch."}
+    )
+    random_latents: list[int] | None = field(
+        default=None, metadata={"help": "Fewest and most latents, drawn for each batch."}
+    )
+    max_minutes: float = field(default=15.0, metadata={"help": "Limit on the time of training, in minutes."})
 
 
 @dataclass
@@ -128,12 +150,12 @@ class NumberTrainingArguments(Seq2SeqTrainingArguments):
     logging_steps: float = 100
     report_to: str = "none"
     dataloader_pin_memory: bool = torch.cuda.is_available()
-    # Every process reads the stream itself; accelerate could not hand the numbers of steps around.
+    # Every process reads the stream itself, because accelerate distributes tensors alone, not numbers of steps.
     accelerator_config: dict | str | None = field(default_factory=lambda: {"dispatch_batches": False})
 
 
 class NumberTrainer(Seq2SeqTrainer):
-    """A trainer that evaluates with the model's usual steps and latents, whatever training draws."""
+    """A Trainer that evaluates with the model's own numbers of steps and latents, while training draws others."""
 
     def get_eval_dataloader(self, eval_dataset=None):
         training_collator = self.data_collator
@@ -145,12 +167,12 @@ class NumberTrainer(Seq2SeqTrainer):
 
 
 def make_metrics(tokenizer):
-    """The share of generated answers that are right, for the Trainer."""
+    """Return a function for the Trainer: the share of generated answers that are right."""
     metric = ExactMatch(config_name="ids")
 
     def compute(evaluated) -> dict[str, float]:
         end = tokenizer.eos_token_id
-        replies = [cut_reply(reply[1:].tolist(), end) for reply in evaluated.predictions]  # the first starts decoding
+        replies = [cut_reply(reply[1:].tolist(), end) for reply in evaluated.predictions]  # without the start token
         answers = [cut_reply(answer[answer != -100].tolist(), end) for answer in evaluated.label_ids]
         return metric.compute(predictions=replies, references=answers)
 
@@ -159,7 +181,7 @@ def make_metrics(tokenizer):
 
 @torch.no_grad()
 def draw(model: PreTrainedModel, problems, tokenizer, task: TaskArguments, thinking: dict, folder: Path):
-    """Print exact answers by steps and latents, and draw them, the loss of each step and how latents converge."""
+    """Print and draw exact answers by steps and latents, the loss of each step and the change of latents."""
     steps = sorted({*task.test_steps, model.config.num_steps})
     latents = sorted({*task.test_latents, model.config.num_latents})
     grid = np.zeros((len(latents), len(steps)))
@@ -184,7 +206,7 @@ def draw(model: PreTrainedModel, problems, tokenizer, task: TaskArguments, think
 
 
 def main():
-    """Parse flags, train, let it think longer."""
+    """Parse flags, train, test with more steps."""
     parser = HfArgumentParser((TaskArguments, ModelArguments, NumberTrainingArguments))
     task_args, model_args, args = parser.parse_args_into_dataclasses()
     set_seed(args.seed)

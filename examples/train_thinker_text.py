@@ -5,9 +5,9 @@ On the source of the standard library, byte by byte, on a laptop (about 4 minute
 
     python examples/train_thinker_text.py --output_dir runs/thinker --baseline gpt2
 
-Every batch is read with another number of steps, drawn between the two of `--random_steps`, so that the model can be
-asked to think for less or longer than in training; `--test_steps` says how long. `--baseline unlooped` trains our
-model with as many layers of its own as the looped one takes steps: as deep, with many times the parameters.
+The number of steps is drawn for every batch, between the two of `--random_steps`, so that the model works with fewer
+or more steps than in training; `--test_steps` are those of the test. `--baseline unlooped` trains the same model with
+one step and a layer of its own for every step of the looped one: as deep, with many times the parameters.
 
     python examples/train_thinker_text.py --output_dir runs/longer --random_steps 2 8 --test_steps 4 8 16 32 64 \
         --num_memory_steps 4 --baseline gpt2 unlooped
@@ -32,40 +32,45 @@ from train_thoughtbubbles_text import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, default_data_collator, set_seed
 
-from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles import LoopedThinkerForCausalLM, LoopedThinkerTextConfig, build_byte_tokenizer
 from hf_thoughtbubbles.data.collation import ThinkingCollator
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
 from hf_thoughtbubbles.plots.steps import measure_change, plot_convergence, plot_step_losses
 
 
-DRAWN_BLOCKS = 16  # of validation, in the pictures
+DRAWN_BLOCKS = 16  # of validation, in the figures
 
 
 @dataclass
 class ModelArguments:
-    """What to train."""
+    """The model to train."""
 
     hidden_size: int = field(default=128, metadata={"help": "Width of a latent."})
-    num_hidden_layers: int = field(default=1, metadata={"help": "Layers of the block that is applied every step."})
+    num_hidden_layers: int = field(
+        default=1, metadata={"help": "Number of layers in the block that every step applies."}
+    )
     num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads."})
-    num_memory_steps: int | None = field(default=None, metadata={"help": "Past steps that are read; all by default."})
+    num_memory_steps: int | None = field(
+        default=None, metadata={"help": "Number of past steps in the memory (default: all)."}
+    )
     random_steps: list[int] = field(
         default_factory=lambda: [2, 8],
         metadata={
-            "help": "Steps of a batch: one number, or least and most to draw from. The last is the model's own."
+            "help": "Number of steps of a batch: one number, or fewest and most. The last is the model's `num_steps`."
         },
     )
     test_steps: list[int] | None = field(
-        default=None, metadata={"help": "Steps to score with; 1, 2 and 4 times the model's own by default."}
+        default=None,
+        metadata={"help": "Numbers of steps to score with (default: 1, 2 and 4 times the model's `num_steps`)."},
     )
     model: str | None = field(
-        default=None, metadata={"help": "Train this checkpoint (folder or Hub name) on; its sizes stay."}
+        default=None, metadata={"help": "Checkpoint (folder or Hub name) to continue; it sets the sizes."}
     )
     baseline: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "What to train beside it: gpt2 (native, equal parameters), unlooped (a layer a step), or both.",
+            "help": "Baselines to train: gpt2 (native, equal parameters), unlooped (a layer for each step), or both.",
             "choices": ["gpt2", "unlooped"],
         },
     )
@@ -76,11 +81,11 @@ def build_baseline(name: str, model: LoopedThinkerForCausalLM):
     if name == "gpt2":
         return matched_baseline(model)
     depth = {"num_hidden_layers": model.config.num_unrolled_layers, "num_steps": 1}
-    return LoopedThinkerForCausalLM(LoopedThinkerConfig(**{**model.config.to_dict(), **depth}))
+    return LoopedThinkerForCausalLM(LoopedThinkerTextConfig(**{**model.config.to_dict(), **depth}))
 
 
 @torch.no_grad()
-def watch_steps(model: LoopedThinkerForCausalLM, blocks, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+def measure_steps(model: LoopedThinkerForCausalLM, blocks, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Loss after each step `(R,)`, and relative change of the latents from the second on `(R - 1,)`."""
     losses, changes = [], []
     for row in blocks:
@@ -94,11 +99,11 @@ def watch_steps(model: LoopedThinkerForCausalLM, blocks, num_steps: int) -> tupl
 
 
 def draw_steps(model: LoopedThinkerForCausalLM, blocks, num_steps: int, trained: tuple[int, int], folder: Path):
-    """Save a picture of the loss after each step, and one of how far each step moves the latents."""
-    losses, changes = watch_steps(model, blocks, num_steps)
+    """Save a figure of the loss after each step, and one of the relative change of the latents."""
+    losses, changes = measure_steps(model, blocks, num_steps)
     plot_step_losses({"looped": losses}, trained).savefig(folder / "step_losses.png", dpi=150)
     plot_convergence({"looped": changes}, trained).savefig(folder / "convergence.png", dpi=150)
-    print(f"{'pictures':16} {folder / 'step_losses.png'} and {folder / 'convergence.png'}")
+    print(f"{'figures':16} {folder / 'step_losses.png'} and {folder / 'convergence.png'}")
 
 
 def main():
@@ -108,10 +113,12 @@ def main():
     check_flags(parser, data_args, args)
     random_steps = model_args.random_steps
     if len(random_steps) > 2 or not 1 <= random_steps[0] <= random_steps[-1]:
-        parser.error(f"--random_steps is {random_steps}; give one positive number, or the least and the most in order")
+        parser.error(
+            f"--random_steps is {random_steps}; pass one positive number, or the fewest and the most in order"
+        )
     if model_args.test_steps and min(model_args.test_steps) < 1:
-        parser.error(f"--test_steps is {model_args.test_steps}; a model takes at least one step")
-    if data_args.streaming:  # numbers of steps are no tensors, so every process reads the stream itself
+        parser.error(f"--test_steps is {model_args.test_steps}; pass numbers of at least 1")
+    if data_args.streaming:  # accelerate distributes tensors alone, and numbers of steps are none
         args.accelerator_config.dispatch_batches = False
     set_seed(args.seed)
 
@@ -127,7 +134,7 @@ def main():
         model = AutoModelForCausalLM.from_pretrained(model_args.model)
     else:
         model = LoopedThinkerForCausalLM(
-            LoopedThinkerConfig(
+            LoopedThinkerTextConfig(
                 vocab_size=len(tokenizer),
                 hidden_size=model_args.hidden_size,
                 num_hidden_layers=model_args.num_hidden_layers,
@@ -140,8 +147,8 @@ def main():
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
-    if not isinstance(model.config, LoopedThinkerConfig):
-        parser.error(f"--model {model_args.model} is no looped Thinker")
+    if not isinstance(model.config, LoopedThinkerTextConfig):
+        parser.error(f"--model {model_args.model} is not a looped Thinker for text; pass a checkpoint of this script")
 
     # Train
     trained = {"looped": (model, train(model, "looped", splits, tokenizer, args, [], draw))}

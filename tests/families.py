@@ -12,6 +12,7 @@ from hf_thoughtbubbles import (
     LoopedThinkerConfig,
     LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
+    LoopedThinkerTextConfig,
     ThoughtbubblesConfig,
     ThoughtbubblesForCausalLM,
     calibrate_forks,
@@ -106,31 +107,36 @@ def make_config(**changes) -> ThoughtbubblesConfig:
     return ThoughtbubblesConfig(**{**sizes, **changes})
 
 
+THINKER_SIZES = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 47,
+    "max_position_embeddings": 37,
+    "num_steps": 3,
+    "pad_token_id": 0,
+    "eos_token_id": 60,
+    "initializer_range": 0.2,
+}
+
+
 def make_thinker_config(**changes) -> LoopedThinkerConfig:
-    """A looped Thinker's configuration of tiny, distinct sizes."""
-    sizes = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 47,
-        "max_position_embeddings": 37,
-        "num_steps": 3,
-        "num_latents": 5,
-        "max_latents": 7,
-        "max_answer_length": 13,
-        "pad_token_id": 0,
-        "eos_token_id": 60,
-        "initializer_range": 0.2,
-    }
+    """The configuration of an answering Thinker of tiny, distinct sizes."""
+    sizes = {**THINKER_SIZES, "num_latents": 5, "max_latents": 7, "max_answer_length": 13}
     return LoopedThinkerConfig(**{**sizes, **changes})
+
+
+def make_thinker_text_config(**changes) -> LoopedThinkerTextConfig:
+    """The configuration of a text Thinker of tiny, distinct sizes."""
+    return LoopedThinkerTextConfig(**{**THINKER_SIZES, **changes})
 
 
 def make_thinker(name: str, **changes) -> Family:
     """A looped Thinker that continues text."""
     return Family(
         name,
-        make_thinker_config(is_encoder_decoder=False, tie_word_embeddings=False, **changes),
+        make_thinker_text_config(tie_word_embeddings=False, **changes),
         model_class=LoopedThinkerForCausalLM,
         assistant_changes={"num_steps": 1},
         undecided_changes={"exit_threshold": None},

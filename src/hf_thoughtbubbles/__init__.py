@@ -21,6 +21,7 @@ from transformers.models.auto import modeling_auto
 from .configuration.configuration_byte_patch import BytePatchConfig
 from .configuration.configuration_generic_transformer import GenericTransformerConfig
 from .configuration.configuration_looped_thinker import LoopedThinkerConfig
+from .configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
 from .configuration.configuration_next_thought import NextThoughtConfig
 from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from .configuration.fork_rules import ForkRule, register_fork_rule
@@ -37,10 +38,14 @@ from .modeling.generic_transformer.modeling_generic_transformer import (
     GenericTransformerPreTrainedModel,
 )
 from .modeling.looped_thinker.modeling_looped_thinker import (
-    LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
     LoopedThinkerModel,
     LoopedThinkerPreTrainedModel,
+)
+from .modeling.looped_thinker.modeling_looped_thinker_text import (
+    LoopedThinkerForCausalLM,
+    LoopedThinkerTextModel,
+    LoopedThinkerTextPreTrainedModel,
 )
 from .modeling.next_thought.modeling_next_thought import (
     NextThoughtForConditionalGeneration,
@@ -85,8 +90,11 @@ _FAMILIES = {
     },
     LoopedThinkerConfig: {
         AutoModel: LoopedThinkerModel,
-        AutoModelForCausalLM: LoopedThinkerForCausalLM,
         AutoModelForSeq2SeqLM: LoopedThinkerForConditionalGeneration,
+    },
+    LoopedThinkerTextConfig: {
+        AutoModel: LoopedThinkerTextModel,
+        AutoModelForCausalLM: LoopedThinkerForCausalLM,
     },
     NextThoughtConfig: {
         AutoModel: NextThoughtModel,
@@ -140,6 +148,9 @@ __all__ = [
     "LoopedThinkerForConditionalGeneration",
     "LoopedThinkerModel",
     "LoopedThinkerPreTrainedModel",
+    "LoopedThinkerTextConfig",
+    "LoopedThinkerTextModel",
+    "LoopedThinkerTextPreTrainedModel",
     "NextThoughtConfig",
     "NextThoughtForConditionalGeneration",
     "NextThoughtModel",

@@ -13,6 +13,7 @@ from hf_thoughtbubbles import (
     LoopedThinkerConfig,
     LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
+    LoopedThinkerTextConfig,
     ThoughtbubblesConfig,
     ThoughtbubblesForCausalLM,
 )
@@ -20,7 +21,7 @@ from hf_thoughtbubbles.configuration.configuration_generic_transformer import Ge
 from hf_thoughtbubbles.evaluation.baselines import describe_match, matched_baseline
 from hf_thoughtbubbles.evaluation.flops import estimate_flops, measure_flops
 from hf_thoughtbubbles.modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
-from tests.families import draw_ids, make_config, make_thinker_config
+from tests.families import draw_ids, make_config, make_thinker_config, make_thinker_text_config
 
 
 NUM_DRAWS = 20
@@ -54,7 +55,7 @@ def draw_thoughtbubbles(rng: random.Random, sizes: dict):
 
 
 def draw_text_thinker(rng: random.Random, sizes: dict):
-    config = LoopedThinkerConfig(
+    config = LoopedThinkerTextConfig(
         **sizes,
         num_steps=rng.randrange(1, 5),
         num_memory_steps=rng.choice([None, 2]),
@@ -151,10 +152,12 @@ def test_a_baseline_can_match_both_where_a_model_computes_as_native_ones_do(fami
 
 
 def test_a_looped_model_that_reads_text_is_compared_with_all_its_layers_and_one_that_answers_with_fewer():
-    config = make_thinker_config(hidden_size=48, num_steps=5, max_position_embeddings=97)
-    text = matched_baseline(LoopedThinkerForCausalLM(config), by="flops", num_tokens=31)
+    sizes = {"hidden_size": 48, "num_steps": 5, "max_position_embeddings": 97}
+    text = LoopedThinkerForCausalLM(make_thinker_text_config(**sizes))
+    text = matched_baseline(text, by="flops", num_tokens=31)
     assert (text.config.n_layer, text.config.n_embd) == (10, 54)
-    answers = matched_baseline(LoopedThinkerForConditionalGeneration(config), by="flops", num_tokens=90)
+    answers = LoopedThinkerForConditionalGeneration(make_thinker_config(**sizes))
+    answers = matched_baseline(answers, by="flops", num_tokens=90)
     assert 2 <= answers.config.n_layer < 10
 
 
@@ -171,7 +174,7 @@ def test_of_many_matches_of_both_the_most_usual_is_taken():
 
 
 def test_a_match_of_both_outside_the_tolerance_can_be_accepted():
-    model = LoopedThinkerForCausalLM(make_thinker_config(is_encoder_decoder=False, num_steps=9))
+    model = LoopedThinkerForCausalLM(make_thinker_text_config(num_steps=9))
     with pytest.raises(
         ValueError, match=r"no match within the `tolerance` 2.0%: the nearest .* with `tolerance=0"
     ) as e:

@@ -20,7 +20,7 @@ from hf_thoughtbubbles import (
 from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
 from hf_thoughtbubbles.evaluation.flops import count_parameters, estimate_flops, estimate_memory, measure_flops
 from hf_thoughtbubbles.modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
-from tests.families import draw_ids, make_config, make_thinker_config
+from tests.families import draw_ids, make_config, make_thinker_config, make_thinker_text_config
 
 
 NUM_ROWS, NUM_TOKENS = 2, 19
@@ -100,7 +100,7 @@ def make_thoughts(**changes) -> NextThoughtConfig:
 
 
 def make_text_thinker(**changes):
-    return make_thinker_config(is_encoder_decoder=False, **changes)
+    return make_thinker_text_config(**changes)
 
 
 TEXT_MODELS = {

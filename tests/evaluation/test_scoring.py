@@ -17,7 +17,7 @@ from hf_thoughtbubbles import (
 )
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import count_token_bytes, score_dataset
-from tests.families import FAMILIES, make_config, make_thinker_config
+from tests.families import FAMILIES, make_config, make_thinker_text_config
 
 
 def make_rows(*lengths: int) -> list[dict]:
@@ -136,7 +136,7 @@ def test_the_baseline_has_as_many_parameters(changes):
 
 def test_how_much_to_compute_is_passed_on():
     torch.manual_seed(0)
-    config = make_thinker_config(vocab_size=259, is_encoder_decoder=False)
+    config = make_thinker_text_config(vocab_size=259)
     model, tokenizer = LoopedThinkerForCausalLM(config), build_byte_tokenizer()
     dataset = [{"input_ids": tokenizer(text).input_ids} for text in ("some text", "more of it")]
     usual, more = (score_dataset(model, dataset, tokenizer, **compute)["loss"] for compute in ({}, {"num_steps": 9}))

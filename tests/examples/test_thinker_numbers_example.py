@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does a looped Thinker train on numbers as the example's docstring says, at a size that takes seconds?"""
+"""The example that trains a looped Thinker on numbers runs as its docstring says, at a size that takes seconds."""
 
 import json
 import re
@@ -14,7 +14,7 @@ TINY += ["--per_device_train_batch_size", 8, "--logging_steps", 2, "--use_cpu", 
 SCRIPT = "train_thinker_numbers.py"
 
 
-def test_it_trains_answers_thinks_longer_and_draws(tmp_path):
+def test_it_trains_answers_tests_more_steps_and_draws(tmp_path):
     flags = ["--output_dir", tmp_path, *TINY, "--max_steps", 4, "--eval_steps", 2, "--save_steps", 2]
     printed = run(SCRIPT, *flags, "--test_problems", 20, "--random_steps", 1, 3, "--random_latents", 2, 4)
     assert "eval_exact_match" in printed
@@ -53,6 +53,6 @@ def test_a_curriculum_and_the_clock_resume_with_the_checkpoint(tmp_path):
         (["--max_minutes", 0], "`max_minutes` is 0.0"),
     ],
 )
-def test_what_cannot_be_trained_is_one_clear_error(flags, message, tmp_path):
+def test_bad_flags_are_one_clear_error(flags, message, tmp_path):
     with pytest.raises(AssertionError, match=message):
         run(SCRIPT, "--output_dir", tmp_path, *TINY, *flags)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the example that trains a looped Thinker on text run as its docstring says, at a size that takes seconds?"""
+"""The example that trains a looped Thinker on text runs as its docstring says, at a size that takes seconds."""
 
 import json
 import re
@@ -16,7 +16,7 @@ TINY = ["--hidden_size", "16", "--num_attention_heads", "2", "--block_size", "32
 TINY += ["--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "5", "--use_cpu"]
 
 
-def run_well(script: Path, *arguments) -> str:
+def run_successfully(script: Path, *arguments) -> str:
     result = run_script(script, *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
@@ -24,12 +24,12 @@ def run_well(script: Path, *arguments) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A text file, what training on it printed, and where the models are."""
+    """A text file, the output of training on it, and the folder of the models."""
     folder = tmp_path_factory.mktemp("thinker")
     source = folder / "text.jsonl"
     source.write_text("".join(json.dumps({"text": f"line number {i} of a text\n" * 4}) + "\n" for i in range(100)))
     arguments = ["--source", source, "--output_dir", folder / "out", "--baseline", "gpt2", "unlooped", *TINY]
-    return source, run_well(SCRIPT, *arguments), folder / "out"
+    return source, run_successfully(SCRIPT, *arguments), folder / "out"
 
 
 def read_bits(printed: str, pattern: str) -> float:
@@ -56,7 +56,7 @@ def test_the_baselines_have_equal_parameters_or_equal_depth(trained):
     assert json.loads((folder / "looped" / "config.json").read_text())["num_steps"] == 3
 
 
-def test_longer_thinking_is_scored_and_drawn(trained):
+def test_more_steps_are_scored_and_drawn(trained):
     _, printed, folder = trained
     assert re.findall(r"bits per byte after (\d+) steps", printed) == ["3", "6", "12"]
     own = read_bits(printed, r"looped +(\d\.\d{4}) bits per byte, whole")
@@ -69,19 +69,19 @@ def test_longer_thinking_is_scored_and_drawn(trained):
 def test_training_streams_and_continues_a_checkpoint_with_other_steps(trained, tmp_path):
     source, _, folder = trained
     arguments = ["--source", source, "--streaming", "--model", folder / "looped", "--output_dir", tmp_path, *TINY]
-    printed = run_well(SCRIPT, *arguments, "--random_steps", "2", "--test_steps", "1")
+    printed = run_successfully(SCRIPT, *arguments, "--random_steps", "2", "--test_steps", "1")
     assert re.findall(r"bits per byte after (\d+) steps", printed) == ["1"]
     assert "logits identical" in printed
 
 
-def test_steps_that_are_none_are_refused_before_training(trained, tmp_path):
+def test_bad_numbers_of_steps_are_refused_before_training(trained, tmp_path):
     arguments = ["--source", trained[0], "--output_dir", tmp_path, *TINY]
     result = run_script(SCRIPT, *arguments, "--random_steps", "3", "2")
     assert result.returncode == 2 and "--random_steps is [3, 2]" in result.stderr
 
 
-def test_the_benchmark_of_thinking_runs():
-    printed = run_well(ROOT / "benchmarks" / "thinking.py", "--quick", "--threads", 1, "--repeats", 2)
+def test_the_thinking_benchmark_runs():
+    printed = run_successfully(ROOT / "benchmarks" / "thinking.py", "--quick", "--threads", 1, "--repeats", 2)
     for title in ("One more step", "1 layer, 8 steps", "8 latents, 8 steps", "Generation with an exit"):
         assert f"### {title}" in printed
     assert "logits of cached generation equal" in printed

@@ -14,6 +14,7 @@ from hf_thoughtbubbles import (
     BytePatchConfig,
     GenericTransformerConfig,
     LoopedThinkerConfig,
+    LoopedThinkerTextConfig,
     NextThoughtConfig,
     ThoughtbubblesConfig,
 )
@@ -70,13 +71,11 @@ class Variant:
         config_class (`type`): its configuration class.
         config_kwargs (`dict`): what the configuration is made of.
         cannot_hold (`dict[str, str]`): tests that cannot hold for it by design, each with the reason.
-        class_names (`tuple[str, ...]`, *optional*): the classes under test; all that are exported by default.
     """
 
     config_class: type[PreTrainedConfig]
     config_kwargs: dict
     cannot_hold: dict[str, str] = field(default_factory=dict)
-    class_names: tuple[str, ...] | None = None
 
     @property
     def model_classes(self) -> tuple[type[PreTrainedModel], ...]:
@@ -84,9 +83,7 @@ class Variant:
         models = [
             public
             for public in public_classes(PreTrainedModel)
-            if public.config_class is self.config_class
-            and not public.__name__.endswith("PreTrainedModel")
-            and (self.class_names is None or public.__name__ in self.class_names)
+            if public.config_class is self.config_class and not public.__name__.endswith("PreTrainedModel")
         ]
         return tuple(sorted(models, key=lambda model: "For" in model.__name__))
 
@@ -97,11 +94,11 @@ def public_classes(base: type) -> list[type]:
     return [public for public in exported if isinstance(public, type) and issubclass(public, base)]
 
 
-THINKING = {**SMALL, "num_steps": 2, "num_latents": 5, "max_latents": 7, "max_answer_length": 128}
+THINKING = {**SMALL, "num_steps": 2}
 
 ONE_PER_LAYER = (
-    "expects one entry for each layer, but shared layers leave one at every step (and thinking about a problem comes "
-    "before its answer); tests/modeling/test_looped_thinker.py covers what is there"
+    "expects one entry for each layer, but shared layers have one for each step (of a problem, then of its answer); "
+    "tests/modeling/looped_thinker/test_looped_thinker.py covers these entries"
 )
 
 ONE_CALL_PER_LAYER = (
@@ -233,16 +230,14 @@ VARIANTS = {
         cannot_hold=CANNOT_HOLD,
     ),
     "LoopedThinkerText": Variant(
-        config_class=LoopedThinkerConfig,
-        config_kwargs={**THINKING, "is_encoder_decoder": False},
+        config_class=LoopedThinkerTextConfig,
+        config_kwargs=THINKING,
         cannot_hold=CANNOT_HOLD_THINKING,
-        class_names=("LoopedThinkerModel", "LoopedThinkerForCausalLM"),
     ),
     "LoopedThinkerAnswers": Variant(
         config_class=LoopedThinkerConfig,
-        config_kwargs=THINKING,
+        config_kwargs={**THINKING, "num_latents": 5, "max_latents": 7, "max_answer_length": 128},
         cannot_hold=CANNOT_HOLD_ANSWERING,
-        class_names=("LoopedThinkerModel", "LoopedThinkerForConditionalGeneration"),
     ),
     "NextThought": Variant(
         config_class=NextThoughtConfig,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from hf_thoughtbubbles import LoopedThinkerConfig, NextThoughtConfig
+from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerTextConfig, NextThoughtConfig
 from hf_thoughtbubbles.hub.remote_code import collect_auto_classes
 from tests.families import make_config
 from tests.hub.python_process import PythonProcess
@@ -147,10 +147,6 @@ def test_what_a_stranger_saved_loads_with_the_package(stranger, tmp_path):
 
 
 def test_every_class_travels():
-    assert set(collect_auto_classes(LoopedThinkerConfig)) == {
-        "AutoConfig",
-        "AutoModel",
-        "AutoModelForCausalLM",
-        "AutoModelForSeq2SeqLM",
-    }
+    assert set(collect_auto_classes(LoopedThinkerConfig)) == {"AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM"}
+    assert set(collect_auto_classes(LoopedThinkerTextConfig)) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
     assert set(collect_auto_classes(NextThoughtConfig)) == {"AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM"}

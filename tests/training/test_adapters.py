@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 
-from hf_thoughtbubbles.modeling.looped_thinker.modeling_looped_thinker import LowRankLinear
+from hf_thoughtbubbles.modeling.looped_thinker.layers_looped_thinker import LowRankLinear
 from tests.families import ANSWERERS, FAMILIES, draw_ids
 from tests.test_contract_bytes import VARIANTS as BYTE_VARIANTS
 from tests.test_contract_next_thought import VARIANTS as THOUGHT_VARIANTS

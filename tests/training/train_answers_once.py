@@ -22,7 +22,7 @@ def make_answer_dataset(answerer: Answerer, num_rows: int = 24) -> Dataset:
     for row in range(num_rows):
         columns["labels"][row, 7 - row % 7 :] = -100
     if answerer.config.num_probes > 0:
-        columns["probe_labels"] = torch.rand(num_rows, 7, answerer.config.num_probes)
+        columns["probe_targets"] = torch.rand(num_rows, 7, answerer.config.num_probes)
     return Dataset.from_dict({name: column.tolist() for name, column in columns.items()})
 
 

@@ -176,8 +176,7 @@ def count_row(config: PreTrainedConfig, num_tokens: int, batch_size: int, length
         raise ValueError(
             f'`model_type="{kind}"` was passed; it must be one of {sorted(LENGTHS)}. Use `measure_flops` for others.'
         )
-    is_text_thinker = kind == "looped_thinker" and not config.is_encoder_decoder
-    known = LENGTHS["looped_thinker_text" if is_text_thinker else kind]
+    known = LENGTHS[kind]
     for name, value in {"num_tokens": num_tokens, "batch_size": batch_size, **lengths}.items():
         if name in lengths and name not in known:
             raise ValueError(

@@ -1,25 +1,41 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What is special to looped Thinkers: what a step sees, when a token is done, and caches over steps.
+"""Looped Thinkers: the memory of a step, exit, caches over steps, and two model types over one block.
 
-What every family promises is in tests/test_contract.py and tests/test_contract_answers.py.
+The promises of all families are in tests/test_contract.py and tests/test_contract_answers.py.
 """
 
 import copy
+import inspect
 import math
 
 import pytest
 import torch
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, StaticCache
-
-from hf_thoughtbubbles import LoopedThinkerForCausalLM, LoopedThinkerForConditionalGeneration, LoopedThinkerModel
-from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
-from hf_thoughtbubbles.modeling.looped_thinker.cache_steps import MemoryParts
-from hf_thoughtbubbles.modeling.looped_thinker.modeling_looped_thinker import (
-    choose_visible,
-    embed_sinusoids,
-    measure_change,
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    StaticCache,
 )
-from tests.families import ANSWERERS, draw_ids, make_thinker, make_thinker_config
+from transformers.utils.generic import find_labels
+
+from hf_thoughtbubbles import (
+    LoopedThinkerConfig,
+    LoopedThinkerForCausalLM,
+    LoopedThinkerForConditionalGeneration,
+    LoopedThinkerModel,
+    LoopedThinkerTextConfig,
+    LoopedThinkerTextModel,
+)
+from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
+from hf_thoughtbubbles.modeling.common.common_layers import embed_sinusoids
+from hf_thoughtbubbles.modeling.looped_thinker.cache_steps import MemoryParts
+from hf_thoughtbubbles.modeling.looped_thinker.layers_looped_thinker import choose_visible
+from hf_thoughtbubbles.modeling.looped_thinker.modeling_looped_thinker_text import measure_change
+from tests.families import ANSWERERS, draw_ids, make_thinker, make_thinker_config, make_thinker_text_config
 
 
 THRESHOLD = 0.25
@@ -30,6 +46,12 @@ EXITING_KINDS = [
     make_thinker("exit-skip", num_steps=5, skip_self_attention=True),
     make_thinker("exit-window", num_steps=5, num_memory_steps=2, num_read_steps=1),
 ]
+NUM_OWN_ARGUMENTS = 12  # of `forward`, beside those of transformers
+HOST_ARGUMENTS = {
+    "self", "kwargs", "input_ids", "attention_mask", "position_ids", "past_key_values", "cache", "inputs_embeds",
+    "decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds", "encoder_outputs", "labels", "use_cache",
+    "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep", "cache_position",
+}  # fmt: skip
 KINDS = pytest.mark.parametrize("family", EXITING_KINDS, ids=lambda family: family.name)
 
 
@@ -65,19 +87,19 @@ def count_rows(model, **inputs) -> tuple[list[int], torch.Tensor]:
         (3, None, 9, (True, 0)),
     ],
 )
-def test_what_is_in_the_memory(num_finished, num_read_steps, num_memory_steps, expected):
+def test_the_memory_of_a_step(num_finished, num_read_steps, num_memory_steps, expected):
     assert choose_visible(num_finished, num_read_steps, num_memory_steps) == expected
 
 
 def test_sinusoids_by_hand():
-    """Channel pairs turn at 1, 10000^(-1/3) and 10000^(-2/3) radians a place; all at 1 in the original."""
-    places, slow, slower = torch.tensor([[0, 3]]), 10000 ** (-2 / 6), 10000 ** (-4 / 6)
+    """Channel pairs turn at 1, 10000^(-1/3) and 10000^(-2/3) radians a position; all at 1 in the original."""
+    positions, slow, slower = torch.tensor([[0, 3]]), 10000 ** (-2 / 6), 10000 ** (-4 / 6)
     by_hand = [math.sin(3), math.cos(3), math.sin(3 * slow), math.cos(3 * slow), math.sin(3 * slower)]
     expected = torch.tensor([[[0, 1, 0, 1, 0, 1], [*by_hand, math.cos(3 * slower)]]])
-    torch.testing.assert_close(embed_sinusoids(places, 6, "standard"), expected.float())
+    torch.testing.assert_close(embed_sinusoids(positions, 6, "standard"), expected.float())
     same = torch.tensor([[[0, 1, 0, 1, 0, 1], [math.sin(3), math.cos(3)] * 3]])
-    torch.testing.assert_close(embed_sinusoids(places, 6, "single"), same.float())
-    assert embed_sinusoids(places, 5, "standard").shape == (1, 2, 5), "an odd width ends on a sine"
+    torch.testing.assert_close(embed_sinusoids(positions, 6, "single"), same.float())
+    assert embed_sinusoids(positions, 5, "standard").shape == (1, 2, 5), "an odd width ends on a sine"
 
 
 def test_change_by_hand():
@@ -90,14 +112,17 @@ def test_change_by_hand():
 
 def test_all_steps_share_their_weights():
     counts = {
-        sum(p.numel() for p in head(make_thinker_config(num_steps=num_steps)).parameters())
-        for head in (LoopedThinkerForCausalLM, LoopedThinkerForConditionalGeneration)
+        sum(p.numel() for p in head(make_config(num_steps=num_steps)).parameters())
+        for head, make_config in (
+            (LoopedThinkerForCausalLM, make_thinker_text_config),
+            (LoopedThinkerForConditionalGeneration, make_thinker_config),
+        )
         for num_steps in (1, 2, 9)
     }
     assert len(counts) == 2, "one for each head"
 
 
-def test_the_number_of_steps_is_changed_by_the_configuration_or_the_call_alike():
+def test_the_configuration_and_the_call_change_the_number_of_steps_equally():
     input_ids = draw_ids(2, 9)
     expected = EXITING.build(num_steps=7)(input_ids).logits
     torch.testing.assert_close(EXITING.build()(input_ids, num_steps=7).logits, expected)
@@ -106,16 +131,67 @@ def test_the_number_of_steps_is_changed_by_the_configuration_or_the_call_alike()
     torch.testing.assert_close(model(input_ids).logits, expected)
 
 
-@pytest.mark.parametrize("head", [LoopedThinkerForCausalLM, LoopedThinkerForConditionalGeneration])
-def test_a_head_does_not_change_the_configuration_that_it_is_given(head):
-    is_answering = head is LoopedThinkerForConditionalGeneration
-    config = make_thinker_config(is_encoder_decoder=not is_answering)
-    before = copy.deepcopy(config.to_dict())
-    model = head(config)
-    assert model.config.is_encoder_decoder == model.model.config.is_encoder_decoder == is_answering
-    assert config.to_dict() == before
-    own = make_thinker_config(is_encoder_decoder=is_answering)
-    assert head(own).config is own
+# Two model types
+
+
+TYPES = pytest.mark.parametrize(
+    ("build", "auto_class", "other"),
+    [
+        (ANSWERERS[0].build, AutoModelForSeq2SeqLM, AutoModelForCausalLM),
+        (EXITING.build, AutoModelForCausalLM, AutoModelForSeq2SeqLM),
+    ],
+    ids=["answers", "text"],
+)
+
+
+@TYPES
+def test_the_auto_class_of_the_other_type_refuses_a_checkpoint_by_name(build, auto_class, other, tmp_path):
+    model = build()
+    model.save_pretrained(tmp_path)
+    assert type(auto_class.from_pretrained(tmp_path)) is type(model)
+    assert type(AutoModel.from_pretrained(tmp_path)) is type(model.model)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is type(model.config)
+    name = type(model.config).__name__
+    with pytest.raises(ValueError, match=rf"Unrecognized configuration class .*{name}.*: {other.__name__}"):
+        other.from_pretrained(tmp_path)
+    other_class = LoopedThinkerModel if other is AutoModelForSeq2SeqLM else LoopedThinkerTextModel
+    with pytest.raises(ValueError, match=rf"`config` is a `{name}`, but `{other_class.__name__}` needs"):
+        other_class(model.config)
+
+
+def test_each_configuration_has_the_fields_of_its_own_type():
+    own, text = make_thinker_config().to_dict(), make_thinker_text_config().to_dict()
+    assert (own["model_type"], text["model_type"]) == ("looped_thinker", "looped_thinker_text")
+    assert own["is_encoder_decoder"] and not text["is_encoder_decoder"]
+    assert "exit_threshold" in text.keys() - own.keys()
+    for name in ("num_latents", "readout", "static_memory_size", "num_probes", "num_kept_outputs"):
+        assert name in own.keys() - text.keys()
+    for config_class, is_encoder_decoder in ((LoopedThinkerConfig, False), (LoopedThinkerTextConfig, True)):
+        with pytest.raises(Exception, match="is_encoder_decoder"):
+            config_class(is_encoder_decoder=is_encoder_decoder)
+
+
+MODEL_CLASSES = pytest.mark.parametrize(
+    "model_class",
+    [LoopedThinkerModel, LoopedThinkerForConditionalGeneration, LoopedThinkerTextModel, LoopedThinkerForCausalLM],
+)
+
+
+@MODEL_CLASSES
+def test_forward_has_few_arguments_of_its_own_and_one_named_labels(model_class):
+    arguments = set(inspect.signature(model_class.forward).parameters)
+    assert len(arguments - HOST_ARGUMENTS) <= NUM_OWN_ARGUMENTS
+    assert find_labels(model_class) == (["labels"] if "For" in model_class.__name__ else [])
+
+
+@KINDS
+def test_the_logits_are_the_head_of_the_last_hidden_state(family):
+    model, input_ids = family.build(), draw_ids(2, 7)
+    outputs = model(input_ids, exit_threshold=THRESHOLD)
+    states = model.model(input_ids, exit_threshold=THRESHOLD).last_hidden_state
+    assert model.has_linear_head
+    assert states.shape == (2, 7, 24)
+    assert torch.equal(model.lm_head(states), outputs.logits)
 
 
 # Exit
@@ -241,7 +317,7 @@ def test_assisted_generation_takes_any_number_of_steps_and_an_exit():
             assert torch.equal(model.generate(prompt, assistant_model=assistant, **options), expected)
 
 
-def test_the_threshold_may_stand_in_the_generation_configuration(tmp_path):
+def test_the_threshold_may_be_set_in_the_generation_configuration(tmp_path):
     model, prompt = EXITING.build(), draw_ids(3, 9)
     options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 9, "do_sample": False}
     expected = model.generate(prompt, exit_threshold=1.0, num_steps=7, **options)
@@ -275,7 +351,7 @@ def test_padding_keeps_no_row_thinking():
 
 
 @pytest.mark.parametrize(("family", "is_padded"), [(EXITING, True), (EXITING_KINDS[1], False)], ids=["exit", "skip"])
-def test_a_compiled_model_exits_alike(family, is_padded):
+def test_a_compiled_model_exits_at_the_same_steps(family, is_padded):
     model, (input_ids, mask) = family.build(), pad_left(draw_ids(3, 10), (0, 4, 9) if is_padded else (0, 0, 0))
     inputs = {"exit_threshold": THRESHOLD, "use_cache": False, "num_steps": 4}
     inputs |= {"attention_mask": mask} if is_padded else {}
@@ -292,7 +368,7 @@ def test_training_takes_all_steps():
     assert (model(input_ids).num_steps_used == 2).all()
     model.train()
     assert (model(input_ids).num_steps_used == 5).all(), "the configuration's threshold is for evaluation"
-    with pytest.raises(ValueError, match=r"`exit_threshold=0.1` came to a model in training"):
+    with pytest.raises(ValueError, match=r"`exit_threshold=0.1` was passed to a model in training"):
         model(input_ids, exit_threshold=0.1)
 
 
@@ -334,7 +410,7 @@ def test_any_cache_holds_any_number_of_steps(family, num_steps):
 
 
 def test_a_static_cache_takes_a_mask_as_long_as_it_is():
-    """Positions follow the mask's entries for the tokens that are read, not its end."""
+    """Positions follow the entries of the mask for the tokens of the call, not its end."""
     model, (input_ids, mask) = EXITING.build(), pad_left(draw_ids(2, 10), (0, 3))
     expected = model(input_ids, attention_mask=mask, use_cache=False).logits
     cache = StaticCache(config=model.config, max_cache_len=17)
@@ -365,7 +441,7 @@ def test_a_cache_of_other_steps_is_refused():
 
 
 @KINDS
-def test_generation_goes_on_from_a_returned_cache(family):
+def test_generation_continues_from_a_returned_cache(family):
     model, prompt = family.build(), draw_ids(2, 7)
     options = {"do_sample": False, "return_dict_in_generate": True, "eos_token_id": -1, "exit_threshold": THRESHOLD}
     for num_steps in STEPS:
@@ -383,17 +459,39 @@ def test_generation_goes_on_from_a_returned_cache(family):
         assert torch.equal(second.sequences, expected.sequences)
 
 
-def test_gradient_checkpointing_and_a_cache_exclude_each_other():
-    """A layer that is computed again would add its keys and values twice; without gradients nothing is."""
+def enable_checkpointing(model):
+    """Gradient checkpointing, under the name that the installed transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def test_a_filled_cache_is_refused_under_gradient_checkpointing():
+    """A layer that is computed again would append its keys and values twice; without gradients none is."""
     model, prompt = EXITING.build().train(), draw_ids(2, 9)
     options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 5, "do_sample": False}
     expected = model.generate(prompt, **options)
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    for inputs in ({"use_cache": True}, {"past_key_values": DynamicCache()}):
-        with pytest.raises(ValueError, match="came with gradient checkpointing"):
-            model(prompt, labels=prompt, **inputs)
+    cache = model(prompt, use_cache=True).past_key_values
+    enable_checkpointing(model)
+    with pytest.raises(ValueError, match="with 9 tokens was passed to a model that trains with gradient"):
+        model(prompt, labels=prompt, past_key_values=cache)
     assert torch.equal(model.generate(prompt, **options), expected)
+
+
+@pytest.mark.parametrize("is_answering", [False, True])
+def test_an_empty_cache_stays_empty_under_gradient_checkpointing(is_answering):
+    torch.manual_seed(0)
+    model, ids = ANSWERERS[0].build() if is_answering else EXITING.build(), draw_ids(2, 9)
+    losses = []
+    for is_cached in (False, True):
+        model.train().zero_grad()
+        if is_cached:
+            enable_checkpointing(model)
+        outputs = model(ids, labels=ids, use_cache=is_cached)
+        outputs.loss.backward()
+        losses.append([outputs.loss, *(p.grad.clone() for p in model.parameters())])
+    assert outputs.past_key_values.get_seq_length() == 0
+    for loss, expected in zip(losses[1], losses[0], strict=True):
+        torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-4)
 
 
 # Packed documents
@@ -401,7 +499,7 @@ def test_gradient_checkpointing_and_a_cache_exclude_each_other():
 
 @KINDS
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_packed_documents_are_read_and_exit_alone(family, attention):
+def test_packed_documents_are_read_and_exit_as_each_alone(family, attention):
     model, first, second = family.build(), draw_ids(1, 5), draw_ids(1, 8)
     model.set_attn_implementation(attention)
     packed, position_ids = torch.cat((first, second), 1), torch.cat((torch.arange(5), torch.arange(8)))[None]
@@ -415,7 +513,7 @@ def test_packed_documents_are_read_and_exit_alone(family, attention):
         model(packed, position_ids=position_ids, use_cache=True)
 
 
-# What is seen inside
+# Hidden states and attention weights
 
 
 def test_hidden_states_and_weights_of_every_application_of_a_layer():
@@ -449,10 +547,10 @@ def test_an_answers_hidden_states_follow_those_of_thinking(answerer):
         assert outputs.encoder_last_hidden_state.shape == (2, 9 + 5 * num_steps, 24)
 
 
-# Refusals
+# Input validation
 
 
-def test_what_speaks_to_the_other_kind_of_model_is_refused():
+def test_arguments_of_the_other_type_are_refused():
     model, input_ids = EXITING.build(), draw_ids(2, 7)
     for options in (
         {"num_latents": 3},
@@ -466,10 +564,10 @@ def test_what_speaks_to_the_other_kind_of_model_is_refused():
     ):
         name = next(iter(options))
         for callee in (model, model.model):
-            with pytest.raises(ValueError, match=f"`{name}` came to a model that continues text"):
+            with pytest.raises(ValueError, match=f"`{name}` was passed, but only `LoopedThinkerModel` has"):
                 callee(input_ids, **options)
     problem = LoopedThinkerModel(make_thinker_config())
-    with pytest.raises(ValueError, match="`exit_threshold` came to a model that answers problems"):
+    with pytest.raises(ValueError, match="`exit_threshold` was passed, but only `LoopedThinkerTextModel` has"):
         problem(input_ids, decoder_input_ids=input_ids, exit_threshold=0.1)
 
 
@@ -497,7 +595,7 @@ def test_bad_ways_to_think_are_one_clear_error(options, message):
         model.generate(input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=2, **options)
 
 
-def test_parts_of_a_memory_are_read_alike_with_and_without_gradients():
+def test_parts_of_a_memory_are_the_same_with_and_without_gradients():
     def make_part(size):
         return [tuple(torch.randn(2, 3, size, 4) for _ in range(2)) for _ in range(2)]  # two layers' keys and values
 
@@ -522,7 +620,7 @@ def test_parts_of_a_memory_are_read_alike_with_and_without_gradients():
 def test_thoughts_are_the_same_with_and_without_gradients(window, num_read_steps):
     sizes = {"num_steps": 4, "num_memory_steps": window, "num_read_steps": num_read_steps}
     answering = LoopedThinkerForConditionalGeneration(make_thinker_config(**sizes, static_memory_size=5)).eval()
-    reading = LoopedThinkerForCausalLM(make_thinker_config(**sizes)).eval()
+    reading = LoopedThinkerForCausalLM(make_thinker_text_config(**sizes)).eval()
     input_ids, mask, labels = draw_ids(3, 9), torch.ones(3, 9, dtype=torch.long), draw_ids(3, 4)
     mask[0, :4] = 0
     problem = {"labels": labels, "memory_ids": torch.tensor([[0, 4], [1, 1], [2, 3]]), "attention_mask": mask}

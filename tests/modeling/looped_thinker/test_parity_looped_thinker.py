@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_thoughtbubbles.conversion.toythinker import list_parameters, looped_thinker_from_toythinker
-from hf_thoughtbubbles.modeling.looped_thinker.modeling_looped_thinker import embed_sinusoids
+from hf_thoughtbubbles.modeling.common.common_layers import embed_sinusoids
 
 
 FOLDER = Path(os.environ.get("THINKER_PARITY_FOLDER", Path(__file__).parents[2] / "parity" / "thinker"))
@@ -121,14 +121,12 @@ def test_every_array_of_the_original_is_reproduced(path, attention):
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_what_no_mask_touches_is_as_it_was(path):
-    """Cases with a mask have outputs that it does not reach only when self-attention is skipped."""
+def test_sinusoidal_positions_are_those_of_the_original(path):
     arrays, case, _ = load_case(path)
     reference = arrays["pe_head"]
-    places = torch.arange(len(reference))[None]
-    positions = embed_sinusoids(places, case["config"]["d_model"], "single")[0]
+    positions = embed_sinusoids(torch.arange(len(reference))[None], case["config"]["d_model"], "single")[0]
     np.testing.assert_allclose(positions, reference, atol=1e-5)
 
 
-def test_cases_are_there():
+def test_the_folder_has_cases():
     assert len(CASES) >= 4

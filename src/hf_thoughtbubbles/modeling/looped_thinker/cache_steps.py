@@ -1,17 +1,18 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Where are the keys and values of a loop's steps kept while text is read, and which tokens still think?
+"""Keys and values of a loop: the parts of a memory, and the slots of a cache over steps.
 
-Step r of L shared layers has L pairs of keys and values that others cross-attend to (of the input for step 0, of the
-latents that step r - 1 left for the others) and L that its self-attention reads. They are slots of one transformers
-cache, step by step, so that a cache of more steps only has more slots:
+Step r of L shared layers has L pairs of keys and values for cross-attention (of the input for step 0, else of the
+latents that step r - 1 left) and L pairs for self-attention. They are slots of one transformers cache, step by step,
+so that a cache of more steps only has more slots:
 
     step r, cross-attention of layer l    slot r * stride + l
     step r, self-attention of layer l     slot r * stride + L + l          stride = 2 L
 
-A token that is done thinking shows later steps the keys and values of its last one. Nothing of it is computed again,
-and as that depends on the token alone, a cache holds just what an uncached pass would see.
+A token that is done repeats its last keys and values in later steps; nothing of it is computed again. Whether it is
+done depends on the token and earlier ones alone, so a cache contains exactly what a pass without a cache computes.
 
-Shapes: B batch, A rows that still think, T new tokens, S entries of a part, M of a memory, N heads, H head size.
+Shapes: B batch, A rows with tokens that still think, T new tokens, S entries of a part, M of a memory, N heads, H head
+size.
 """
 
 import torch
@@ -23,13 +24,13 @@ KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, N, S, H)
 
 class MemoryParts:
     """
-    Keys and values of the parts of a memory, for each layer that reads them, in the order in which they came.
+    Keys and values of the parts of a memory for each layer, in the order in which they were appended.
 
-    Without gradients they stand side by side, so that reading neighbours copies nothing. What a gradient needs must
-    not be written to again, so with gradients parts are joined where they are read.
+    Without gradients they are stored side by side in one buffer, so that reading neighbours copies nothing. Tensors
+    that a gradient needs must not be written to again, so with gradients parts are joined when they are read.
 
     Args:
-        num_entries (`int`): M, the entries that all parts together will have.
+        num_entries (`int`): M, the number of entries that all parts together will have.
     """
 
     def __init__(self, num_entries: int):
@@ -74,7 +75,7 @@ class StepStates:
     Args:
         num_layers (`int`): layers inside the shared block.
         has_self_attention (`bool`): whether its layers have self-attention.
-        past_key_values (`Cache`, *optional*): what earlier tokens left; new tokens are added to it.
+        past_key_values (`Cache`, *optional*): keys and values of earlier tokens; new ones are appended.
         is_exiting (`bool`): whether tokens may be done before the last step.
     """
 
@@ -89,22 +90,26 @@ class StepStates:
         self.rows: torch.Tensor | None = None  # (A,), rows with such tokens; None: all
         self.latest: dict[int, KeyValue] = {}  # by slot within a step
 
-    def take(self, states: torch.Tensor | None) -> torch.Tensor | None:
-        """Of `(B or 1, ...)` the rows that still think."""
+    def select_rows(self, states: torch.Tensor | None) -> torch.Tensor | None:
+        """The rows of `(B or 1, ...)` that still think."""
         if states is None or self.rows is None or states.shape[0] == 1:
             return states
         return states.index_select(0, self.rows)
 
     def merge(self, new: torch.Tensor, old: torch.Tensor, is_thinking: torch.Tensor) -> torch.Tensor:
-        """`old` `(B, ...)`, but what the rows that still think made, `new` `(A, ...)`, where `is_thinking` says so."""
+        """`old` `(B, ...)`, replaced by `new` `(A, ...)` of the rows that still think where `is_thinking` is True."""
         if self.rows is None:
             return torch.where(is_thinking, new, old)
-        merged = torch.where(self.take(is_thinking), new, old.index_select(0, self.rows))
+        merged = torch.where(self.select_rows(is_thinking), new, old.index_select(0, self.rows))
         return old.index_copy(0, self.rows, merged)
 
-    def add(self, key: torch.Tensor, value: torch.Tensor, step: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def complete(self, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
+        """Latents `(B, T, D)` after a step that computed `new` `(A, T, D)`; tokens that are done stay `old`."""
+        return new if self.is_thinking is None else self.merge(new, old, self.is_thinking[..., None])
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, step: int, slot: int) -> KeyValue:
         """
-        Keep keys and values `(A, N, T, H)` of the tokens that still think, and repeat those of the others.
+        Store keys and values `(A, N, T, H)` of the tokens that still think, and repeat those of the others.
 
         Returns:
             Keys and values `(B, N, cached and new tokens, H)` of all rows.
@@ -118,22 +123,22 @@ class StepStates:
             key, value = self.past_key_values.update(key, value, step * self.stride + slot)
         return key, value
 
-    def add_source(self, projected: list[KeyValue], step: int) -> list[KeyValue]:
-        """Keep what the layers cross-attend to from step `step` on, one pair of keys and values a layer."""
-        return [self.add(key, value, step, layer_idx) for layer_idx, (key, value) in enumerate(projected)]
+    def update_memory(self, projected: list[KeyValue], step: int) -> list[KeyValue]:
+        """Store keys and values for cross-attention from step `step` on, one pair for each layer."""
+        return [self.update(key, value, step, layer_idx) for layer_idx, (key, value) in enumerate(projected)]
 
-    def add_self(self, key: torch.Tensor, value: torch.Tensor, step: int, layer_idx: int) -> KeyValue:
-        """Keep what self-attention reads at a step; gives the rows that still think, `(A, N, ., H)`."""
-        key, value = self.add(key, value, step, self.num_layers + layer_idx)
-        return self.take(key), self.take(value)
+    def update_self(self, key: torch.Tensor, value: torch.Tensor, step: int, layer_idx: int) -> KeyValue:
+        """Store keys and values for self-attention at a step; returns the rows that still think, `(A, N, ., H)`."""
+        key, value = self.update(key, value, step, self.num_layers + layer_idx)
+        return self.select_rows(key), self.select_rows(value)
 
     def exit(self, is_done: torch.Tensor):
-        """Let the tokens `(B, T)` that are done rest from now on, and the rows that have no others."""
+        """Skip the tokens `(B, T)` that are done from now on, and rows without other tokens."""
         is_thinking = ~is_done if self.is_thinking is None else self.is_thinking & ~is_done
         self.is_thinking = is_thinking
         if not torch.compiler.is_compiling():  # a compiled graph has one shape for all inputs
             rows = is_thinking.any(-1).nonzero()[:, 0]
-            self.rows = None if len(rows) == len(is_thinking) else rows  # taking all would copy all
+            self.rows = None if len(rows) == len(is_thinking) else rows  # selecting all rows would copy them
 
     @property
     def is_finished(self) -> bool:
@@ -141,7 +146,7 @@ class StepStates:
         return self.rows is not None and len(self.rows) == 0
 
     def repeat_rest(self, first_step: int, num_steps: int):
-        """Complete a cache when all tokens were done before the last step: step `first_step`'s source is there."""
+        """Fill the cache for the steps from `first_step` on, of which the memory of the first is already stored."""
         if self.past_key_values is None:
             return
         for step in range(first_step, num_steps):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What can a looped Thinker not read? Each refusal names the argument, what came, what is allowed and what to do."""
+"""Input validation for looped Thinkers."""
 
 import math
 import numbers
@@ -10,24 +10,25 @@ from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from ...configuration.configuration_looped_thinker import LoopedThinkerConfig
+from ...configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
 from ..common.checks_tokens import check_ids, check_tokens
 
 
 def check_count(name: str, count, highest: int | None = None, highest_name: str | None = None, lowest: int = 1):
-    """Refuse what is no whole number of at least `lowest`, or above `highest`, which `highest_name` set."""
+    """Refuse a count that is no whole number, or not between `lowest` and `highest`, the value of `highest_name`."""
     if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < lowest:
         raise ValueError(f"`{name}` is {count!r}; it must be a whole number of at least {lowest}.")
     if highest is not None and count > highest:
         raise ValueError(
-            f"`{name}` is {count}, but `{highest_name}` is {highest}. Ask for fewer, or build a model with a larger "
+            f"`{name}` is {count}, but `{highest_name}` is {highest}. Use fewer, or build a model with a larger "
             f"`{highest_name}`."
         )
 
 
 def check_layers(layers: nn.ModuleList):
     """
-    Refuse layers that FSDP gathers one by one, at their call: what a step reads of its memory is made before that.
-    The classes are known by name, because not every torch has them.
+    Refuse layers that FSDP gathers one by one when they are called: the memory is projected before that. The wrapper
+    classes are compared by name, because not every torch has them.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
@@ -40,14 +41,12 @@ def check_layers(layers: nn.ModuleList):
         )
 
 
-def check_mode(is_answering: bool, **foreign):
-    """Refuse arguments that speak to the other kind of model."""
-    for name, value in foreign.items():
-        if value is not None:
-            kind = "answers problems" if is_answering else "continues text"
-            raise ValueError(
-                f"`{name}` came to a model that {kind} (`is_encoder_decoder` in its config). Leave it out."
-            )
+def refuse_arguments(kwargs: dict, names: tuple[str, ...], owner: str):
+    """Refuse keyword arguments that only the other kind of looped Thinker, `owner`, has."""
+    for name in names:
+        value = kwargs.get(name)
+        if value is not None and value is not False:
+            raise ValueError(f"`{name}` was passed, but only `{owner}` has this argument. Remove it.")
 
 
 def check_problem(
@@ -60,18 +59,18 @@ def check_problem(
     num_latents: int | None = None,
     num_read_steps: int | None = None,
     memory_ids: torch.Tensor | None = None,
-    thoughts=None,
+    encoder_outputs=None,
 ) -> int:
-    """Refuse a problem, or a way to think about it, that the model has no room for; gives the number of rows."""
-    if thoughts is not None:
-        return len(thoughts["last_hidden_state"])
+    """Refuse a problem, number of steps or latents, or static memories that do not fit; returns the number of rows."""
+    if encoder_outputs is not None:
+        return len(encoder_outputs["last_hidden_state"])
     check_tokens(
         config,
         input_ids,
         attention_mask,
         position_ids,
         inputs_embeds=inputs_embeds,
-        mask_refusal="Latents have no places that a mask over pairs could speak of.",
+        mask_refusal="Latents attend to the whole problem, so a mask over pairs of tokens has no meaning.",
     )
     batch_size = len(input_ids if inputs_embeds is None else inputs_embeds)
     if num_steps is not None:
@@ -82,7 +81,9 @@ def check_problem(
         check_count("num_read_steps", num_read_steps, lowest=0)
     if memory_ids is not None:
         if config.static_memory_size == 0:
-            raise ValueError("`memory_ids` came, but the model has no static memory. Set `static_memory_size`.")
+            raise ValueError(
+                "`memory_ids` was passed, but the model has no static memory. Remove it or set `static_memory_size`."
+            )
         if memory_ids.ndim != 2 or len(memory_ids) != batch_size:
             raise ValueError(
                 f"`memory_ids` has shape {tuple(memory_ids.shape)}, but the input has {batch_size} rows; it must be "
@@ -102,9 +103,9 @@ def check_answer(
     answer_length: int | None = None,
     loop_decoder: bool = False,
 ) -> int:
-    """Refuse an answer that cannot be read out; gives the length A of what is read in this call."""
+    """Refuse an answer that cannot be read out; returns the number of positions A of this call."""
     if decoder_input_ids is not None and decoder_inputs_embeds is not None:
-        raise ValueError("Give at most one of `decoder_input_ids` and `decoder_inputs_embeds`; both came.")
+        raise ValueError("Pass at most one of `decoder_input_ids` and `decoder_inputs_embeds`; both were passed.")
     given = decoder_input_ids if decoder_inputs_embeds is None else decoder_inputs_embeds
     name, shape = "decoder_input_ids", "(B, A)"
     if decoder_inputs_embeds is not None:
@@ -117,7 +118,7 @@ def check_answer(
             )
         if answer_length is not None and answer_length != given.shape[1]:
             raise ValueError(
-                f"`answer_length` is {answer_length}, but `{name}` has {given.shape[1]} positions. Give one of them."
+                f"`answer_length` is {answer_length}, but `{name}` has {given.shape[1]} positions. Pass one of them."
             )
         answer_length = given.shape[1]
     if decoder_input_ids is not None:
@@ -125,21 +126,22 @@ def check_answer(
     if config.readout == "autoregressive" and given is None:
         raise ValueError(
             "An answer is read out token by token, so it needs `labels`, `decoder_input_ids` or "
-            "`decoder_inputs_embeds`; none came. `generate` makes them by itself."
+            "`decoder_inputs_embeds`; none was passed. `generate` makes them by itself."
         )
     if past_key_values is not None and not isinstance(past_key_values, EncoderDecoderCache):
         raise ValueError(
             f"`past_key_values` is a `{type(past_key_values).__name__}`; an answer needs an `EncoderDecoderCache`, "
-            "which keeps the memory too. Use the cache that the model returns."
+            "which stores the memory, too. Use the cache that the model returns."
         )
     if loop_decoder and (config.readout != "autoregressive" or decoder_input_ids is None):
         raise ValueError(
-            '`loop_decoder=True` needs `readout="autoregressive"` and `labels` or `decoder_input_ids`: answer tokens '
-            "that think along."
+            '`loop_decoder=True` needs `readout="autoregressive"` and `labels` or `decoder_input_ids`. Pass one of '
+            "them, or remove `loop_decoder`."
         )
     if config.readout == "parallel" and past_key_values is not None:
         raise ValueError(
-            '`past_key_values` came, but with `readout="parallel"` all positions are read in one pass. Leave it out.'
+            '`past_key_values` was passed, but with `readout="parallel"` all positions are read out in one pass. '
+            "Remove it."
         )
     answer_length = config.max_answer_length if answer_length is None else answer_length
     check_count("answer_length", answer_length)
@@ -149,7 +151,7 @@ def check_answer(
     if num_past + answer_length > config.max_answer_length:
         raise ValueError(
             f"The answer is {num_past + answer_length} tokens long, but `max_answer_length` is "
-            f"{config.max_answer_length}. Ask for a shorter one, or build a model with a larger `max_answer_length`."
+            f"{config.max_answer_length}. Use a shorter one, or build a model with a larger `max_answer_length`."
         )
     needed, mask = (batch_size, num_past + answer_length), decoder_attention_mask
     if mask is not None and mask.ndim == 2 and tuple(mask.shape) != needed and not torch.compiler.is_compiling():
@@ -163,16 +165,16 @@ def check_answer(
 def check_labels(
     config: LoopedThinkerConfig,
     labels: torch.Tensor | None,
-    probe_labels: torch.Tensor | None,
+    probe_targets: torch.Tensor | None,
     problem: torch.Tensor | None,
     given: torch.Tensor | None,
     answer_length: int | None = None,
 ):
-    """Refuse what cannot be scored: labels that do not fit the problem and what is `given` to the answer positions."""
-    if probe_labels is not None and config.num_probes == 0:
-        raise ValueError("`probe_labels` came, but the model has no probes. Set `num_probes` in its config.")
-    if probe_labels is not None and labels is None:
-        raise ValueError("`probe_labels` came without `labels`, which say what positions are scored. Give both.")
+    """Refuse labels and probe targets that do not fit the problem, or the decoder inputs `given`."""
+    if probe_targets is not None and config.num_probes == 0:
+        raise ValueError("`probe_targets` was passed, but the model has no probes. Remove it or set `num_probes`.")
+    if probe_targets is not None and labels is None:
+        raise ValueError("`probe_targets` was passed without `labels`, which choose the scored positions. Pass both.")
     if labels is None:
         return
     num_rows = len(labels if problem is None else problem)
@@ -181,18 +183,18 @@ def check_labels(
     if tuple(labels.shape) != (num_rows, length):
         raise ValueError(
             f"`labels` has shape {tuple(labels.shape)}, but the answer needs {(num_rows, length)}: one entry per row "
-            "and position, -100 where nothing is scored."
+            "and position, -100 for positions that are not scored."
         )
-    if probe_labels is not None and tuple(probe_labels.shape) != (num_rows, length, config.num_probes):
+    if probe_targets is not None and tuple(probe_targets.shape) != (num_rows, length, config.num_probes):
         raise ValueError(
-            f"`probe_labels` has shape {tuple(probe_labels.shape)}, but the answer needs "
+            f"`probe_targets` has shape {tuple(probe_targets.shape)}, but the answer needs "
             f"{(num_rows, length, config.num_probes)}: one number per row, position and probe."
         )
     check_ids(labels.masked_fill(labels == -100, 0), "labels", config.vocab_size)
 
 
 def check_text(
-    config: LoopedThinkerConfig,
+    config: LoopedThinkerTextConfig,
     is_training: bool,
     input_ids=None,
     attention_mask=None,
@@ -202,7 +204,7 @@ def check_text(
     num_steps: int | None = None,
     exit_threshold: float | None = None,
 ):
-    """Refuse text, or a way to think about it, that the model has no room for."""
+    """Refuse a text, a number of steps, an exit threshold or a cache that does not fit."""
     check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
     if num_steps is not None:
         check_count("num_steps", num_steps)
@@ -215,38 +217,29 @@ def check_text(
             )
         if is_training:
             raise ValueError(
-                f"`exit_threshold={exit_threshold}` came to a model in training, where every token takes all steps. "
-                "Call `model.eval()` first, or leave it out."
+                f"`exit_threshold={exit_threshold}` was passed to a model in training, where every token takes all "
+                "steps. Remove it or call `model.eval()`."
             )
     if past_key_values is not None:
         check_cache(config, past_key_values, config.num_steps if num_steps is None else num_steps)
 
 
-def check_replay(is_replayed: bool, use_cache: bool | None, past_key_values: Cache | None):
-    """Refuse a cache where layers are computed again for their gradients: it would keep their tokens twice."""
-    if is_replayed and (use_cache or past_key_values is not None):
-        raise ValueError(
-            "`use_cache=True` or `past_key_values` came with gradient checkpointing, which computes layers again, and "
-            "a cache would keep their tokens twice. Leave it out in training."
-        )
-
-
-def check_cache(config: LoopedThinkerConfig, past_key_values: Cache, num_steps: int):
-    """Refuse a cache that other steps filled, or that has no room for these."""
+def check_cache(config: LoopedThinkerTextConfig, past_key_values: Cache, num_steps: int):
+    """Refuse a cache that another number of steps filled, or that has too few slots."""
     if isinstance(past_key_values, EncoderDecoderCache):
         raise ValueError(
-            "`past_key_values` is an `EncoderDecoderCache`, but a text has one cache. Use the one that the model "
+            "`past_key_values` is an `EncoderDecoderCache`, but a text has one cache. Use the cache that the model "
             "returns."
         )
     needed = config.num_hidden_layers * num_steps * (1 if config.skip_self_attention else 2)
     layers = past_key_values.layers
     if past_key_values.layer_class_to_replicate is None and len(layers) < needed:
         raise ValueError(
-            f"`past_key_values` has {len(layers)} slots, but {num_steps} steps need {needed}. Leave it out and use "
-            "the cache that the model returns, or give a `DynamicCache()` without a config, which grows."
+            f"`past_key_values` has {len(layers)} slots, but {num_steps} steps need {needed}. Remove it and use "
+            "the cache that the model returns, or pass a `DynamicCache()` without a config, which grows."
         )
     num_filled = sum(layer.is_initialized and int(layer.keys.numel() > 0) for layer in layers)
-    is_allocated = past_key_values.is_compileable and num_filled == len(layers)  # perhaps ahead of the first token
+    is_allocated = past_key_values.is_compileable and num_filled == len(layers)  # static slots, perhaps still empty
     if num_filled not in (0, needed) and not is_allocated:
         raise ValueError(
             f"`past_key_values` holds {num_filled} filled slots, but {num_steps} steps fill {needed}: earlier tokens "
@@ -254,4 +247,12 @@ def check_cache(config: LoopedThinkerConfig, past_key_values: Cache, num_steps: 
         )
 
 
-__all__ = ["check_answer", "check_count", "check_labels", "check_mode", "check_problem", "check_replay", "check_text"]
+__all__ = [
+    "check_answer",
+    "check_count",
+    "check_labels",
+    "check_layers",
+    "check_problem",
+    "check_text",
+    "refuse_arguments",
+]

@@ -1,57 +1,57 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does generation with a looped Thinker do that generation with other models does not?
-
-It chooses how long to think, sizes caches by it, and reads an answer out in one pass where the model does so.
-"""
+"""Generation with looped Thinkers: numbers of steps and latents, caches sized by them, and parallel answers."""
 
 import copy
 
 from transformers.cache_utils import DynamicCache, StaticCache
 from transformers.generation import GenerationMode
-from transformers.masking_utils import create_causal_mask
 
-from ..common.cache_names import CACHE_NAME, accept_cache_names
+from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
 from ..common.checks_tokens import check_generation_length
 from .checks_looped_thinker import check_count
 
 
 class LoopedThinkerGenerationMixin:
-    """To stand before transformers' `GenerationMixin`; `thinking_knobs` are also fields of `GenerationConfig`."""
+    """
+    Passes fields of the generation configuration to `forward`. Put it before transformers' `GenerationMixin`.
 
-    thinking_knobs: tuple[str, ...] = ("num_steps",)
+    `generation_config_fields` are arguments of `forward` that a `GenerationConfig` may set.
+    """
+
+    generation_config_fields: tuple[str, ...] = ("num_steps",)
 
     @staticmethod
     @accept_cache_names
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
-        """With a static cache: one mask for all steps."""
+        """The causal mask of a static cache, the same for all steps."""
         return create_causal_mask(
             config=config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            **{CACHE_NAME: past_key_values},
+            past_key_values=past_key_values,
             position_ids=position_ids,
         )
 
     def _prepare_generation_config(self, generation_config=None, *args, **kwargs):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, *args, **kwargs)
-        # An assistant is given the configuration of the model that it assists; it keeps to its own thinking.
+        # An assistant is given the configuration of the model that it assists, but uses its own number of steps.
         is_assistant = getattr(generation_config, "is_assistant", False)
         chosen = self.generation_config if is_assistant else generation_config
-        for name in self.thinking_knobs:
+        for name in self.generation_config_fields:
             value = getattr(chosen, name, None)
             if value is not None and model_kwargs.get(name) is None:
                 model_kwargs[name] = value
         return generation_config, model_kwargs
 
     def _get_candidate_generator(self, *args, model_kwargs, **kwargs):
-        own = {key: value for key, value in model_kwargs.items() if key not in self.thinking_knobs}
+        own = {key: value for key, value in model_kwargs.items() if key not in self.generation_config_fields}
         return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
 
 
 class TextThinkingMixin(LoopedThinkerGenerationMixin):
-    """Generation of a model that continues text: as many slots in the cache as the steps need."""
+    """Generation of text: the cache has as many slots as the steps need."""
 
-    thinking_knobs = ("num_steps", "exit_threshold")
+    generation_config_fields = ("num_steps", "exit_threshold")
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
@@ -76,23 +76,24 @@ class TextThinkingMixin(LoopedThinkerGenerationMixin):
 
 
 class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
-    """Generation of a model that answers problems: a parallel answer is read out once, then decoded as any other."""
+    """Generation of answers: a parallel answer is read out once, then searched as any other."""
 
-    thinking_knobs = ("num_steps", "num_latents", "num_read_steps")
+    generation_config_fields = ("num_steps", "num_latents", "num_read_steps")
 
     @accept_cache_names
     def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, past_key_values=None, **kwargs):
-        # transformers skips what a given cache already holds only where a `decoder_attention_mask` tells the length.
+        # transformers skips tokens in a given cache only if a `decoder_attention_mask` tells how many there are.
         if next_sequence_length is None and past_key_values is not None:
             num_past, mask = int(past_key_values.get_seq_length()), kwargs.get("decoder_attention_mask")
             if mask is None and 0 < num_past < input_ids.shape[1]:
                 next_sequence_length = input_ids.shape[1] - num_past
-        return super().prepare_inputs_for_generation(input_ids, next_sequence_length, past_key_values, **kwargs)
+        cache = {CACHE_NAME: past_key_values}
+        return super().prepare_inputs_for_generation(input_ids, next_sequence_length, **cache, **kwargs)
 
     def _prepare_generation_config(self, generation_config=None, *args, **kwargs):
         asked = generation_config
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, *args, **kwargs)
-        # The model's own default is in new tokens; what a caller says in either unit comes first.
+        # The model's default is a number of new tokens; a limit from the caller, of either kind, overrides it.
         is_total = kwargs.get("max_length") is not None or (asked is not None and asked.max_length is not None)
         is_new = kwargs.get("max_new_tokens") is not None or (asked is not None and asked.max_new_tokens is not None)
         if is_total and not is_new:
@@ -107,19 +108,19 @@ class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
         if max_cache_length > self.config.max_answer_length:
             raise ValueError(
                 f"The answer may become {max_cache_length} tokens long, but `max_answer_length` is "
-                f"{self.config.max_answer_length}. Ask for fewer `max_new_tokens`."
+                f"{self.config.max_answer_length}. Use fewer `max_new_tokens`."
             )
         if self.config.readout == "parallel":
             is_assistant = getattr(generation_config, "is_assistant", False)
             if is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
                 raise ValueError(
-                    'Assisted and prompt-lookup generation came, but `readout="parallel"` reads an answer out in one '
-                    "pass, so there is nothing to speed up. Generate without."
+                    'Assisted or prompt-lookup generation was requested, but `readout="parallel"` reads an answer out '
+                    "in one pass, so there is nothing to speed up. Remove the argument that requests it."
                 )
             asked = [name for name in ("cache_implementation",) if getattr(generation_config, name)]
             asked += [CACHE_NAME] if model_kwargs.get(CACHE_NAME) is not None else []
             if asked:
-                raise ValueError(f'`{asked[0]}` came, but `readout="parallel"` needs no cache. Leave it out.')
+                raise ValueError(f'`{asked[0]}` was passed, but `readout="parallel"` needs no cache. Remove it.')
             generation_config.use_cache = False
             encoder_outputs = model_kwargs["encoder_outputs"]
             encoder_outputs["answer_logits"] = self(

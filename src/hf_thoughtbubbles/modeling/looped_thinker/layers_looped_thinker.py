@@ -1,0 +1,288 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""The shared block of looped Thinkers: attention, layers, and the selection of what a step attends to.
+
+The memory of a step is the input and the latents of earlier steps, un-normalised. Latents attend to each other and
+then to the memory. Keys and values of a memory never change, so they are projected once.
+
+Shapes: B batch, S states, M memory entries, N heads, H head size, D hidden.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.output_capturing import OutputRecorder
+
+from ...configuration.looped_settings import LoopedThinkerSettings
+from ...hub.hub_models import HubModelMixin
+from ..common.cache_names import CACHE_NAMES
+from ..common.common_layers import eager_attention_forward, get_layer_cache, rotate_channels
+from .cache_steps import KeyValue
+from .checks_looped_thinker import check_layers
+
+
+class Memory(NamedTuple):
+    """What a step attends to: keys and values for each layer of the block, and a mask if some entries are padding."""
+
+    layers: list[KeyValue]
+    mask: torch.Tensor | None = None
+
+
+class LowRankLinear(nn.Module):
+    """A projection through a narrower space, without biases."""
+
+    def __init__(self, in_features: int, out_features: int, rank: int):
+        super().__init__()
+        self.down_proj = nn.Linear(in_features, rank, bias=False)
+        self.up_proj = nn.Linear(rank, out_features, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.up_proj(self.down_proj(hidden_states))
+
+
+def build_projection(config: LoopedThinkerSettings) -> nn.Module:
+    """A projection `(., D)` to `(., D)`: full, or through `low_rank` channels when these are fewer."""
+    if config.low_rank is None or config.low_rank >= config.hidden_size:
+        return nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+    return LowRankLinear(config.hidden_size, config.hidden_size, config.low_rank)
+
+
+class LoopedThinkerAttention(nn.Module):
+    """Attention with a separate [`project`] for keys and values, because many steps attend to one memory."""
+
+    def __init__(self, config: LoopedThinkerSettings):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.head_dim
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False  # overridden by the argument of each call
+        self.q_proj = build_projection(config)
+        self.k_proj = build_projection(config)
+        self.v_proj = build_projection(config)
+        self.o_proj = build_projection(config)
+
+    def project(self, source: torch.Tensor, position_embeddings: KeyValue | None = None) -> KeyValue:
+        """Keys and values `(B, N, S, H)` of a source `(B, S, D)`; keys are rotated when positions are passed."""
+        shape = (*source.shape[:2], -1, self.head_dim)
+        key, value = self.k_proj(source).view(shape), self.v_proj(source).view(shape)
+        if position_embeddings is not None:
+            key = rotate_channels(key, *position_embeddings)
+        return key.transpose(1, 2), value.transpose(1, 2)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        position_embeddings: KeyValue | None = None,
+        attention_mask: torch.Tensor | None = None,
+        is_causal: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = self.q_proj(hidden_states).view(*hidden_states.shape[:2], -1, self.head_dim)
+        if position_embeddings is not None:
+            query = rotate_channels(query, *position_embeddings)
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query.transpose(1, 2),
+            key,
+            value,
+            attention_mask,
+            dropout=0.0,
+            scaling=self.scaling,
+            is_causal=is_causal,
+            **kwargs,
+        )
+        return self.o_proj(attn_output.reshape(hidden_states.shape)), attn_weights
+
+
+class LoopedThinkerSelfAttention(LoopedThinkerAttention):
+    """Attention of latents to each other; a class of its own, so that its weights are recorded by name."""
+
+
+class LoopedThinkerCrossAttention(LoopedThinkerAttention):
+    """Attention of latents to the memory; a class of its own, so that its weights are recorded by name."""
+
+
+class LoopedThinkerMLP(nn.Module):
+    """Gated feed-forward layer."""
+
+    def __init__(self, config: LoopedThinkerSettings):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class LoopedThinkerLayer(GradientCheckpointingLayer):
+    """Self-attention, attention to the un-normalised memory and feed-forward, each pre-norm and residual."""
+
+    def __init__(self, config: LoopedThinkerSettings):
+        super().__init__()
+        self.has_self_attention = not config.skip_self_attention
+        self.has_self_attention_mlp = self.has_self_attention and config.self_attention_mlp
+        if self.has_self_attention:
+            self.self_attn_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.self_attn = LoopedThinkerSelfAttention(config)
+        if self.has_self_attention_mlp:
+            self.self_attn_mlp_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.self_attn_mlp = LoopedThinkerMLP(config)
+        self.cross_attn_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.cross_attn = LoopedThinkerCrossAttention(config)
+        self.mlp_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = LoopedThinkerMLP(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (B, S, D)
+        memory_key: torch.Tensor,  # (B, N, M, H)
+        memory_value: torch.Tensor,
+        position_embeddings: KeyValue,
+        attention_mask: torch.Tensor | None = None,
+        is_causal: bool = False,
+        memory_position_embeddings: KeyValue | None = None,
+        memory_mask: torch.Tensor | None = None,
+        is_memory_causal: bool = False,
+        update_cache: Callable[[torch.Tensor, torch.Tensor], KeyValue] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        if self.has_self_attention:
+            normed = self.self_attn_layernorm(hidden_states)
+            key, value = self.self_attn.project(normed, position_embeddings)
+            if update_cache is not None:
+                key, value = update_cache(key, value)
+            attn_output, _ = self.self_attn(
+                normed, key, value, position_embeddings, attention_mask, is_causal=is_causal, **kwargs
+            )
+            hidden_states = hidden_states + attn_output
+        if self.has_self_attention_mlp:
+            hidden_states = hidden_states + self.self_attn_mlp(self.self_attn_mlp_layernorm(hidden_states))
+        attn_output, _ = self.cross_attn(
+            self.cross_attn_layernorm(hidden_states),
+            memory_key,
+            memory_value,
+            memory_position_embeddings,
+            memory_mask,
+            is_causal=is_memory_causal,
+            **kwargs,
+        )
+        hidden_states = hidden_states + attn_output
+        return hidden_states + self.mlp(self.mlp_layernorm(hidden_states))
+
+
+class LoopedThinkerBlock(nn.Module):
+    """The layers that all steps share, and a norm after the last of them if `has_norm`."""
+
+    def __init__(self, config: LoopedThinkerSettings, has_norm: bool):
+        super().__init__()
+        self.layers = nn.ModuleList([LoopedThinkerLayer(config) for _ in range(config.num_hidden_layers)])
+        self.has_norm = has_norm
+        if has_norm:
+            self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def project(self, source: torch.Tensor, position_embeddings: KeyValue | None = None) -> list[KeyValue]:
+        """Keys and values of a part of the memory `(B, S, D)` for each layer."""
+        check_layers(self.layers)
+        return [layer.cross_attn.project(source, position_embeddings) for layer in self.layers]
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        memory: Memory,
+        update_cache: Callable[[torch.Tensor, torch.Tensor, int], KeyValue] | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """
+        One step of `(B, S, D)`. `update_cache(key, value, layer_idx)` stores keys and values of self-attention, and
+        returns them with those that the cache already has.
+        """
+        for layer_idx, (layer, (key, value)) in enumerate(zip(self.layers, memory.layers, strict=True)):
+            hidden_states = layer(
+                hidden_states,
+                key,
+                value,
+                memory_mask=memory.mask,
+                update_cache=None if update_cache is None else partial(update_cache, layer_idx=layer_idx),
+                **kwargs,
+            )
+        return self.norm(hidden_states) if self.has_norm else hidden_states
+
+    def get_cache(self, past_key_values: Cache | None) -> Cache | None:
+        """The cache that a call writes: none if the layers are computed again for gradients."""
+        return get_layer_cache(self.layers[0], past_key_values) if torch.is_grad_enabled() else past_key_values
+
+
+def choose_visible(num_finished: int, num_read_steps: int | None, num_memory_steps: int | None) -> tuple[bool, int]:
+    """
+    The memory after `num_finished` steps: whether it contains the input, and the first step whose latents it contains.
+    The first step always attends to the input (docs/reference_behaviour.md, "Looped Thinker").
+
+    >>> choose_visible(3, num_read_steps=2, num_memory_steps=2)
+    (False, 1)
+    """
+    reads_input = num_finished == 0 or num_read_steps is None or num_finished - 1 < num_read_steps
+    first_step = 0 if num_memory_steps is None else max(0, num_finished - num_memory_steps)
+    return reads_input, first_step
+
+
+def create_memory_mask(config: LoopedThinkerSettings, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+    """The attention mask over memory entries of which `mask` `(B, M)` is 0 for padding; `states` are `(B, S, D)`."""
+    return create_bidirectional_mask(
+        config=config,
+        inputs_embeds=states[:, :1],
+        attention_mask=mask,
+        encoder_hidden_states=states.new_empty(*mask.shape, 0),  # its shape alone is read
+    )
+
+
+class LoopedPreTrainedModel(HubModelMixin, PreTrainedModel):
+    """Base of the pretrained classes of both model types: what transformers may do with them."""
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LoopedThinkerLayer"]
+    _skip_keys_device_placement = [*CACHE_NAMES]
+    _supports_sdpa = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": LoopedThinkerLayer,
+        "attentions": OutputRecorder(LoopedThinkerSelfAttention, index=1),
+        "cross_attentions": OutputRecorder(LoopedThinkerCrossAttention, index=1),
+    }
+
+    def __init__(self, config: LoopedThinkerSettings, *args, **kwargs):
+        if config.model_type != self.config_class.model_type:
+            raise ValueError(
+                f"`config` is a `{type(config).__name__}`, but `{type(self).__name__}` needs a "
+                f"`{self.config_class.__name__}`. Pass one, or use the model class of your configuration."
+            )
+        config.validate()  # fields set after construction, as `from_pretrained(..., num_steps=...)` does
+        super().__init__(config, *args, **kwargs)
+
+
+__all__ = [
+    "LoopedPreTrainedModel",
+    "LoopedThinkerBlock",
+    "LoopedThinkerCrossAttention",
+    "LoopedThinkerLayer",
+    "LoopedThinkerSelfAttention",
+    "LowRankLinear",
+    "Memory",
+    "choose_visible",
+    "create_memory_mask",
+]

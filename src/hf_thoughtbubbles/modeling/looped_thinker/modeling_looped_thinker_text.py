@@ -1,0 +1,366 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""The looped Thinker that is a language model.
+
+    embed    token ids to one vector per token
+    decode   the shared block, applied again and again to one latent per token: a step is given the token once more,
+             and attends to the input and to the latents of earlier steps, of tokens up to its own
+    unembed  logits
+
+Shapes: B batch, T tokens, A rows with tokens that still think, R steps, M memory entries, D hidden, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from ...configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
+from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.checks_tokens import check_cache_in_replay
+from ..common.common_layers import RotaryEmbedding
+from ..common.position_ids import find_documents, get_position_ids, take_last
+from .cache_steps import StepStates
+from .checks_looped_thinker import check_text, refuse_arguments
+from .generation_looped_thinker import TextThinkingMixin
+from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock
+from .step_memory import TextMemory
+
+
+ARGUMENTS_FOR_ANSWERS = (
+    "num_latents",
+    "num_read_steps",
+    "memory_ids",
+    "decoder_input_ids",
+    "decoder_inputs_embeds",
+    "decoder_attention_mask",
+    "encoder_outputs",
+    "answer_length",
+    "loop_decoder",
+)
+
+
+@alias_cache_field
+@dataclass
+class LoopedThinkerTextModelOutput(BaseModelOutputWithPastAndCrossAttentions):
+    """
+    The base model's output.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): the latent of each token after the last step.
+        past_key_values (`Cache`, *optional*): keys and values of tokens and steps.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): the input of the first layer, then the output of each
+            application of a layer, in order.
+        attentions (`tuple(torch.FloatTensor)`, *optional*): self-attention weights in the same order.
+        cross_attentions (`tuple(torch.FloatTensor)`, *optional*): weights over the memory in the same order.
+        latents (`torch.FloatTensor` of shape `(B, R, T, D)`, *optional*): after each step, with `output_steps=True`.
+        num_steps_used (`torch.LongTensor` of shape `(B, T)`): number of steps that each token took.
+    """
+
+    latents: torch.FloatTensor | None = None
+    num_steps_used: torch.LongTensor | None = None
+
+
+@alias_cache_field
+@dataclass
+class LoopedThinkerCausalLMOutput(CausalLMOutputWithPast):
+    """
+    The language model's output.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*): next-token cross entropy in nats, with `labels`.
+        logits (`torch.FloatTensor` of shape `(B, T, V)`): after the last step.
+        past_key_values (`Cache`, *optional*): keys and values of tokens and steps.
+        hidden_states, attentions, cross_attentions (`tuple(torch.FloatTensor)`, *optional*): see
+            [`LoopedThinkerTextModelOutput`].
+        latents (`torch.FloatTensor` of shape `(B, R, T, D)`, *optional*): after each step, with `output_steps=True`.
+        step_logits (`torch.FloatTensor` of shape `(B, R, T, V)`, *optional*): with `output_steps=True`.
+        num_steps_used (`torch.LongTensor` of shape `(B, T)`): number of steps that each token took.
+    """
+
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    latents: torch.FloatTensor | None = None
+    step_logits: torch.FloatTensor | None = None
+    num_steps_used: torch.LongTensor | None = None
+
+
+def measure_change(hidden_states: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Relative change `(B, T)` of states `(B, T, D)` from one step to the next: `|h - h_before| / |h|`."""
+    hidden_states, before = hidden_states.float(), before.float()
+    return (hidden_states - before).norm(dim=-1) / hidden_states.norm(dim=-1).clamp(min=torch.finfo(torch.float).tiny)
+
+
+class LoopedThinkerTextPreTrainedModel(LoopedPreTrainedModel):
+    """Base of the looped Thinkers that are language models."""
+
+    config: LoopedThinkerTextConfig
+
+
+class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
+    """
+    The bare looped Thinker for text: one block of layers, applied again and again to a latent for each token.
+
+    Example:
+
+    >>> from hf_thoughtbubbles import LoopedThinkerTextConfig
+    >>> config = LoopedThinkerTextConfig(vocab_size=11, hidden_size=8, num_attention_heads=2, num_steps=3)
+    >>> LoopedThinkerTextModel(config)(torch.tensor([[1, 2, 3]])).last_hidden_state.shape
+    torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, config: LoopedThinkerTextConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.block = LoopedThinkerBlock(config, has_norm=True)
+        self.rotary_emb = RotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def embed(
+        self, input_ids: torch.LongTensor | None = None, inputs_embeds: torch.FloatTensor | None = None
+    ) -> torch.Tensor:
+        """One vector for each token, `(B, T, D)`, scaled by `sqrt(D)`; positions are added in `decode`."""
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        return inputs_embeds * math.sqrt(self.config.hidden_size)
+
+    def decode(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        num_steps: int | None = None,
+        exit_threshold: float | None = None,
+        output_steps: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LoopedThinkerTextModelOutput:
+        """Apply the block `num_steps` times to an embedded text `(B, T, D)`."""
+        config, num_steps = self.config, num_steps or self.config.num_steps
+        has_exit, cache = exit_threshold is not None, self.block.get_cache(past_key_values)
+        positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
+        rotary, is_padding = self.rotary_emb(inputs_embeds, positions), None
+        if attention_mask is not None and attention_mask.ndim == 2:
+            is_padding = ~take_last(attention_mask, inputs_embeds.shape[1], past_key_values).bool()
+        num_parts = 1 + min(num_steps - 1, config.num_memory_steps or num_steps)
+        masks = self.create_masks(inputs_embeds, attention_mask, position_ids, past_key_values, num_parts)
+        states = StepStates(config.num_hidden_layers, not config.skip_self_attention, cache, has_exit)
+        memory = TextMemory(config, self.block, states, num_steps, *masks)
+
+        memory.append(inputs_embeds, rotary, step=0)
+        hidden_states, latents = None, []
+        num_steps_used = torch.full(inputs_embeds.shape[:2], 0 if has_exit else num_steps, device=inputs_embeds.device)
+        for step in range(num_steps):
+            before, step_rotary = hidden_states, tuple(states.select_rows(part) for part in rotary)
+            new = self.block(
+                states.select_rows(inputs_embeds if before is None else inputs_embeds + before),  # (A, T, D)
+                memory.read(step),
+                update_cache=partial(states.update_self, step=step),
+                position_embeddings=step_rotary,
+                attention_mask=states.select_rows(masks[0]),
+                is_causal=True,
+                memory_position_embeddings=step_rotary,
+                is_memory_causal=True,
+                **kwargs,
+            )
+            hidden_states = states.complete(new, before)
+            if output_steps:
+                latents.append(hidden_states)
+            if has_exit:
+                num_steps_used = num_steps_used + (1 if states.is_thinking is None else states.is_thinking.long())
+            if step + 1 == num_steps:
+                break
+            memory.append(new, step_rotary, step + 1)
+            if has_exit and before is not None:
+                is_done = measure_change(hidden_states, before) < exit_threshold
+                states.exit(is_done if is_padding is None else is_done | is_padding)
+            if states.is_finished:
+                states.repeat_rest(step + 1, num_steps)
+                latents += [hidden_states] * (num_steps - step - 1 if output_steps else 0)
+                break
+        return LoopedThinkerTextModelOutput(
+            last_hidden_state=hidden_states,
+            past_key_values=past_key_values,
+            latents=torch.stack(latents, dim=1) if output_steps else None,
+            num_steps_used=num_steps_used,
+        )
+
+    def create_masks(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        past_key_values: Cache | None,
+        num_parts: int,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """
+        The masks of self-attention and of a memory of `num_parts` parts, each as long as the text. A memory of fewer
+        parts uses the beginning of the latter. `None` for the fused causal path, or for a single new token.
+        """
+        arguments = {
+            "config": self.config,
+            "inputs_embeds": inputs_embeds[:1] if attention_mask is None and position_ids is None else inputs_embeds,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "position_ids": position_ids,
+        }
+        mask = full = create_causal_mask(**arguments)
+        if num_parts > 1 and mask is None and inputs_embeds.shape[1] > 1:
+            full = create_causal_mask(**arguments, allow_is_causal_skip=False)
+        return mask, None if full is None else full.repeat(1, 1, 1, num_parts)
+
+    @accept_cache_names
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        num_steps: int | None = None,
+        exit_threshold: float | None = None,
+        output_steps: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LoopedThinkerTextModelOutput:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`): token ids; or pass `inputs_embeds`.
+            attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for real tokens, 0 for padding on either side.
+            position_ids (`torch.LongTensor` of shape `(B, T)`): positions of the tokens, from 0; counted along the
+                mask by default. Positions that begin again, without a mask and a cache, begin another document.
+            past_key_values (`Cache`): keys and values of earlier tokens, which took as many steps.
+            inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors instead of token ids.
+            use_cache (`bool`): return keys and values; by default in evaluation, unless `position_ids` pack
+                documents.
+            num_steps (`int`): number of steps in this call, also more than in training; by default the
+                configuration's.
+            exit_threshold (`float`): relative change of its latent below which a token takes no further step; in
+                evaluation.
+            output_steps (`bool`): return the latents after each step.
+
+        Returns:
+            [`LoopedThinkerTextModelOutput`]
+
+        Raises:
+            `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed.
+        """
+        refuse_arguments(kwargs, ARGUMENTS_FOR_ANSWERS, "LoopedThinkerModel")
+        is_learning = self.training and torch.is_grad_enabled()
+        steps = {"num_steps": num_steps, "exit_threshold": exit_threshold}
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        check_text(self.config, is_learning, input_ids, inputs_embeds=inputs_embeds, **inputs, **steps)
+        if is_learning:
+            check_cache_in_replay(self, past_key_values)
+        documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and documents is None
+        if use_cache and past_key_values is None:
+            inputs["past_key_values"] = DynamicCache()  # without a configuration it grows to any number of steps
+        if exit_threshold is None and not is_learning:
+            steps["exit_threshold"] = self.config.exit_threshold
+
+        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        return self.decode(inputs_embeds, **inputs, **steps, output_steps=output_steps, **kwargs)
+
+
+class LoopedThinkerForCausalLM(TextThinkingMixin, LoopedThinkerTextPreTrainedModel, GenerationMixin):
+    """
+    A looped Thinker as a language model: every token has a latent, and the shared block is applied `num_steps` times.
+
+    `generate` takes `num_steps` (also more than in training) and `exit_threshold`, which are fields of
+    `GenerationConfig`, too. A token is done when its latent changes by less than the threshold from one step to the
+    next: later steps attend to its last keys and values, and a row whose tokens are all done is skipped.
+    """
+
+    has_linear_head = True  # `lm_head(last_hidden_state)` is the logits
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: LoopedThinkerTextConfig):
+        super().__init__(config)
+        self.model = LoopedThinkerTextModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        # transformers drops fields it does not know, as `num_steps`, from a generation config of this origin.
+        self.generation_config._from_model_config = False
+        self.post_init()
+
+    def unembed(self, last_hidden_state: torch.Tensor, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor:
+        """Logits `(B, T, V)` of states `(B, T, D)`, or of the last or the listed tokens only."""
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return self.lm_head(last_hidden_state[:, kept])
+
+    @accept_cache_names
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        num_steps: int | None = None,
+        exit_threshold: float | None = None,
+        output_steps: bool = False,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LoopedThinkerCausalLMOutput:
+        """
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, num_steps,
+                exit_threshold: see [`LoopedThinkerTextModel`].
+            labels (`torch.LongTensor` of shape `(B, T)`): ids to predict, shifted inside; -100 is not scored.
+            output_steps (`bool`): return the latents and logits after each step.
+            logits_to_keep (`int` or `torch.LongTensor`): compute logits of the last so many tokens (0: all), or of
+                the listed positions.
+
+        Returns:
+            [`LoopedThinkerCausalLMOutput`]
+
+        Example:
+
+        >>> import torch
+        >>> from hf_thoughtbubbles import LoopedThinkerForCausalLM, LoopedThinkerTextConfig
+        >>> config = LoopedThinkerTextConfig(vocab_size=11, hidden_size=8, num_attention_heads=2, num_steps=3)
+        >>> LoopedThinkerForCausalLM(config)(torch.tensor([[1, 2, 3]]), num_steps=5).num_steps_used
+        tensor([[5, 5, 5]])
+        """
+        outputs: LoopedThinkerTextModelOutput = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            num_steps=num_steps,
+            exit_threshold=exit_threshold,
+            output_steps=output_steps,
+            **kwargs,
+        )
+        logits = self.unembed(outputs.last_hidden_state, logits_to_keep)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return LoopedThinkerCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            latents=outputs.latents,
+            step_logits=self.lm_head(outputs.latents) if output_steps else None,
+            num_steps_used=outputs.num_steps_used,
+        )
+
+
+__all__ = ["LoopedThinkerForCausalLM", "LoopedThinkerTextModel", "LoopedThinkerTextPreTrainedModel"]
