@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does a checkpoint of the original Thinker become ours, or is what does not fit refused by name?
+"""Checkpoints of the original Thinker are converted, or refused by name.
 
-That the converted model computes the same is in tests/modeling/test_parity_looped_thinker.py.
+tests/modeling/looped_thinker/test_parity_looped_thinker.py compares the outputs of converted models.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ ALL = pytest.mark.parametrize("kwargs", KINDS.values(), ids=KINDS)
 
 
 def make_state(kwargs) -> dict[str, torch.Tensor]:
-    """What the original's `state_dict()` would hold, drawn at random."""
+    """A random `state_dict()` of the original."""
     config = config_from_toythinker(kwargs)
     parameters = dict(LoopedThinkerForConditionalGeneration(config).named_parameters())
     return {theirs: torch.randn_like(parameters[ours]) for theirs, ours in list_parameters(config).items()}
@@ -62,7 +62,7 @@ def test_a_converted_model_saves_and_reloads(kwargs, readout, tmp_path):
 
 
 @ALL
-def test_every_parameter_is_set_by_one_of_theirs(kwargs):
+def test_every_parameter_is_set_by_one_of_the_original(kwargs):
     state = make_state(kwargs)
     parameters = dict(looped_thinker_from_toythinker(state, kwargs).named_parameters())
     names = list_parameters(config_from_toythinker(kwargs))
@@ -71,7 +71,7 @@ def test_every_parameter_is_set_by_one_of_theirs(kwargs):
         assert torch.equal(parameters[ours], state[theirs]), theirs
 
 
-def test_arrays_serve_as_tensors_do():
+def test_arrays_are_converted_like_tensors():
     state = make_state(PLAIN)
     arrays = {name: value.numpy().astype(np.float64) for name, value in state.items()}
     models = [looped_thinker_from_toythinker(given, PLAIN) for given in (state, arrays)]
@@ -80,7 +80,7 @@ def test_arrays_serve_as_tensors_do():
         assert ours.dtype == torch.float32
 
 
-def test_what_the_original_never_reads_may_be_there():
+def test_entries_that_the_original_never_uses_are_ignored():
     """Its position buffer, its unused table of positions, and an empty table of static memories."""
     unread = {
         "pos_encoder.pe": torch.zeros(1, 17, 12),
@@ -90,7 +90,7 @@ def test_what_the_original_never_reads_may_be_there():
     looped_thinker_from_toythinker({**make_state(PLAIN), **unread}, PLAIN)
 
 
-def test_static_memories_that_the_arguments_deny_are_refused():
+def test_static_memories_without_their_argument_are_refused():
     state = {**make_state(PLAIN), "emb_static_mem.weight": torch.zeros(5, 12)}
     with pytest.raises(ValueError, match=r"emb_static_mem.weight"):
         looped_thinker_from_toythinker(state, PLAIN)
@@ -126,7 +126,7 @@ def test_a_state_that_does_not_fit_is_refused():
             looped_thinker_from_toythinker(given, kwargs)
 
 
-def test_what_is_converted_has_no_ties_of_its_own_making():
-    """The original reads tokens out with their embeddings, and so does ours."""
+def test_a_converted_model_ties_its_head_to_its_embeddings():
+    """The original uses one matrix for both."""
     model = looped_thinker_from_toythinker(make_state(PLAIN), PLAIN)
     assert model.lm_head.weight is model.model.embed_tokens.weight

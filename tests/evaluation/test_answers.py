@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Are answers graded as a person would?"""
+"""Answers are graded as by hand, and batches do not change replies."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_batches_of_questions_are_answered_as_each_alone(build):
         assert reply == (alone[: alone.index(END)] if END in alone else alone)
 
 
-def test_how_long_to_think_reaches_the_model_and_training_goes_on():
+def test_arguments_of_generate_reach_the_model_and_training_mode_is_restored():
     torch.manual_seed(0)
     model, problems = make_thinker().train(), load_number_dataset("arithmetic", 20, max_number=100)
     replies = [answer_questions(model, problems, build_number_tokenizer(), num_steps=steps) for steps in (1, 9)]
@@ -60,6 +60,6 @@ def test_how_long_to_think_reaches_the_model_and_training_goes_on():
     assert model.training
 
 
-def test_nothing_to_ask_is_an_error():
+def test_an_empty_dataset_is_an_error():
     with pytest.raises(ValueError, match="`dataset` is empty"):
         score_answers(make_thinker(), Dataset.from_dict({"input_ids": [], "labels": []}), build_number_tokenizer())

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do the pictures over steps show the numbers they were given?"""
+"""Figures over steps show the numbers that were passed."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_every_cell_shows_its_accuracy():
     ("trained_steps", "trained_latents", "corners"),
     [((2, 5), (7, 11), (0.5, 0.5, 2, 2)), ((1, 1), None, (-0.5, -0.5, 1, 3)), (None, (3, 6), (-0.5, -0.5, 3, 1))],
 )
-def test_a_frame_is_drawn_around_what_was_trained(trained_steps, trained_latents, corners):
+def test_a_frame_is_drawn_around_the_trained_range(trained_steps, trained_latents, corners):
     axis = plot_accuracy_grid(np.ones((3, 3)), [1, 2, 4], [3, 7, 11], trained_steps, trained_latents).axes[0]
     (frame,) = axis.patches
     assert (*frame.get_xy(), frame.get_width(), frame.get_height()) == corners
@@ -65,22 +65,22 @@ def test_latents_at_rest_at_zero_do_not_change():
     assert measure_change(np.zeros((3, 2))).tolist() == [0.0, 0.0]
 
 
-def test_pictures_are_written_and_text_is_never_read_as_a_formula(tmp_path):
+def test_figures_are_saved_and_text_is_never_parsed_as_a_formula(tmp_path):
     name = "$\\frac$"
-    pictures = [
+    figures = [
         plot_accuracy_grid(np.full((1, 1), np.nan), [1], [1], (1, 1), (1, 1), title=name),
         plot_step_losses({name: np.ones(1)}, title=name),
         plot_convergence({name: np.ones(3)}, trained_steps=(1, 2), title=name),
     ]
-    for number, figure in enumerate(pictures):
+    for number, figure in enumerate(figures):
         figure.savefig(tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").stat().st_size > 1000
 
 
-def test_what_does_not_belong_together_is_refused():
+def test_grids_whose_shapes_do_not_match_are_refused():
     with pytest.raises(ValueError, match=r"`accuracy` has shape \(2, 3\); .* it must be \(3, 2\)"):
         plot_accuracy_grid(np.ones((2, 3)), [1, 2], [1, 2, 3])
-    with pytest.raises(ValueError, match="neither number 0"):
+    with pytest.raises(ValueError, match="without a 0"):
         plot_accuracy_grid(np.ones((0, 1)), [1], [])
     with pytest.raises(ValueError, match=r"`num_steps` is \[2, 1\]; the numbers must increase"):
         plot_accuracy_grid(np.ones((1, 2)), [2, 1], [1])

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do problems get harder exactly when the model is accurate, and does training stop in time, over resumes too?"""
+"""The curriculum rises exactly when the model is accurate; the time limit stops training, also over resumes."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ NUM_TARGETS = 50
 
 
 class Answerer(nn.Module):
-    """Stands in for a model; the batch says how many of its 50 answers are right."""
+    """A model of which the batch says how many of its 50 answers are right."""
 
     def __init__(self, is_encoder_decoder: bool = True):
         super().__init__()
@@ -124,7 +124,7 @@ def test_only_more_than_the_threshold_rises_and_never_above_the_limit():
     assert curriculum.difficulty == 1.75
 
 
-def test_a_saved_curriculum_goes_on():
+def test_a_saved_curriculum_continues():
     curriculum, other = Curriculum(1, 3), Curriculum(1, 3)
     curriculum.observe(0.9)
     other.load_state_dict(json.loads(json.dumps(curriculum.state_dict())))
@@ -134,7 +134,7 @@ def test_a_saved_curriculum_goes_on():
 
 
 class Difficulties(IterableDataset):
-    """A stream of what its process sees as the difficulty."""
+    """A stream of the difficulty that its process reads."""
 
     def __init__(self, curriculum: Curriculum):
         self.curriculum = curriculum
@@ -145,7 +145,7 @@ class Difficulties(IterableDataset):
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_a_worker_sees_the_difficulty_rise(context):
+def test_a_worker_reads_the_raised_difficulty(context):
     curriculum = Curriculum(start=1, limit=9)
     dataset = copy.deepcopy(Difficulties(curriculum))
     loader = DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=1, multiprocessing_context=context)
@@ -163,7 +163,7 @@ def test_accuracy_is_of_aligned_or_shifted_targets(is_encoder_decoder, tmp_path)
     model, curriculum = Answerer(is_encoder_decoder), Curriculum(1, 2, window=2)
     trainer = make_trainer(tmp_path, model, rows, [CurriculumCallback(curriculum)])
     trainer.train()
-    # Where the next label is the target, the first, which is right, is none.
+    # The first label, whose answer is right, is no target if targets are the next labels.
     expected = [6 / 10, 10 / 20] if is_encoder_decoder else [5 / 9, 9 / 19]
     assert get_entries(trainer, "train_accuracy") == pytest.approx(expected)
 
@@ -188,7 +188,7 @@ def test_accumulated_batches_count_one_by_one(tmp_path):
     assert callback.curriculum.difficulty == 2.5
 
 
-def test_a_window_that_is_not_accurate_starts_anew(tmp_path):
+def test_a_window_that_is_not_accurate_starts_again(tmp_path):
     accuracies = [1.0, 0.5, 1.0, 0.8, 0.9, 0.9]
     callback = CurriculumCallback(Curriculum(1, 9, window=2))
     trainer = make_trainer(tmp_path, Answerer(), [make_row(accuracy) for accuracy in accuracies], [callback])
@@ -221,7 +221,7 @@ def test_a_resumed_curriculum_is_as_if_never_interrupted(save_step, tmp_path):
     assert states[0] == states[1]
 
 
-def test_a_fresh_training_starts_its_window_anew_and_keeps_the_difficulty(tmp_path):
+def test_a_fresh_training_starts_a_new_window_and_keeps_the_difficulty(tmp_path):
     callback = CurriculumCallback(Curriculum(1, 9, window=2))
     trainer = make_trainer(tmp_path, Answerer(), [make_row(0.9)] * 3, [callback])
     trainer.train()
@@ -244,21 +244,21 @@ def test_callbacks_may_be_added_when_resuming(tmp_path):
     )
 
 
-def test_a_callback_cut_off_from_its_curriculum_is_refused(tmp_path):
+def test_a_callback_without_its_curriculum_is_refused(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 1, "restore_callback_states_from_checkpoint": True}
     for checkpoint in (None, str(tmp_path / "checkpoint-1")):
         callback = CurriculumCallback(Curriculum(1, 9, window=1))
         trainer = make_trainer(tmp_path, Answerer(), [make_row(0.9)] * 2, [callback], **options)
         if checkpoint is None:
             trainer.train()
-    with pytest.raises(ValueError, match="leave `restore_callback_states_from_checkpoint` off"):
+    with pytest.raises(ValueError, match="set `restore_callback_states_from_checkpoint=False`"):
         trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def test_a_window_without_targets_is_an_error(tmp_path):
     callback = CurriculumCallback(Curriculum(1, 9, window=2))
     trainer = make_trainer(tmp_path, Answerer(), [make_row(0, 0)] * 2, [callback])
-    with pytest.raises(ValueError, match="The last 2 batches had no targets to be accurate on"):
+    with pytest.raises(ValueError, match="The last 2 batches had no targets to measure accuracy on"):
         trainer.train()
 
 
@@ -270,7 +270,7 @@ def test_a_batch_without_targets_does_not_count_in_the_mean(tmp_path):
     assert get_entries(trainer, "train_accuracy") == [None, pytest.approx(0.9)]
 
 
-def test_what_makes_no_curriculum_is_refused():
+def test_bad_settings_of_a_curriculum_are_refused():
     for changes, message in (
         ({"limit": 0.5}, "`limit` is 0.5; it must be at least `start` 1"),
         ({"increment": 0}, "`increment` is 0; it must be greater than 0"),
@@ -280,12 +280,12 @@ def test_what_makes_no_curriculum_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             Curriculum(**{"start": 1, "limit": 3, **changes})
-    with pytest.raises(ValueError, match="`curriculum` is 3; give the `Curriculum`"):
+    with pytest.raises(ValueError, match="`curriculum` is 3; pass the `Curriculum`"):
         CurriculumCallback(3)
 
 
 @pytest.mark.parametrize("strategy", ["no", "steps", "epoch"])
-def test_training_stops_evaluates_and_saves_when_the_time_is_up(strategy, tmp_path, monkeypatch, caplog):
+def test_training_stops_evaluates_and_saves_when_the_time_is_over(strategy, tmp_path, monkeypatch, caplog):
     clock, callback = Clock(monkeypatch), TimeBudgetCallback(max_minutes=3.5 / 60)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     options = {"save_strategy": strategy, "eval_strategy": strategy, "save_steps": 100, "eval_steps": 100}

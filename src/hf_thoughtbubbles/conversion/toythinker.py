@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does a checkpoint of the original Thinker (PyTorch, `ToyThinker`) become ours?"""
+"""Conversion of checkpoints of the original Thinker (PyTorch, `ToyThinker`)."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from ..modeling.looped_thinker.modeling_looped_thinker import LoopedThinkerForCo
 from .state_dicts import copy_parameters
 
 
-# A key of the original to the field of ours that it sets.
+# Key of the original to the field of our configuration.
 FIELDS = {
     "vocab_size": "vocab_size",
     "max_latent": "max_latents",
@@ -28,9 +28,9 @@ FIELDS = {
 OPTIONAL_FIELDS = {"n_probe", "static_mem_len", "skip_self_attn", "ff_in_self_attn", "rank"}
 IGNORED_FIELDS = {"dropout"}  # stored by the original, never applied
 
-# Of the original's state, what it never reads, or what ours computes.
+# Entries of the original's state that it never uses, or that our model computes.
 UNUSED = {"embd_in_pos.weight", "pos_encoder.pe"}
-NUM_LATENTS, NUM_STEPS = 8, 1  # what the original means by default
+NUM_LATENTS, NUM_STEPS = 8, 1  # defaults of the original
 
 TABLES = {
     "embd_vocab.weight": "model.embed_tokens.weight",
@@ -62,20 +62,20 @@ def config_from_toythinker(
     Args:
         model_kwargs (`Mapping`): `vocab_size max_latent max_input_len max_output_len d_model nhead d_hid nlayers` and
             optionally `n_probe static_mem_len skip_self_attn ff_in_self_attn rank`.
-        readout (`str`): the original chooses at every call; ours has it in the configuration.
+        readout (`str`): the original chooses it at every call, our model in the configuration.
 
     Returns:
         [`LoopedThinkerConfig`], with the original's single position frequency.
 
     Raises:
-        `ValueError`: for keys that it does not know or that are missing.
+        `ValueError`: for unknown or missing keys; names them.
     """
     unknown = sorted(set(model_kwargs) - set(FIELDS) - IGNORED_FIELDS)
     missing = sorted(set(FIELDS) - OPTIONAL_FIELDS - set(model_kwargs))
     if unknown or missing:
         raise ValueError(
-            f"`model_kwargs` has unknown keys {unknown} and lacks {missing}; known are {sorted(FIELDS)}, of which "
-            f"{sorted(OPTIONAL_FIELDS)} may be left out."
+            f"`model_kwargs` has unknown keys {unknown} and lacks {missing}. Remove or add them; the keys are "
+            f"{sorted(FIELDS)}, of which {sorted(OPTIONAL_FIELDS)} are optional."
         )
     fields = {FIELDS[key]: value for key, value in model_kwargs.items() if key in FIELDS}
     return LoopedThinkerConfig(
@@ -88,7 +88,7 @@ def config_from_toythinker(
 
 
 def list_parameters(config: LoopedThinkerConfig) -> dict[str, str]:
-    """Every name that the original's state must have for a configuration, to the name of our parameter."""
+    """Map each name in the original's state of a configuration to the name of our parameter."""
     absent = set()
     if config.static_memory_size == 0:
         absent.add("emb_static_mem.weight")
@@ -140,7 +140,7 @@ def looped_thinker_from_toythinker(
         `ValueError`: when keys or shapes do not fit the arguments; names them.
     """
     config = config_from_toythinker(model_kwargs, readout)
-    is_empty = len(state_dict.get("emb_static_mem.weight", ())) == 0  # kept by the original where there is none
+    is_empty = len(state_dict.get("emb_static_mem.weight", ())) == 0  # the original saves an empty table
     model = LoopedThinkerForConditionalGeneration(config)
     ignored = UNUSED | ({"emb_static_mem.weight"} if is_empty else set())
     copy_parameters(model, list_parameters(config), state_dict, "these `model_kwargs`", ignored)

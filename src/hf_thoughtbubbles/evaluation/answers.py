@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How many answers are right? Any generating model, ours or native, is asked and its replies are graded."""
+"""Graded answers: questions for any generating model, ours or native, and the share of right replies."""
 
 from typing import Any, cast
 
@@ -19,17 +19,17 @@ def answer_questions(
     **generation: int | float,
 ) -> list[list[int]]:
     """
-    Ask a model questions and let it generate, greedily.
+    Generate greedy replies to questions.
 
     Args:
-        model (`PreTrainedModel`): answers problems (encoder-decoder) or continues a question (causal).
+        model (`PreTrainedModel`): an encoder-decoder that answers questions, or a causal model that continues them.
         dataset (`Dataset`): questions in `input_ids`, answers in `labels`, as `load_number_dataset` makes them.
         tokenizer (`PreTrainedTokenizerBase`): pads questions on the left; its end token ends a reply.
-        batch_size (`int`): questions asked at a time.
-        generation: passed on to `generate`, for example `num_steps=16`, `num_latents=24`.
+        batch_size (`int`): number of questions in a batch.
+        generation: arguments of `generate`, for example `num_steps=16`, `num_latents=24`.
 
     Returns:
-        `list[list[int]]`: the ids of each reply, up to the end token or the longest answer's length.
+        `list[list[int]]`: the ids of each reply, up to the end token or the length of the longest answer.
     """
     was_training, replies = model.training, []
     longest = max(map(len, dataset["labels"]))
@@ -78,13 +78,13 @@ def score_answers(
 
     Returns:
         `dict`: `exact_match`, the share of questions whose whole answer is right, and `token_accuracy`, the share of
-        answer tokens (the closing end token not counted) that the reply has at their place.
+        answer tokens (without the end token) that the reply has at the same position.
 
     Raises:
         `ValueError`: when the dataset is empty.
     """
     if len(dataset) == 0:
-        raise ValueError("`dataset` is empty; there is nothing to ask.")
+        raise ValueError("`dataset` is empty, but it must have at least one question. Pass a longer one.")
     replies = answer_questions(model, dataset, tokenizer, batch_size, **generation)
     answers = [cut_reply(list(labels), tokenizer.eos_token_id) for labels in dataset["labels"]]
     pairs = list(zip(replies, answers, strict=True))

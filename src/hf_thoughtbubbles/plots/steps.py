@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does thinking longer help? Accuracy, loss and change of a looped model, drawn over its steps."""
+"""Figures of accuracy, loss and change of a looped model over its steps."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 def measure_change(latents: np.ndarray) -> np.ndarray:
     """
-    How far each step moves the latents, relative to where they are: the mean of |h_r - h_(r-1)| / |h_r|.
+    Relative change of the latents in each step: the mean of |h_r - h_(r-1)| / |h_r|.
 
     Args:
         latents (`np.ndarray` of shape `(R, ..., D)`): the latents after each of R steps, at least 2.
@@ -44,33 +44,35 @@ def plot_accuracy_grid(
     title: str | None = None,
 ) -> Figure:
     """
-    Draw how accurate a model is with each number of steps and of latents.
+    Draw the accuracy of a model for each number of steps and of latents.
 
     Args:
         accuracy (`np.ndarray` of shape `(L, R)`): in [0, 1], one row for each number of latents; NaN where unknown.
         num_steps (`Sequence[int]` of length R): of the columns, increasing.
         num_latents (`Sequence[int]` of length L): of the rows, increasing; the first is drawn at the bottom.
-        trained_steps (`tuple[int, int]`, *optional*): least and most steps in training. Cells in the trained range of
-            both numbers are framed; without one of the two, over the whole picture.
-        trained_latents (`tuple[int, int]`, *optional*): least and most latents in training.
+        trained_steps (`tuple[int, int]`, *optional*): fewest and most steps in training. Cells in the trained range of
+            both numbers are framed; if one of the two is not given, over the whole figure.
+        trained_latents (`tuple[int, int]`, *optional*): fewest and most latents in training.
         title (`str`, *optional*): drawn on top.
 
     Returns:
         `matplotlib.figure.Figure`, not shown.
 
     Raises:
-        `ValueError`: when the shapes do not belong together, numbers do not increase, or accuracies are percentages.
+        `ValueError`: when the shapes do not match, numbers do not increase, or accuracies are percentages.
     """
     accuracy = np.asarray(accuracy, dtype=np.float64)
     shape = (len(num_latents), len(num_steps))
     if accuracy.shape != shape or 0 in shape:
         raise ValueError(
             f"`accuracy` has shape {accuracy.shape}; with {shape[0]} `num_latents` and {shape[1]} `num_steps` it must "
-            f"be {shape}, and neither number 0."
+            f"be {shape}, without a 0. Pass one accuracy for each pair."
         )
     for name, numbers in (("num_steps", num_steps), ("num_latents", num_latents)):
         if any(a >= b for a, b in itertools.pairwise(numbers)):
-            raise ValueError(f"`{name}` is {list(numbers)}; the numbers must increase.")
+            raise ValueError(
+                f"`{name}` is {list(numbers)}; the numbers must increase. Sort them and remove duplicates."
+            )
     if np.nanmin(accuracy, initial=0) < 0 or np.nanmax(accuracy, initial=0) > 1:
         raise ValueError("`accuracy` must be between 0 and 1; divide percentages by 100.")
     figure = Figure(figsize=(1.8 + 0.52 * shape[1], 1.3 + 0.42 * shape[0]))
@@ -102,11 +104,11 @@ def plot_step_losses(
     title: str | None = None,
 ) -> Figure:
     """
-    Draw the loss after each step, of one or more models; over seeds the mean, and shaded from least to greatest.
+    Draw the loss after each step of one or more models; over seeds the mean, with the range shaded.
 
     Args:
         losses (mapping of `str` to `np.ndarray` of shape `(R,)` or `(seeds, R)`): after the steps 1 to R, in nats.
-        trained_steps (`tuple[int, int]`, *optional*): least and most steps in training, shaded.
+        trained_steps (`tuple[int, int]`, *optional*): fewest and most steps in training, shaded.
         title (`str`, *optional*): drawn on top.
 
     Returns:
@@ -133,16 +135,16 @@ def plot_convergence(
     title: str | None = None,
 ) -> Figure:
     """
-    Draw how far each step moves the latents, on a logarithmic axis: a straight fall is convergence to a fixed point.
+    Draw the relative change of the latents on a logarithmic axis; a straight fall is convergence to a fixed point.
 
     Args:
         changes (mapping of `str` to `np.ndarray` of shape `(R,)`): relative changes from step 2 on, as
             `measure_change` returns them.
-        trained_steps (`tuple[int, int]`, *optional*): least and most steps in training, shaded.
+        trained_steps (`tuple[int, int]`, *optional*): fewest and most steps in training, shaded.
         title (`str`, *optional*): drawn on top.
 
     Returns:
-        `matplotlib.figure.Figure`, not shown. A change of 0 has no place on the axis, and is left out.
+        `matplotlib.figure.Figure`, not shown. A change of 0 is omitted, because the axis is logarithmic.
 
     Raises:
         `ValueError`: for no arrays, arrays of another shape, or a negative change.
@@ -160,19 +162,19 @@ def plot_convergence(
 
 
 def _find_cells(name: str, numbers: Sequence[int], trained: tuple[int, int] | None) -> tuple[float, float]:
-    """Where the cells of the trained numbers begin, and how many they are."""
+    """Return the edge of the first cell with a trained number, and the number of such cells."""
     least, most = (numbers[0], numbers[-1]) if trained is None else trained
-    places = [place for place, number in enumerate(numbers) if least <= number <= most]
-    if not places:
-        raise ValueError(f"`{name}` is {trained}; none of the numbers {list(numbers)} lies in this range.")
-    return places[0] - 0.5, len(places)
+    cells = [cell for cell, number in enumerate(numbers) if least <= number <= most]
+    if not cells:
+        raise ValueError(f"`{name}` is {trained}; none of the numbers {list(numbers)} is in this range. Widen it.")
+    return cells[0] - 0.5, len(cells)
 
 
 def _check_curves(name: str, curves: Mapping[str, np.ndarray], num_axes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """The curves as arrays."""
+    """Return the curves as arrays of the allowed numbers of axes."""
     arrays = {key: np.asarray(values, dtype=np.float64) for key, values in curves.items()}
     if not arrays:
-        raise ValueError(f"`{name}` is empty; give at least one array.")
+        raise ValueError(f"`{name}` is empty. Pass at least one array.")
     shapes = " or ".join({1: "(R,)", 2: "(seeds, R)"}[number] for number in num_axes)
     for key, values in arrays.items():
         if values.ndim not in num_axes or values.size == 0:

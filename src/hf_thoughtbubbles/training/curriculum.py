@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""When do the problems get harder, and when is training over?"""
+"""A difficulty that rises with accuracy during training, and a limit on the time of training."""
 
 import time
 
@@ -18,17 +18,17 @@ SECONDS_PER_MINUTE = 60
 
 class Curriculum:
     """
-    A difficulty that rises when the model is accurate. The defaults are those of the original thinker's training.
+    A difficulty that rises when the model is accurate. The defaults are those of the original Thinker's training.
 
-    The number lies in shared memory: the workers of a `DataLoader`, forked or spawned, see it change. A worker has
-    made some batches ahead, so a new difficulty is met a few batches later.
+    The number is in shared memory, so the workers of a `DataLoader`, forked or spawned, read its present value. A
+    worker prepares some batches in advance, so a new difficulty has an effect a few batches later.
 
     Args:
-        start (`float`): difficulty at first.
+        start (`float`): first difficulty.
         limit (`float`): highest difficulty.
-        increment (`float`): how much it rises at once.
-        window (`int`): training batches whose accuracy is averaged before it may rise.
-        threshold (`float`): the mean accuracy, in [0, 1), that must be exceeded.
+        increment (`float`): amount of one rise.
+        window (`int`): number of training batches whose accuracy is averaged before the difficulty may rise.
+        threshold (`float`): mean accuracy, in [0, 1), that must be exceeded.
 
     Raises:
         `ValueError`: for a limit below the start, or an increment, window or threshold out of bounds.
@@ -78,55 +78,55 @@ class Curriculum:
         return True
 
     def state_dict(self) -> dict[str, float]:
-        """What changes during training."""
+        """Return the state that changes during training."""
         return {"difficulty": self.difficulty}
 
     def load_state_dict(self, state: dict[str, float]):
-        """Go on from what `state_dict` returned; a `ValueError` if it is out of these bounds."""
+        """Restore the state that `state_dict` returned; `ValueError` if it is out of these bounds."""
         self.difficulty = state["difficulty"]
 
 
 def _restore_attributes(callback: ExportableState, state) -> dict | None:
     """
-    What a checkpoint holds of a callback; None in a fresh training, or when the checkpoint was made without it.
+    Return the attributes of a callback in a checkpoint; `None` in a fresh training, or for a callback added later.
 
-    The Trainer itself gives callbacks their state only if told to by `restore_callback_states_from_checkpoint`, but
-    what it read from the checkpoint is in its `state` at any rate.
+    The Trainer itself restores callbacks only with `restore_callback_states_from_checkpoint`, but its `state` always
+    contains their states from the checkpoint.
     """
     name = type(callback).__name__
     is_resumed = state.global_step > 0 and name in state.stateful_callbacks
-    # The Trainer saves only callbacks that it finds here, and fails on others: those added after the checkpoint.
+    # The Trainer saves only callbacks that are in here, and fails on those that were added after the checkpoint.
     stored = state.stateful_callbacks.setdefault(name, callback.state())
     return stored["attributes"] if is_resumed else None
 
 
 class CurriculumCallback(TrainerCallback, ExportableState):
     """
-    Watches how accurate a model is on its training batches, and lets a curriculum rise.
+    Measures the accuracy of a model on its training batches and raises a curriculum by it.
 
-    Every `curriculum.window` batches (not optimiser steps) the curriculum observes the mean accuracy of these batches.
-    A batch's accuracy is the share of its targets, labels other than -100, that have the highest logit; labels are
-    those of the same position for encoder-decoder models, of the next position for others. Counts stay on the model's
-    device, which is waited for once in a window, and are averaged over the processes of a distributed run.
+    Every `curriculum.window` batches (not optimizer steps) the curriculum observes the mean accuracy of these batches.
+    The accuracy of a batch is the share of its targets, labels other than -100, that have the highest logit. Targets
+    are labels of the same position for encoder-decoder models, of the next position for others. Counts stay on the
+    model's device, are copied to the CPU once in a window, and are averaged over the processes of a distributed run.
 
     Training log entries get `difficulty` and `train_accuracy`, the mean over the batches since the last entry.
 
-    A checkpoint holds the difficulty and the unfinished window, and a training resumed from it goes on with both,
-    whatever `restore_callback_states_from_checkpoint` is for other callbacks. That option must be off: it would put a
-    new callback in this one's place, cut off from the curriculum that the data reads.
+    A checkpoint contains the difficulty and the unfinished window, and a training resumed from it continues with both.
+    `restore_callback_states_from_checkpoint` must be off: it replaces this callback by a new one without the
+    curriculum that the data reads.
 
     Args:
         curriculum (`Curriculum`): the one that the training data reads.
 
     Raises:
-        `ValueError`: when `curriculum` is no `Curriculum`, and during training when a window has no targets.
+        `ValueError`: when `curriculum` is not a `Curriculum`, and during training when a window has no targets.
     """
 
     def __init__(self, curriculum: Curriculum):
         if not isinstance(curriculum, Curriculum):
             raise ValueError(
-                f"`curriculum` is {curriculum!r}; give the `Curriculum` that the training data reads. When resuming, "
-                "leave `restore_callback_states_from_checkpoint` off: `CurriculumCallback` goes on without it."
+                f"`curriculum` is {curriculum!r}; pass the `Curriculum` that the training data reads. To resume, set "
+                "`restore_callback_states_from_checkpoint=False`: `CurriculumCallback` restores itself."
             )
         self.curriculum = curriculum
         self._hook = None
@@ -138,7 +138,7 @@ class CurriculumCallback(TrainerCallback, ExportableState):
         self._totals = torch.zeros(2, 2)
 
     def state(self) -> dict:
-        """What a checkpoint holds; see `ExportableState`."""
+        """Return the state for a checkpoint; see `ExportableState`."""
         return {
             "args": {"curriculum": None},
             "attributes": {
@@ -149,7 +149,7 @@ class CurriculumCallback(TrainerCallback, ExportableState):
         }
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Start to watch, where the checkpoint stopped if there is one."""
+        """Start to measure, from the state in the checkpoint if there is one."""
         self._reset()
         restored = _restore_attributes(self, state)
         if restored is not None:
@@ -158,21 +158,21 @@ class CurriculumCallback(TrainerCallback, ExportableState):
             self._totals = torch.tensor(restored["totals"])
         self._totals = self._totals.to(args.device)
         self._is_aligned = model.config.is_encoder_decoder
-        self._stop_watching()  # a training that failed did not
+        self._remove_hook()  # after a training that failed
         self._hook = model.register_forward_hook(self._count, with_kwargs=True)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Stop to watch."""
-        self._stop_watching()
+        """Stop to measure."""
+        self._remove_hook()
 
-    def _stop_watching(self):
+    def _remove_hook(self):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
 
     @torch.no_grad()
     def _count(self, module, inputs, kwargs, outputs):
-        """A forward hook: add a training batch's accuracy to the totals, where the tensors are."""
+        """A forward hook: add the accuracy of a training batch to the totals, on its device."""
         labels = kwargs.get("labels")
         if not module.training or labels is None:
             return
@@ -199,20 +199,20 @@ class CurriculumCallback(TrainerCallback, ExportableState):
         accuracy_sum, num_counted = self._totals[0].tolist()
         if num_counted == 0:
             raise ValueError(
-                f"The last {self._num_batches} batches had no targets to be accurate on. Give the model `labels` that "
-                "are not all -100; `label_smoothing_factor` and `compute_loss_func` keep them from it."
+                f"The last {self._num_batches} batches had no targets to measure accuracy on. Pass `labels` that are "
+                "not all -100 to the model; `label_smoothing_factor` and `compute_loss_func` remove them."
             )
         self.curriculum.observe(accuracy_sum / num_counted)
         self._num_batches = 0
         self._totals[0] = 0
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Count a batch after which the optimiser stepped."""
+        """Count a batch after which the optimizer stepped."""
         self.on_substep_end(args, state, control, **kwargs)
         self._prepare_save(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        """Get ready for a checkpoint at the end of an epoch."""
+        """Prepare for a checkpoint at the end of an epoch."""
         self._prepare_save(control)
 
     def _prepare_save(self, control):
@@ -236,14 +236,14 @@ class CurriculumCallback(TrainerCallback, ExportableState):
 
 class TimeBudgetCallback(TrainerCallback, ExportableState):
     """
-    Stops training after so many minutes, counted over resumed trainings too, evaluations and checkpoints included.
+    Stops training after a number of minutes, summed over resumed trainings, with evaluations and checkpoints.
 
-    The step at which it stops is evaluated and saved where `eval_strategy` and `save_strategy` are `"steps"` or
-    `"epoch"`. A training resumed with no time left makes one step. All processes stop at the same step, when the first
-    one's time is up. Give it before a `CurriculumCallback`, which gets ready for the checkpoint.
+    The last step is evaluated and saved if `eval_strategy` and `save_strategy` are `"steps"` or `"epoch"`. A training
+    resumed with no time left takes one step. All processes stop at the same step, when the time of the first is over.
+    Pass it before a `CurriculumCallback`, which prepares for the checkpoint.
 
     Args:
-        max_minutes (`float`): greater than 0.
+        max_minutes (`float`): limit in minutes, greater than 0.
 
     Raises:
         `ValueError`: for a number that is not greater than 0.
@@ -253,26 +253,26 @@ class TimeBudgetCallback(TrainerCallback, ExportableState):
         if not max_minutes > 0:
             raise ValueError(f"`max_minutes` is {max_minutes}; it must be greater than 0.")
         self.max_minutes = max_minutes
-        self.past_seconds = 0.0  # of the trainings that this one resumes
+        self.past_seconds = 0.0  # of trainings that this one resumes
         self._start_time = None
 
     @property
     def elapsed_seconds(self) -> float:
-        """Seconds of training until now."""
+        """Seconds of training so far."""
         return self.past_seconds + (0.0 if self._start_time is None else time.monotonic() - self._start_time)
 
     def state(self) -> dict:
-        """What a checkpoint holds; see `ExportableState`."""
+        """Return the state for a checkpoint; see `ExportableState`."""
         return {"args": {"max_minutes": self.max_minutes}, "attributes": {"past_seconds": self.elapsed_seconds}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Start the clock, where the checkpoint stopped it if there is one."""
+        """Start the clock, from the time in the checkpoint if there is one."""
         restored = _restore_attributes(self, state)
         self.past_seconds = 0.0 if restored is None else restored["past_seconds"]
         self._start_time = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Stop when the time is up."""
+        """Stop when the time is over."""
         is_over = self.elapsed_seconds >= self.max_minutes * SECONDS_PER_MINUTE
         if dist.is_available() and dist.is_initialized():
             decision = torch.tensor(is_over, dtype=torch.uint8, device=args.device)
@@ -283,7 +283,7 @@ class TimeBudgetCallback(TrainerCallback, ExportableState):
                 logger.warning(
                     f"Training stops at step {state.global_step}: `max_minutes` {self.max_minutes} have passed."
                 )
-            # At the end of an epoch, which stopping is, the strategy "epoch" does this by itself.
+            # A stop ends the epoch, where the strategy "epoch" evaluates and saves by itself.
             control.should_evaluate |= args.eval_strategy == IntervalStrategy.STEPS
             control.should_save |= args.save_strategy == SaveStrategy.STEPS
         control.should_training_stop |= is_over
