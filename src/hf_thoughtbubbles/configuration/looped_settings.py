@@ -1,6 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Settings of the shared block and its loop, which both configurations of looped Thinkers have."""
 
+from collections.abc import Sequence
+
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
@@ -76,7 +78,7 @@ class LoopedThinkerSettings(RemoteCodeConfigMixin, PreTrainedConfig):
         return ["full_attention"] * self.num_cache_slots
 
     @property
-    def per_layer_config(self) -> list[PreTrainedConfig]:
+    def per_layer_config(self) -> Sequence[PreTrainedConfig]:
         """This configuration for each pair of keys and values; transformers' caches have as many layers."""
         return [self] * self.num_cache_slots
 

@@ -5,6 +5,7 @@ import time
 
 import torch
 import torch.distributed as dist
+from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
@@ -129,7 +130,7 @@ class CurriculumCallback(TrainerCallback, ExportableState):
                 "`restore_callback_states_from_checkpoint=False`: `CurriculumCallback` restores itself."
             )
         self.curriculum = curriculum
-        self._hook = None
+        self._hook: RemovableHandle | None = None
         self._reset()
 
     def _reset(self):
@@ -254,7 +255,7 @@ class TimeBudgetCallback(TrainerCallback, ExportableState):
             raise ValueError(f"`max_minutes` is {max_minutes}; it must be greater than 0.")
         self.max_minutes = max_minutes
         self.past_seconds = 0.0  # of trainings that this one resumes
-        self._start_time = None
+        self._start_time: float | None = None
 
     @property
     def elapsed_seconds(self) -> float:

@@ -235,7 +235,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
 
     def load_memory_kv(self, encoder_outputs: ModelOutput, past_key_values: EncoderDecoderCache | None) -> Memory:
         """Keys and values of a memory that is passed: projected once, then loaded from the cache."""
-        states, mask = encoder_outputs["last_hidden_state"], getattr(encoder_outputs, "memory_mask", None)
+        states, mask = encoder_outputs["last_hidden_state"], encoder_outputs.get("memory_mask")
         if mask is not None:
             mask = create_memory_mask(self.config, states, mask)
         if past_key_values is None:
