@@ -8,11 +8,8 @@ import torch
 
 from hf_thoughtbubbles.modeling.byte_patch.patch_ends import (
     count_open_bytes,
-    describe_bytes,
-    find_open_patch,
     find_patch_ends,
     number_patches,
-    read_next_byte,
     spread_patch_lengths,
 )
 
@@ -113,29 +110,6 @@ def test_reading_on_finds_what_reading_at_once_finds(kind, patching):
         start = max(0, middle - longest - 2)
         found = find_patch_ends(torch.tensor([ids[start:]]), patching, 5, longest, known=whole[:, start:middle])
         assert found[0, middle - start :].tolist() == whole[0, middle:].tolist(), ids
-
-
-@pytest.mark.parametrize("patching", ["space", "fixed"])
-@pytest.mark.parametrize("kind", ["bytes", "characters", "run"])
-@pytest.mark.parametrize("is_padded", [False, True])
-def test_what_is_known_of_open_patches_is_enough_to_read_on_byte_by_byte(is_padded, kind, patching):
-    """Carried on byte by byte, and found from all bytes so far; padding lies anywhere."""
-    generator, longest, kinds = random.Random(3), 7, describe_bytes(torch.device("cpu"))
-    for _ in range(30):
-        rows = [draw(kind, generator) for _ in range(3)]
-        ids = torch.tensor([(row * 30)[:30] for row in rows])
-        real = torch.tensor([[not is_padded or generator.random() < 0.8 for _ in row] for row in ids])
-        whole = find_patch_ends(ids, patching, 5, longest, real) & real
-        num_open = count_open_bytes(whole, real)
-        known = find_open_patch(ids[:, :1], real[:, :1], whole[:, :1], kinds)
-        for place in range(1, ids.shape[1]):
-            newest = (ids[:, place], real[:, place], kinds, patching, 5, longest)
-            is_end, known = read_next_byte(known, *newest)
-            assert torch.equal(is_end, whole[:, place]), (ids, real, place)
-            assert torch.equal(known.num_bytes, num_open[:, place])
-            seen = slice(place + 1)
-            found = find_open_patch(ids[:, seen], real[:, seen], whole[:, seen], kinds)
-            assert all(map(torch.equal, known, found)), (ids, real, place)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.configuration_utils import PreTrainedConfig
 
-from .patch_ends import ByteKinds, OpenPatch, describe_bytes, find_open_patch
-
 
 NUM_SPARE_SLOTS = 16
 SPARE_SHARE = 0.25  # of the slots in use
@@ -120,7 +118,6 @@ class PatchCache(Cache):
         layers = [PatchSlotLayer() for _ in range(config.num_hidden_layers)]
         super().__init__(layers=layers + [ByteSlotLayer() for _ in range(num_byte_layers)])
         self.given_ends: torch.BoolTensor | None = None  # (B, K) of the prompt, where they were said to be
-        self.byte_kinds: ByteKinds | None = None
         self.forget()
 
     def forget(self):
@@ -128,7 +125,6 @@ class PatchCache(Cache):
         self.input_ids: torch.LongTensor | None = None  # (B, T)
         self.token_mask: torch.BoolTensor | None = None  # (B, T)
         self.is_end: torch.BoolTensor | None = None  # (B, T)
-        self.open_patch: OpenPatch | None = None  # follows from these three
         self.states: torch.FloatTensor | None = None  # (B, P, D) of the core
         self.written: torch.FloatTensor | None = None  # (B, W, E), the parallel decoder's open patch
         self.written_group: torch.LongTensor | None = None  # (B,) patches that were finished then
@@ -143,15 +139,8 @@ class PatchCache(Cache):
             return None
         return self.given_ends[:, start:stop]
 
-    def append(
-        self,
-        input_ids: torch.Tensor,
-        token_mask: torch.Tensor,
-        is_end: torch.Tensor,
-        open_patch: OpenPatch | None = None,
-    ):
-        """Remember bytes `(B, n)`, and what is known after them."""
-        self.open_patch = open_patch
+    def append(self, input_ids: torch.Tensor, token_mask: torch.Tensor, is_end: torch.Tensor):
+        """Remember bytes `(B, n)`."""
         if self.input_ids is None:
             self.input_ids, self.token_mask, self.is_end = input_ids, token_mask, is_end
             return
@@ -159,21 +148,8 @@ class PatchCache(Cache):
         self.token_mask = torch.cat((self.token_mask, token_mask), dim=1)
         self.is_end = torch.cat((self.is_end, is_end), dim=1)
 
-    def get_byte_kinds(self) -> ByteKinds:
-        """Tables of what is to be known of bytes, on the device of those that were read."""
-        if self.byte_kinds is None or self.byte_kinds.flags.device != self.input_ids.device:
-            self.byte_kinds = describe_bytes(self.input_ids.device)
-        return self.byte_kinds
-
-    def get_open_patch(self) -> OpenPatch:
-        """What is known after the last byte."""
-        if self.open_patch is None:
-            self.open_patch = find_open_patch(self.input_ids, self.token_mask, self.is_end, self.get_byte_kinds())
-        return self.open_patch
-
     def _change(self, change):
         """Apply `change` to everything that has a row each."""
-        self.open_patch = None
         for name in ("given_ends", "input_ids", "token_mask", "is_end", "states", "written", "written_group"):
             value = getattr(self, name)
             if value is not None:
@@ -191,7 +167,7 @@ class PatchCache(Cache):
         super().crop(tokens_to_remove)
         for name in ("input_ids", "token_mask", "is_end"):
             setattr(self, name, getattr(self, name)[:, :tokens_to_remove])
-        self.open_patch = self.written = self.written_group = None
+        self.written = self.written_group = None
 
     def reset(self) -> None:
         """Forget everything."""

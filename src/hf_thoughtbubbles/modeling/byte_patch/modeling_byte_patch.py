@@ -53,8 +53,8 @@ from .patch_ends import (
     find_last,
     find_patch_ends,
     number_patches,
-    read_next_byte,
     spread_patch_lengths,
+    take_patches,
 )
 
 
@@ -497,15 +497,13 @@ class BytePatchModel(BytePatchPreTrainedModel):
         longest = self.config.max_patch_bytes
         num_past = cache.get_seq_length()
         given = cache.get_given_ends(num_past, num_past + input_ids.shape[1])
-        if input_ids.shape[1] == 1 and given is None:
-            return self.read_byte(input_ids, token_mask, cache, **kwargs)
         num_known = min(num_past, longest + 2)
         known = cache.is_end[:, num_past - num_known :]
         taken = known if given is None else torch.cat((known, given), dim=1)
         ids = torch.cat((cache.input_ids[:, num_past - num_known :], input_ids), dim=1)
         mask = torch.cat((cache.token_mask[:, num_past - num_known :], token_mask), dim=1)
         is_end = self.find_ends(ids, mask, taken) & mask
-        counts, first = is_end.long().cumsum(1), cache.get_open_patch().num_finished
+        counts, first = is_end.long().cumsum(1), cache.is_end.sum(1)
         num_before = first - counts[:, num_known - 1]  # patches before the window
         cache.append(input_ids, token_mask, is_end[:, num_known:])
 
@@ -513,12 +511,10 @@ class BytePatchModel(BytePatchPreTrainedModel):
         states = None
         rows = num_ended.nonzero().flatten()
         if len(rows) > 0:
-            patches = number_patches(is_end[rows], mask[rows], None)
-            patch_embeds = self.embed(ids[rows], patches, mask[rows])
-            most = int(num_ended.max())
-            index = (first - num_before)[rows, None] + torch.arange(most, device=ids.device)
-            index = index.clamp(max=patch_embeds.shape[1] - 1)[..., None].expand(-1, -1, patch_embeds.shape[-1])
-            states = self.decode_on(patch_embeds.gather(1, index), rows, first[rows], cache, **kwargs)
+            known = counts[rows, num_known - 1]  # patches of the window that were finished before
+            patches, start = take_patches(is_end[rows], mask[rows], known, int(num_ended.max()))
+            patch_embeds = self.embed(ids[rows, start:], patches, mask[rows, start:])
+            states = self.decode_on(patch_embeds, rows, first[rows], cache, **kwargs)
 
         groups = (counts + num_before[:, None]).masked_fill(~mask, -1)
         places = BytePlaces(
@@ -526,52 +522,6 @@ class BytePatchModel(BytePatchPreTrainedModel):
             count_open_bytes(is_end, mask)[:, num_known:],
             groups=None,
             is_seen=is_same_group(groups[:, max(0, num_known - longest + 1) :], input_ids.shape[1]),
-        )
-        return BytePatchModelOutput(
-            last_hidden_state=states, places=places, initial_state=self.initial_state, **{CACHE_NAME: cache}
-        )
-
-    def read_byte(
-        self,
-        input_ids: torch.Tensor,
-        token_mask: torch.Tensor,
-        cache: PatchCache,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BytePatchModelOutput:
-        """[`read_on`] of one byte a row, `(B, 1)`: all follows from what the cache knows of the open patches."""
-        before, longest = cache.get_open_patch(), self.config.max_patch_bytes
-        is_end, after = read_next_byte(
-            before,
-            input_ids[:, 0],
-            token_mask[:, 0],
-            cache.get_byte_kinds(),
-            self.config.patching,
-            self.config.patch_size,
-            longest,
-        )
-        cache.append(input_ids, token_mask, is_end[:, None], after)
-        states = None
-        rows = is_end.nonzero().flatten()
-        if len(rows) > 0:
-            num_places = before.num_places[rows] + 1  # of the patches that end, and of padding in them
-            width = int(num_places.max())
-            mask = cache.token_mask[rows, -width:]
-            is_in = mask & (torch.arange(width, device=mask.device) >= width - num_places[:, None])
-            patches = BytePatches(
-                is_end=cache.is_end[rows, -width:],
-                patch_index=is_in.long() - 1,  # the only one, or none
-                lengths=is_in.sum(1, keepdim=True),
-            )
-            patch_embeds = self.embed(cache.input_ids[rows, -width:], patches, mask)
-            states = self.decode_on(patch_embeds, rows, before.num_finished[rows], cache, **kwargs)
-
-        mask = cache.token_mask[:, -longest:]
-        reach = torch.arange(mask.shape[1] - 1, -1, -1, device=mask.device)  # places between each byte and the newest
-        places = BytePlaces(
-            after.num_finished[:, None],
-            after.num_bytes[:, None],
-            groups=None,
-            is_seen=((reach <= after.num_places[:, None]) & mask)[:, None],
         )
         return BytePatchModelOutput(
             last_hidden_state=states, places=places, initial_state=self.initial_state, **{CACHE_NAME: cache}

@@ -8,7 +8,6 @@ Shapes: B batch, T bytes, P patches, W bytes in a patch.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,23 +39,6 @@ class BytePatches(ModelOutput):
     patch_index: torch.LongTensor | None = None
     lengths: torch.LongTensor | None = None
     is_start: torch.BoolTensor | None = None
-
-
-class ByteKinds(NamedTuple):
-    """What is to be known of every byte, and of what is none, as tables `(257,)` to look it up in."""
-
-    flags: torch.BoolTensor  # (2, 257): whether it counts as a letter, whether it continues a character
-    num_following: torch.LongTensor  # bytes that its character has after it
-
-
-class OpenPatch(NamedTuple):
-    """What is known after the last byte of each row, `(B,)` each: enough to tell whether the next one ends a patch."""
-
-    num_finished: torch.LongTensor  # patches
-    num_bytes: torch.LongTensor  # bytes of the open patch
-    num_places: torch.LongTensor  # places after the last end of a patch, padding among them; all while there is none
-    was_word: torch.BoolTensor  # whether the last byte counts as a letter
-    num_awaited: torch.LongTensor  # bytes to come of a character that has begun
 
 
 def shift_right(values: torch.Tensor, num_places: int, fill) -> torch.Tensor:
@@ -198,88 +180,30 @@ def find_patch_ends(
     return keep_known(cut_long_patches(is_end, ~is_character_open(ids, is_start), max_patch_bytes, is_start))
 
 
-def describe_bytes(device: torch.device) -> ByteKinds:
-    """The tables of what is to be known of every byte."""
-    ids = torch.arange(NUM_BYTES + 1, device=device)
-    return ByteKinds(torch.stack((is_word(ids), is_continuing(ids))), count_following(ids))
-
-
-def count_awaited(num_awaited: torch.Tensor, ids: torch.Tensor, kinds: ByteKinds) -> torch.Tensor:
-    """Bytes that a character still has to come after `ids` `(B,)`, when `num_awaited` `(B,)` were to come before."""
-    continues = kinds.flags[1][ids]
-    return torch.where(continues, (num_awaited - 1).clamp(min=0), kinds.num_following[ids])
-
-
-def find_open_patch(
-    input_ids: torch.Tensor, token_mask: torch.Tensor, is_end: torch.Tensor, kinds: ByteKinds
-) -> OpenPatch:
-    """
-    What is known after bytes `(B, T)` of which the ends are known.
-
-    >>> text = torch.tensor([list(b"to be")])
-    >>> is_end = find_patch_ends(text, "space", 4, 16)
-    >>> open_patch = find_open_patch(text, torch.ones_like(text).bool(), is_end, describe_bytes(text.device))
-    >>> open_patch.num_finished, open_patch.num_bytes
-    (tensor([1]), tensor([2]))
-    """
-    ids = input_ids.masked_fill(~token_mask, SPECIAL).clamp(max=SPECIAL)
-    last = ids.shape[1] - 1
-    num_awaited = torch.zeros_like(ids[:, 0])
-    for newest in ids[:, 1 - LONGEST_CHARACTER :].unbind(1):
-        num_awaited = count_awaited(num_awaited, newest, kinds)
-    return OpenPatch(
-        is_end.sum(1),
-        last - find_last(is_end | (ids == SPECIAL))[:, -1],
-        last - find_last(is_end)[:, -1],
-        kinds.flags[0][ids[:, -1]],
-        num_awaited,
-    )
-
-
-def read_next_byte(
-    before: OpenPatch,
-    ids: torch.Tensor,
-    token_mask: torch.Tensor,
-    kinds: ByteKinds,
-    patching: str,
-    patch_size: int,
-    max_patch_bytes: int,
-) -> tuple[torch.Tensor, OpenPatch]:
-    """
-    Whether one more byte of each row, `ids` `(B,)`, ends its patch, and what is known after it.
-
-    The rule is that of [`find_patch_ends`], carried on from what was known before.
-
-    Returns:
-        `torch.BoolTensor` of shape `(B,)`, False for padding, and [`OpenPatch`].
-    """
-    ids = ids.masked_fill(~token_mask, SPECIAL).clamp(max=SPECIAL)
-    is_letter = kinds.flags[0][ids]
-    num_awaited = count_awaited(before.num_awaited, ids, kinds)
-    num_bytes = before.num_bytes + 1
-    closes = ids == SPECIAL
-    if patching == "fixed":
-        closes = closes | (num_bytes % patch_size == 0)
-    else:
-        is_full = (num_bytes > max_patch_bytes - LONGEST_CHARACTER) & (num_awaited == 0)
-        closes = closes | (before.was_word & ~is_letter) | is_full | (num_bytes >= max_patch_bytes)
-    is_end = closes & token_mask
-    after = OpenPatch(
-        before.num_finished + is_end,
-        num_bytes.masked_fill(closes, 0),
-        (before.num_places + 1).masked_fill(is_end, 0),
-        is_letter,
-        num_awaited,
-    )
-    return is_end, after
-
-
 def spread_patch_lengths(patch_lengths: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
     """Which bytes `(B, T)` end a patch, when patches of `patch_lengths` `(B, P)` lie end to end over real bytes."""
     last = patch_lengths.cumsum(1) - 1  # byte of a patch among the real ones of its row
     place = token_mask.long().cumsum(1) - 1
     found = torch.searchsorted(last, place).clamp(max=last.shape[1] - 1)
     return (last.gather(1, found) == place) & token_mask
+
+
+def index_patches(
+    is_end: torch.Tensor, token_mask: torch.Tensor | None, is_start: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The patch of each byte `(B, T)`, from 0; -1 for padding."""
+    begins = shift_right(is_end, 1, False)
+    if is_start is not None:
+        begins = begins | F.pad(is_start[:, 1:], (1, 0))
+    patch_index = begins.long().cumsum(1)
+    return patch_index if token_mask is None else patch_index.masked_fill(~token_mask, -1)
+
+
+def measure_lengths(patch_index: torch.Tensor, num_patches: int) -> torch.Tensor:
+    """The bytes `(B, P)` of each patch, by the patch of each byte `(B, T)`; -1 is none."""
+    counts = torch.zeros(len(patch_index), num_patches + 1, dtype=torch.long, device=patch_index.device)
+    index = torch.where(patch_index < 0, num_patches, patch_index)
+    return counts.scatter_add(1, index, torch.ones_like(index))[:, :-1]
 
 
 def number_patches(
@@ -302,19 +226,32 @@ def number_patches(
     """
     if token_mask is not None:
         is_end = is_end & token_mask
-    begins = shift_right(is_end, 1, False)
-    if is_start is not None:
-        begins = begins | F.pad(is_start[:, 1:], (1, 0))
-    patch_index = begins.long().cumsum(1)
-    if token_mask is not None:
-        patch_index = patch_index.masked_fill(~token_mask, -1)
-    if num_patches is None:
-        num_patches = int(patch_index.max()) + 1
-    num_patches = max(num_patches, 1)
-    counts = torch.zeros(is_end.shape[0], num_patches + 1, dtype=torch.long, device=is_end.device)
-    real = torch.ones_like(patch_index)
-    counts = counts.scatter_add(1, torch.where(patch_index < 0, num_patches, patch_index), real)
-    return BytePatches(is_end=is_end, patch_index=patch_index, lengths=counts[:, :-1], is_start=is_start)
+    patch_index = index_patches(is_end, token_mask, is_start)
+    num_patches = int(patch_index.max()) + 1 if num_patches is None else num_patches
+    lengths = measure_lengths(patch_index, max(num_patches, 1))
+    return BytePatches(is_end=is_end, patch_index=patch_index, lengths=lengths, is_start=is_start)
+
+
+def take_patches(
+    is_end: torch.Tensor, token_mask: torch.Tensor, first: torch.Tensor, num_patches: int
+) -> tuple[BytePatches, int]:
+    """
+    Of bytes `(B, T)` the patches `first` `(B,)` to `first + num_patches - 1` of each row, numbered from 0.
+
+    Returns:
+        [`BytePatches`] of the bytes from the first one of these patches on, and the index of that byte. Bytes of other
+        patches are in none.
+
+    >>> is_end = torch.tensor([[False, True, False, True, True]])
+    >>> patches, start = take_patches(is_end, torch.ones_like(is_end), torch.tensor([1]), 2)
+    >>> patches.lengths, patches.patch_index, start
+    (tensor([[2, 1]]), tensor([[0, 0, 1]]), 2)
+    """
+    index = index_patches(is_end, token_mask) - first[:, None]
+    index = index.masked_fill((index < 0) | (index >= num_patches), -1)
+    start = int((index >= 0).any(0).long().argmax())
+    index = index[:, start:]
+    return BytePatches(is_end[:, start:], index, measure_lengths(index, num_patches)), start
 
 
 def count_open_bytes(
@@ -328,20 +265,18 @@ def count_open_bytes(
 
 __all__ = [
     "NUM_BYTES",
-    "ByteKinds",
     "BytePatches",
-    "OpenPatch",
     "count_open_bytes",
     "cut_long_patches",
-    "describe_bytes",
     "find_last",
     "find_last_byte",
-    "find_open_patch",
     "find_patch_ends",
+    "index_patches",
     "is_character_open",
     "is_word",
+    "measure_lengths",
     "number_patches",
-    "read_next_byte",
     "shift_right",
     "spread_patch_lengths",
+    "take_patches",
 ]
