@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How well do byte-patch models predict text, clean and badly typed, and how well do other models of their size?
+"""Benchmark of byte-patch models: bits per byte of text, clean and with noise, against other models of their size.
 
     python benchmarks/byte_text.py --output benchmarks/byte_text.jsonl          # train what is missing
     python benchmarks/byte_text.py --output benchmarks/byte_text.jsonl --table  # print the tables
@@ -38,8 +38,8 @@ from runs import describe_seeds, do_missing, make_arguments, read_runs
 
 ARMS = (*OURS, "GPT-2, FLOPs", "GPT-2, parameters", "GPT-2, BPE")
 SIZES = {
-    "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "byte_hidden_size": 64,
-    "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 2,
+    "core_hidden_size": 128, "core_num_hidden_layers": 4, "core_num_attention_heads": 4, "hidden_size": 64,
+    "encoder_num_hidden_layers": 1, "num_hidden_layers": 2,
 }  # fmt: skip
 BLOCK_BYTES = 512
 BPE_VOCAB_SIZE = 2048
@@ -58,12 +58,12 @@ def build(arm: str, tokenizer, block: torch.Tensor, num_positions: int) -> PreTr
     if arm in OURS:
         return build_ours(OURS[arm])
     if arm == "GPT-2, BPE":
-        return build_flat({**SIZES, "context": num_positions}, SIZES["hidden_size"], len(tokenizer))
+        return build_flat({**SIZES, "context": num_positions}, SIZES["core_hidden_size"], len(tokenizer))
     reference = build_ours({})
     if arm == "GPT-2, parameters":
         return matched_baseline(reference)
-    wanted, step = count_flops(reference, block), 2 * SIZES["num_attention_heads"]
-    widths, size = range(step, SIZES["hidden_size"], step), {**SIZES, "context": BLOCK_BYTES}
+    wanted, step = count_flops(reference, block), 2 * SIZES["core_num_attention_heads"]
+    widths, size = range(step, SIZES["core_hidden_size"], step), {**SIZES, "context": BLOCK_BYTES}
     models = [build_flat(size, width, len(tokenizer)) for width in widths]
     return min(models, key=lambda model: abs(count_flops(model, block) - wanted))
 

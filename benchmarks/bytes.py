@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How fast are bytes encoded, trained on and written?
+"""Benchmark of byte models: speed of tokenizing, training and generation.
 
     python benchmarks/bytes.py                        # CPU, float32
     python benchmarks/bytes.py --parts tokenizer      # one of: tokenizer, training, generation
@@ -42,13 +42,13 @@ from hf_thoughtbubbles.evaluation.flops import measure_flops
 
 SIZES = {
     "usual": {
-        "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "byte_hidden_size": 128,
-        "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 2, "context": 2048, "new_bytes": 96, "rows": (1, 32),
+        "core_hidden_size": 384, "core_num_hidden_layers": 6, "core_num_attention_heads": 6, "hidden_size": 128,
+        "encoder_num_hidden_layers": 1, "num_hidden_layers": 2, "context": 2048, "new_bytes": 96, "rows": (1, 32),
         "batch": 8, "block": 512, "documents_bytes": 1 << 20, "repeats": 5,
     },
     "quick": {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "byte_hidden_size": 16,
-        "num_byte_encoder_layers": 1, "num_byte_decoder_layers": 1, "context": 64, "new_bytes": 8, "rows": (1, 2),
+        "core_hidden_size": 32, "core_num_hidden_layers": 2, "core_num_attention_heads": 2, "hidden_size": 16,
+        "encoder_num_hidden_layers": 1, "num_hidden_layers": 1, "context": 64, "new_bytes": 8, "rows": (1, 2),
         "batch": 2, "block": 64, "documents_bytes": 1 << 14, "repeats": 2,
     },
 }  # fmt: skip
@@ -63,8 +63,8 @@ DOCUMENT_BYTES = 1000
 
 def build(size: dict, changes: dict) -> BytePatchForCausalLM:
     """One of ours."""
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "byte_hidden_size")
-    names += ("num_byte_encoder_layers", "num_byte_decoder_layers")
+    names = ("core_hidden_size", "core_num_hidden_layers", "core_num_attention_heads")
+    names += ("hidden_size", "encoder_num_hidden_layers", "num_hidden_layers")
     fields = {name: size[name] for name in names}
     return BytePatchForCausalLM(BytePatchConfig(**fields, max_position_embeddings=size["context"], **changes))
 
@@ -72,9 +72,9 @@ def build(size: dict, changes: dict) -> BytePatchForCausalLM:
 def build_flat(size: dict, width: int, vocab_size: int = 259) -> GPT2LMHeadModel:
     """A native GPT-2 over bytes or tokens, as deep as the core."""
     config = GPT2Config(
-        vocab_size=vocab_size, n_embd=width, n_layer=size["num_hidden_layers"], n_head=size["num_attention_heads"],
-        n_positions=size["context"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
-        eos_token_id=None,
+        vocab_size=vocab_size, n_embd=width, n_layer=size["core_num_hidden_layers"],
+        n_head=size["core_num_attention_heads"], n_positions=size["context"], resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
     model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about this one
@@ -92,8 +92,8 @@ def build_models(size: dict, text: torch.Tensor, length: int) -> dict[str, PreTr
     models: dict[str, PreTrainedModel] = {name: build(size, changes) for name, changes in ARMS.items()}
     ours, ids = models["words, autoregressive"], text[None, :length]
     models["GPT-2, parameters"] = matched_baseline(ours)
-    wanted, step = count_flops(ours, ids), 2 * size["num_attention_heads"]
-    widths = range(step, 2 * size["hidden_size"], step)
+    wanted, step = count_flops(ours, ids), 2 * size["core_num_attention_heads"]
+    widths = range(step, 2 * size["core_hidden_size"], step)
     width = min(widths, key=lambda width: abs(estimate_flat_flops(size, width, length) - wanted))
     models["GPT-2, FLOPs"] = build_flat(size, width)
     return models
@@ -101,7 +101,7 @@ def build_models(size: dict, text: torch.Tensor, length: int) -> dict[str, PreTr
 
 def estimate_flat_flops(size: dict, width: int, length: int) -> float:
     """Operations of a flat GPT-2 a byte: its matrices, and attention over `length` bytes."""
-    return 2 * size["num_hidden_layers"] * (12 * width**2 + 2 * length * width) + 2 * 259 * width
+    return 2 * size["core_num_hidden_layers"] * (12 * width**2 + 2 * length * width) + 2 * 259 * width
 
 
 def take_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -201,8 +201,8 @@ def measure_generation(size: dict):
     def write(model: PreTrainedModel, ids: torch.Tensor) -> float:
         cache = model.eval()(ids[:, :first], use_cache=True, logits_to_keep=1).past_key_values
         start = time.perf_counter()
-        for place in range(first, size["context"]):
-            cache = model(ids[:, place : place + 1], past_key_values=cache, use_cache=True).past_key_values
+        for byte in range(first, size["context"]):
+            cache = model(ids[:, byte : byte + 1], past_key_values=cache, use_cache=True).past_key_values
         return time.perf_counter() - start
 
     for num_rows in size["rows"]:

@@ -106,9 +106,9 @@ def build_thinker(sizes: dict) -> LoopedThinkerForCausalLM:
 
 def build_byte_patch(sizes: dict) -> BytePatchForCausalLM:
     """Patches of words; bytes are half as wide."""
-    bytes_ = {"byte_hidden_size": sizes["hidden_size"] // 2, "num_byte_attention_heads": sizes["num_attention_heads"]}
-    layers = {"num_byte_encoder_layers": 1, "num_byte_decoder_layers": 2}
-    return BytePatchForCausalLM(BytePatchConfig(**sizes, **bytes_, **layers))
+    core = {f"core_{name}": sizes[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    bytes_ = {"hidden_size": sizes["hidden_size"] // 2, "num_hidden_layers": 2, "encoder_num_hidden_layers": 1}
+    return BytePatchForCausalLM(BytePatchConfig(**{**sizes, **core, **bytes_}))
 
 
 OURS = {

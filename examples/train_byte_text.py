@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Train a byte-patch model on text with the transformers Trainer: it reads bytes and thinks in patches.
+"""Train a byte-patch model on text with the transformers Trainer: it reads bytes and runs its core over patches.
 
 On the source of the standard library, on a laptop (about 3 minutes on 2 cores with both baselines):
 
@@ -54,26 +54,26 @@ from hf_thoughtbubbles.data.text import load_text
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 
 
-PATCH_TOKENIZER = "patch_tokenizer"  # folder beside a model whose patches it draws
+PATCH_TOKENIZER = "patch_tokenizer"  # folder beside a model, for the tokenizer that makes its patches
 
 
 @dataclass
 class ModelArguments:
     """What to train."""
 
-    hidden_size: int = field(default=128, metadata={"help": "Width of a patch."})
-    num_hidden_layers: int = field(default=4, metadata={"help": "Layers over patches."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Number of attention heads over patches."})
-    byte_hidden_size: int = field(default=64, metadata={"help": "Width of a byte."})
-    num_byte_encoder_layers: int = field(default=1, metadata={"help": "Layers over the bytes that are read."})
-    num_byte_decoder_layers: int = field(default=2, metadata={"help": "Layers over the bytes that are written."})
+    core_hidden_size: int = field(default=128, metadata={"help": "Width of a patch."})
+    core_num_hidden_layers: int = field(default=4, metadata={"help": "Layers over patches."})
+    core_num_attention_heads: int = field(default=4, metadata={"help": "Attention heads over patches."})
+    hidden_size: int = field(default=64, metadata={"help": "Width of a byte."})
+    num_hidden_layers: int = field(default=2, metadata={"help": "Layers of the byte decoder."})
+    encoder_num_hidden_layers: int = field(default=1, metadata={"help": "Layers over bytes before pooling."})
     patching: Literal["space", "fixed", "token"] = field(default="space", metadata={"help": "Where patches end."})
     patch_size: int = field(default=4, metadata={"help": "Bytes in a fixed patch."})
     decoder: Literal["autoregressive", "parallel"] = field(
-        default="autoregressive", metadata={"help": "Whether a byte sees the earlier ones of its patch."}
+        default="autoregressive", metadata={"help": "Whether a byte attends to the earlier ones of its patch."}
     )
     reconstruction_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of writing each patch from its own vector; with --decoder parallel."}
+        default=0.0, metadata={"help": "Weight of decoding each patch from its own vector; with --decoder parallel."}
     )
     bpe_vocab_size: int = field(default=2048, metadata={"help": "Tokens of --patching token and --baseline bpe."})
     prompt: str = field(default="def ", metadata={"help": "What the trained model continues."})
@@ -94,10 +94,10 @@ def build_bpe_baseline(model: BytePatchForCausalLM, tokenizer, block_size: int) 
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=block_size,
-        n_embd=model.config.hidden_size,
-        n_layer=model.config.num_hidden_layers,
-        n_head=model.config.num_attention_heads,
-        n_inner=model.config.intermediate_size,
+        n_embd=model.config.core_hidden_size,
+        n_layer=model.config.core_num_hidden_layers,
+        n_head=model.config.core_num_attention_heads,
+        n_inner=model.config.core_intermediate_size,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -136,7 +136,7 @@ def main():
     model_args, data_args, args = parser.parse_args_into_dataclasses()
     check_flags(parser, data_args, args)
     if data_args.tokenizer:
-        parser.error("--tokenizer came; a byte-patch model reads bytes")
+        parser.error("--tokenizer was passed, but a byte-patch model reads bytes. Remove it")
     set_seed(args.seed)
 
     # Data
@@ -150,12 +150,12 @@ def main():
         model = BytePatchForCausalLM(
             BytePatchConfig(
                 vocab_size=len(tokenizer),
+                core_hidden_size=model_args.core_hidden_size,
+                core_num_hidden_layers=model_args.core_num_hidden_layers,
+                core_num_attention_heads=model_args.core_num_attention_heads,
                 hidden_size=model_args.hidden_size,
                 num_hidden_layers=model_args.num_hidden_layers,
-                num_attention_heads=model_args.num_attention_heads,
-                byte_hidden_size=model_args.byte_hidden_size,
-                num_byte_encoder_layers=model_args.num_byte_encoder_layers,
-                num_byte_decoder_layers=model_args.num_byte_decoder_layers,
+                encoder_num_hidden_layers=model_args.encoder_num_hidden_layers,
                 patching=model_args.patching,
                 patch_size=model_args.patch_size,
                 decoder=model_args.decoder,

@@ -21,12 +21,12 @@ from hf_thoughtbubbles import (
 
 VOCAB_SIZE = 61
 BYTE_PATCH_SIZES = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 47,
-    "byte_hidden_size": 16,
-    "num_byte_attention_heads": 2,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "core_hidden_size": 24,
+    "core_num_hidden_layers": 2,
+    "core_num_attention_heads": 3,
+    "core_intermediate_size": 47,
     "max_patch_bytes": 7,
     "patch_size": 5,
 }

@@ -35,8 +35,8 @@ def checkpoint():
 
 def test_the_configuration_is_translated(checkpoint):
     config = byte_patch_config_from_stlm(checkpoint[1])
-    assert (config.vocab_size, config.max_patch_bytes, config.byte_hidden_size) == (258, 6, 16)
-    assert (config.hidden_size, config.num_attention_heads, config.num_key_value_heads) == (24, 4, 2)
+    assert (config.vocab_size, config.max_patch_bytes, config.hidden_size) == (258, 6, 16)
+    assert (config.core_hidden_size, config.core_num_attention_heads, config.core_num_key_value_heads) == (24, 4, 2)
     assert (config.decoder, config.byte_layers, config.position_embedding) == ("parallel", "published", "rope")
     assert config.reconstruction_ignore_id == 257
 

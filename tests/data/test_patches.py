@@ -289,7 +289,7 @@ def test_settings_are_checked_before_the_first_batch(patch_tokenizer):
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_lengths_of_words_and_of_fixed_patches_are_those_that_the_model_finds(patching, padding_side):
     config = BytePatchConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, byte_hidden_size=16, patching=patching
+        core_hidden_size=16, core_num_hidden_layers=1, core_num_attention_heads=2, hidden_size=16, patching=patching
     )
     model = BytePatchForCausalLM(config).eval()
     rows = [{"input_ids": list("to be, or not to bé".encode())}, {"input_ids": [*b"that is", EOS, *b"th"]}]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`
 
 SMALL = {**BYTES, "num_hidden_layers": 2}
 FORKING = {**SMALL, "fork_layers": [1]}
-PATCHES = {"num_hidden_layers": 1, "num_byte_decoder_layers": 1}
+PATCHES = {"core_num_hidden_layers": 1, "num_hidden_layers": 1}
 FAMILIES = [
     make_generic("generic", num_key_value_heads=2, position_embedding="relative", max_relative_position=5, **SMALL),
     Family("gpt", make_config(**{**SMALL, "fork_layers": []})),

@@ -17,6 +17,7 @@ from hf_thoughtbubbles import (
     ThoughtbubblesConfig,
     ThoughtbubblesForCausalLM,
 )
+from hf_thoughtbubbles.configuration.configuration_byte_patch import CORE_SIZES
 from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
 from hf_thoughtbubbles.evaluation.baselines import describe_match, matched_baseline
 from hf_thoughtbubbles.evaluation.flops import estimate_flops, measure_flops
@@ -72,9 +73,9 @@ def draw_answering_thinker(rng: random.Random, sizes: dict):
 
 def draw_bytes(rng: random.Random, sizes: dict):
     config = BytePatchConfig(
-        **sizes,
-        byte_hidden_size=32,
-        num_byte_attention_heads=4,
+        **{f"core_{name}" if name in CORE_SIZES else name: size for name, size in sizes.items()},
+        hidden_size=32,
+        num_attention_heads=4,
         patching=rng.choice(["space", "fixed"]),
         decoder=rng.choice(["autoregressive", "parallel"]),
         byte_layers=rng.choice(["residual", "published"]),

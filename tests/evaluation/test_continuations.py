@@ -37,7 +37,7 @@ def make_native(name: str):
 
 def make_byte_patch(name: str):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "byte_hidden_size": 16}
+    sizes = {"core_hidden_size": 24, "core_num_hidden_layers": 2, "core_num_attention_heads": 3, "hidden_size": 16}
     config = BytePatchConfig(vocab_size=VOCAB_SIZE, max_patch_bytes=5, patch_size=3, initializer_range=0.3, **sizes)
     config.patching, config.decoder = name.split("-")
     return BytePatchForCausalLM(config).eval()
@@ -119,7 +119,7 @@ def test_what_a_model_writes_greedily_is_greedy():
 
 def test_text_is_tokenized_as_a_whole_and_an_empty_prefix_begins_a_sequence():
     torch.manual_seed(0)
-    config = BytePatchConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, byte_hidden_size=16)
+    config = BytePatchConfig(core_hidden_size=24, core_num_hidden_layers=1, core_num_attention_heads=3, hidden_size=16)
     model, tokenizer = BytePatchForCausalLM(config).eval(), build_byte_tokenizer()
     pairs = [("Is é a vowel?", " yes"), ("", "yes")]
     scores = score_continuations(model, pairs, tokenizer)
@@ -142,7 +142,7 @@ def build_wrapped_tokenizer(before: str, after: str) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("reading", ["blockwise", "prefix"])
 def test_special_tokens_around_a_text_are_not_scored(reading, before, after):
     torch.manual_seed(0)
-    config = BytePatchConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, byte_hidden_size=16)
+    config = BytePatchConfig(core_hidden_size=24, core_num_hidden_layers=1, core_num_attention_heads=3, hidden_size=16)
     model, tokenizer = BytePatchForCausalLM(config).eval(), build_wrapped_tokenizer(before, after)
     assert tokenizer("a").input_ids == [256] * bool(before) + [97] + [257] * bool(after)
     lead = [256] * bool(before)
@@ -165,7 +165,7 @@ def test_a_token_that_joins_prefix_and_continuation_is_taken_apart():
 @pytest.mark.parametrize("decoder", ["autoregressive", "parallel"])
 def test_patches_that_a_tokenizer_draws_are_those_of_the_whole_text(decoder):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "byte_hidden_size": 16}
+    sizes = {"core_hidden_size": 24, "core_num_hidden_layers": 2, "core_num_attention_heads": 3, "hidden_size": 16}
     config = BytePatchConfig(patching="token", decoder=decoder, max_patch_bytes=5, initializer_range=0.3, **sizes)
     model, drawing = BytePatchForCausalLM(config).eval(), train_bpe_tokenizer(["low lower lowest", "low"], 265)
     pairs = [("low lo", "wer and lowest"), ("a", " low"), ("lower lowest ", "low")]

@@ -55,9 +55,9 @@ GENERIC = {
 }
 BYTES = {
     "fixed": {},
-    "parallel": {"decoder": "parallel", "num_byte_encoder_layers": 0},
-    "grouped-swiglu": {"num_key_value_heads": 1, "feed_forward": "swiglu"},
-    "published": {"byte_layers": "published", "num_byte_encoder_layers": 3},
+    "parallel": {"decoder": "parallel", "encoder_num_hidden_layers": 0},
+    "grouped-swiglu": {"core_num_key_value_heads": 1, "feed_forward": "swiglu"},
+    "published": {"byte_layers": "published", "encoder_num_hidden_layers": 3},
     "published-parallel": {"byte_layers": "published", "decoder": "parallel"},
     "reconstruction": {"decoder": "parallel", "reconstruction_loss_weight": 1.0},
     "relative": {"position_embedding": "relative", "hidden_act": "learned"},
@@ -85,8 +85,8 @@ def make_generic(**changes) -> GenericTransformerConfig:
 
 def make_bytes(**changes) -> BytePatchConfig:
     """A byte-patch model of tiny, distinct sizes."""
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 47}
-    sizes |= {"byte_hidden_size": 16, "num_byte_attention_heads": 2, "num_byte_decoder_layers": 3}
+    sizes = {"core_hidden_size": 24, "core_num_hidden_layers": 2, "core_num_attention_heads": 3}
+    sizes |= {"core_intermediate_size": 47, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3}
     sizes |= {"max_position_embeddings": 151, "max_patch_bytes": 7, "patch_size": 5, "patching": "fixed"}
     return BytePatchConfig(**{**sizes, **changes})
 

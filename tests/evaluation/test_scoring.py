@@ -88,7 +88,7 @@ def test_both_readings_agree_for_a_causal_model(fork_rule):
 
 def test_patch_lengths_of_rows_reach_the_model_and_prefixes_refuse_them():
     torch.manual_seed(0)
-    config = BytePatchConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, byte_hidden_size=16)
+    config = BytePatchConfig(core_hidden_size=16, core_num_hidden_layers=1, core_num_attention_heads=2, hidden_size=16)
     config.patching, rows = "token", make_rows(7, 7, 5)
     model = BytePatchForCausalLM(config).eval()
     for row, lengths in zip(rows, ([3, 4], [1, 2, 4], [5]), strict=True):

@@ -14,9 +14,9 @@ from tests.examples.scripts import run_script
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_byte_text.py"
-TINY = ["--hidden_size", "16", "--num_attention_heads", "2", "--num_hidden_layers", "1", "--byte_hidden_size", "16"]
-TINY += ["--block_size", "32", "--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "5", "--use_cpu"]
-TINY += ["--bpe_vocab_size", "270"]
+TINY = ["--core_hidden_size", "16", "--core_num_attention_heads", "2", "--core_num_hidden_layers", "1"]
+TINY += ["--hidden_size", "16", "--block_size", "32", "--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "5"]
+TINY += ["--bpe_vocab_size", "270", "--use_cpu"]
 RULE = "-" * 40  # a token of its own, longer than any patch
 
 

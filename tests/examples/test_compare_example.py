@@ -88,7 +88,7 @@ def test_a_trained_model_is_scored_as_it_is(compared, source, tmp_path):
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
     GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=0)).save_pretrained(tmp_path / "native")
     tokenizer.save_pretrained(tmp_path / "native")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "byte_hidden_size": 16}
+    sizes = {"core_hidden_size": 16, "core_num_hidden_layers": 1, "core_num_attention_heads": 2, "hidden_size": 16}
     BytePatchForCausalLM(BytePatchConfig(patching="token", **sizes)).save_pretrained(tmp_path / "patches")
     build_byte_tokenizer().save_pretrained(tmp_path / "patches")
     tokenizer.save_pretrained(tmp_path / "patches" / "patch_tokenizer")
@@ -106,8 +106,8 @@ def test_operations_are_the_mean_over_batches(source, tmp_path):
     measured = json.loads((tmp_path / "runs" / "byte_patch-42.json").read_text())
     ids = torch.tensor(load_from_disk(tmp_path / "data")["train"][:256]["input_ids"])
     config = BytePatchConfig(
-        vocab_size=259, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, byte_hidden_size=8,
-        num_byte_encoder_layers=1, num_byte_decoder_layers=2, max_position_embeddings=32, num_byte_attention_heads=2,
+        vocab_size=259, core_hidden_size=16, core_num_hidden_layers=4, core_num_attention_heads=2, hidden_size=8,
+        encoder_num_hidden_layers=1, num_hidden_layers=2, max_position_embeddings=32, num_attention_heads=2,
     )  # fmt: skip
     counts = [
         number_patches(find_patch_ends(rows, "space", 4, 16), None, None).lengths.shape[1] for rows in ids.split(16)

@@ -46,7 +46,7 @@ def model(request):
     if request.param == "gpt2":
         sizes = {"n_positions": 131, "n_embd": 12, "n_layer": 2, "n_head": 3}
         return GPT2LMHeadModel(GPT2Config(vocab_size=259, **sizes, bos_token_id=256, eos_token_id=257)).eval()
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "byte_hidden_size": 16}
+    sizes = {"core_hidden_size": 16, "core_num_hidden_layers": 1, "core_num_attention_heads": 2, "hidden_size": 16}
     return BytePatchForCausalLM(BytePatchConfig(**sizes, eos_token_id=257, pad_token_id=258)).eval()
 
 

@@ -209,7 +209,13 @@ NEXT_THOUGHT = {
 VARIANTS = {
     "BytePatch": Variant(
         config_class=BytePatchConfig,
-        config_kwargs={**SMALL, "vocab_size": 259, "byte_hidden_size": 32, "num_byte_attention_heads": 2},
+        config_kwargs={
+            **SMALL,
+            "vocab_size": 259,
+            "core_hidden_size": 64,
+            "core_num_hidden_layers": 2,
+            "core_num_attention_heads": 2,
+        },
         cannot_hold=CANNOT_HOLD_BYTES,
     ),
     "GenericTransformer": Variant(

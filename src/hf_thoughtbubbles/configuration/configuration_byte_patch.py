@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which numbers describe a byte-patch model?"""
+"""The configuration of byte-patch models."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -10,49 +10,76 @@ from .size_settings import check_counts, check_heads
 
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8
+# What the core has under the prefix `core_`, because bytes have their own.
+CORE_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "head_dim",
+)
 
 
 @strict
 class BytePatchConfig(GenericTransformerConfig):
     r"""
-    The configuration of a [`BytePatchModel`]: bytes are pooled to patches, a generic transformer runs over the
-    patches, and a decoder turns its states back into bytes (SPEC section 4). The fields of the core are those of
-    [`GenericTransformerConfig`].
+    The configuration of a [`BytePatchModel`]: bytes are pooled to patches, a generic transformer (the core) runs over
+    the patches, and a byte decoder turns its states back into bytes (docs/reference_behaviour.md, "Byte-level
+    models").
+
+    Sizes without a prefix are those of bytes: `hidden_size` is the width of embeddings and of `last_hidden_state`. The
+    core's sizes have the prefix `core_`. All other fields of [`GenericTransformerConfig`] describe the core.
 
     Args:
         vocab_size (`int`, defaults to 259):
             Number of ids: the 256 bytes, then special tokens.
         max_position_embeddings (`int`, defaults to 2048):
             Most bytes in one sequence, and so most patches.
+        hidden_size (`int`, defaults to 128):
+            Width of a byte; a multiple of `num_attention_heads`.
+        num_hidden_layers (`int`, defaults to 4):
+            Layers of the byte decoder; the original has 7.
+        num_attention_heads (`int`, defaults to 8):
+            Heads of the layers over bytes. Keys and values have as many.
+        intermediate_size (`int`, *optional*):
+            Width of the feed-forward layers over bytes; `4 * hidden_size` when not given. Published layers of twice
+            the width have twice as much.
+        encoder_num_hidden_layers (`int`, defaults to 2):
+            Layers over bytes before they are pooled; the original has 4.
+        core_hidden_size (`int`, defaults to 512):
+            Width of a patch in the core; a multiple of `core_num_attention_heads`.
+        core_num_hidden_layers (`int`, defaults to 8):
+            Layers of the core.
+        core_num_attention_heads (`int`, defaults to 8), core_num_key_value_heads (`int`, *optional*):
+            Heads of queries in the core, and of keys and values; as many when not given.
+        core_intermediate_size (`int`, *optional*):
+            Width of the core's feed-forward layers; `4 * core_hidden_size` when not given.
         patching (`str`, defaults to `"space"`):
             Where patches end. `"space"`: with the separator that follows a run of letters or digits; all characters of
-            several bytes count as letters. `"fixed"`: after `patch_size` bytes. `"token"`: where the collator says,
-            in `patch_lengths`. Special tokens always end a patch. Whether a byte ends its patch never depends on
-            later bytes.
+            several bytes count as letters. `"fixed"`: after `patch_size` bytes. `"token"`: by the `patch_lengths` of
+            the batch. Special tokens always end a patch. Whether a byte ends its patch never depends on later bytes.
         patch_size (`int`, defaults to 4):
             Bytes in a `"fixed"` patch.
         max_patch_bytes (`int`, defaults to 16):
             Most bytes in a patch; longer ones are cut, between characters. At least 4, the longest character. The
             original calls it `byte_context_window`.
         decoder (`str`, defaults to `"autoregressive"`):
-            `"autoregressive"` reads the core's state of the finished patches and the earlier bytes of the byte's own
-            patch; `"parallel"` is the published one, which writes all bytes of a patch at once from that state alone.
+            `"autoregressive"` decodes a byte from the core's state of the finished patches and the earlier bytes of
+            its own patch; `"parallel"` is the published one, which decodes all bytes of a patch from that state alone.
         byte_layers (`str`, defaults to `"residual"`):
-            Layers over bytes. `"residual"`: pre-norm layers of width `byte_hidden_size`. `"published"`: the
-            original's, whose feed-forward layer replaces the stream instead of adding to it, and widens it on the way
-            in.
-        byte_hidden_size (`int`, defaults to 128):
-            Width of a byte; a multiple of `num_byte_attention_heads`.
-        num_byte_attention_heads (`int`, defaults to 8):
-            Heads of the layers over bytes.
-        num_byte_encoder_layers (`int`, defaults to 2), num_byte_decoder_layers (`int`, defaults to 4):
-            Layers over bytes before pooling and in the decoder; the original has 4 and 7.
+            Layers over bytes. `"residual"`: pre-norm layers of width `hidden_size`. `"published"`: the original's,
+            whose feed-forward layer replaces the residual stream, and widens it in the encoder.
         reconstruction_loss_weight (`float`, defaults to 0.0):
-            Weight of the published auxiliary loss: the decoder writes each patch from its own pooled vector. Needs
+            Weight of the published auxiliary loss: each patch is decoded from its own pooled vector. Needs
             `decoder="parallel"`.
         reconstruction_ignore_id (`int`, defaults to -100):
-            Target that the auxiliary loss leaves out. The original leaves out 257, which is its end of text and not
-            its padding; converted checkpoints keep that.
+            Target that the auxiliary loss ignores. The original ignores 257, which is its end of text and not its
+            padding; converted checkpoints keep that.
+
+    Raises:
+        `StrictDataclassClassValidationError`: when the numbers contradict each other, with the field, what was passed
+            and what is allowed.
 
     Example:
 
@@ -67,22 +94,44 @@ class BytePatchConfig(GenericTransformerConfig):
     base_model_fsdp_plan = {
         **GenericTransformerConfig.base_model_fsdp_plan,
         "byte_encoder.layers.*": "free_full_weight",
+        "byte_decoder.layers.*": "free_full_weight",
     }
 
     vocab_size: int = 259
     max_position_embeddings: int = 2048
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 8
+    encoder_num_hidden_layers: int = 2
+    core_hidden_size: int = 512
+    core_num_hidden_layers: int = 8
+    core_num_attention_heads: int = 8
+    core_num_key_value_heads: int | None = None
+    core_intermediate_size: int | None = None
     patching: Literal["space", "fixed", "token"] = "space"
     patch_size: int = 4
     max_patch_bytes: int = 16
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
     byte_layers: Literal["residual", "published"] = "residual"
-    byte_hidden_size: int = 128
-    num_byte_attention_heads: int = 8
-    num_byte_encoder_layers: int = 2
-    num_byte_decoder_layers: int = 4
     reconstruction_loss_weight: float | int = 0.0
     reconstruction_ignore_id: int = -100
     tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.core_intermediate_size is None:
+            self.core_intermediate_size = 4 * self.core_hidden_size
+        if self.core_num_key_value_heads is None:
+            self.core_num_key_value_heads = self.core_num_attention_heads
+        super().__post_init__(**kwargs)
+
+    @property
+    def core_head_dim(self) -> int:
+        return self.core_hidden_size // self.core_num_attention_heads
+
+    @property
+    def core_config(self) -> "BytePatchCoreView":
+        """The core's sizes under the names of a [`GenericTransformerConfig`]."""
+        return BytePatchCoreView(self)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "BytePatchConfig":
         """This configuration; transformers would take the field `decoder` for a nested one."""
@@ -94,10 +143,32 @@ class BytePatchConfig(GenericTransformerConfig):
             return -(-num_bytes // self.patch_size)
         return num_bytes
 
+    def validate_sizes(self):
+        """Part of `@strict`-powered validation: sizes are positive and heads divide widths evenly."""
+        names = ("vocab_size", "max_position_embeddings", "max_relative_position", "patch_size", "num_key_value_heads")
+        sizes = [name for name in CORE_SIZES if name not in ("num_key_value_heads", "head_dim")]
+        check_counts(self, (*names, *sizes, "core_num_key_value_heads", *(f"core_{name}" for name in sizes)))
+        check_heads(self)
+        check_heads(self, "core_hidden_size", "core_num_attention_heads")
+        if self.num_key_value_heads != self.num_attention_heads:
+            raise ValueError(
+                f"`num_key_value_heads` is {self.num_key_value_heads}, but layers over bytes have as many as "
+                f"`num_attention_heads` {self.num_attention_heads}. Remove it or set `core_num_key_value_heads`."
+            )
+        if self.core_num_attention_heads % self.core_num_key_value_heads != 0:
+            raise ValueError(
+                f"`core_num_attention_heads` {self.core_num_attention_heads} is not a multiple of "
+                f"`core_num_key_value_heads` {self.core_num_key_value_heads}. Change one so that every head of keys "
+                "serves as many queries."
+            )
+        if self.position_embedding == "rope" and self.core_head_dim % 2 != 0:
+            raise ValueError(
+                f"The head size `core_hidden_size / core_num_attention_heads` = {self.core_head_dim} is odd; rotary "
+                "positions turn channels in pairs. Use sizes whose quotient is even."
+            )
+
     def validate_patches(self):
         """Part of `@strict`-powered validation: patches hold a character, and fixed ones fit."""
-        names = ("patch_size", "byte_hidden_size", "num_byte_attention_heads", "num_byte_decoder_layers")
-        check_counts(self, names)
         if self.max_patch_bytes < LONGEST_CHARACTER:
             raise ValueError(
                 f"`max_patch_bytes` is {self.max_patch_bytes}; it must be at least {LONGEST_CHARACTER}, so that no "
@@ -109,15 +180,11 @@ class BytePatchConfig(GenericTransformerConfig):
                 "latter, or use smaller patches."
             )
         fewest = 2 if self.byte_layers == "published" else 0
-        if self.num_byte_encoder_layers < fewest:
+        if self.encoder_num_hidden_layers < fewest:
             raise ValueError(
-                f"`num_byte_encoder_layers` is {self.num_byte_encoder_layers}; it must be at least {fewest} for "
+                f"`encoder_num_hidden_layers` is {self.encoder_num_hidden_layers}; it must be at least {fewest} for "
                 f'`byte_layers="{self.byte_layers}"`.'
             )
-
-    def validate_byte_width(self):
-        """Part of `@strict`-powered validation: the heads divide the widths of the layers over bytes."""
-        check_heads(self, "byte_hidden_size", "num_byte_attention_heads")
 
     def validate_reconstruction(self):
         """Part of `@strict`-powered validation: only a decoder of whole patches can reconstruct them."""
@@ -126,7 +193,7 @@ class BytePatchConfig(GenericTransformerConfig):
         if self.reconstruction_loss_weight > 0 and self.decoder != "parallel":
             raise ValueError(
                 f"`reconstruction_loss_weight` is {self.reconstruction_loss_weight}, but only "
-                '`decoder="parallel"` writes a patch from one vector. Use 0, or that decoder.'
+                '`decoder="parallel"` decodes a patch from one vector. Use 0, or that decoder.'
             )
         if not self.is_causal:
             raise ValueError(
@@ -134,4 +201,22 @@ class BytePatchConfig(GenericTransformerConfig):
             )
 
 
-__all__ = ["BytePatchConfig"]
+class BytePatchCoreView:
+    """
+    A view of a configuration for the generic layers of the core: sizes are those with the prefix `core_`, all other
+    attributes are the configuration's own, the attention implementation among them.
+
+    >>> BytePatchConfig(hidden_size=32, core_hidden_size=64).core_config.hidden_size
+    64
+    """
+
+    def __init__(self, config: BytePatchConfig):
+        self.config = config
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copying and pickling ask for methods that no object has
+            raise AttributeError(name)
+        return getattr(self.config, f"core_{name}" if name in CORE_SIZES else name)
+
+
+__all__ = ["CORE_SIZES", "BytePatchConfig", "BytePatchCoreView"]

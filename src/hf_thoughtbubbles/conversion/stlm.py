@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..configuration.configuration_byte_patch import BytePatchConfig
+from ..configuration.configuration_byte_patch import CORE_SIZES, BytePatchConfig, BytePatchCoreView
 from ..configuration.configuration_generic_transformer import GenericTransformerConfig
 from ..modeling.byte_patch.modeling_byte_patch import BytePatchForCausalLM
 from ..modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
@@ -69,9 +69,10 @@ def byte_patch_config_from_stlm(model_cfg: Mapping[str, Any]) -> BytePatchConfig
     needed = {"hidden_dim", "context_window", "positional_encoding_type", "core_model"}
     needed |= {"byte_vocab_size", "byte_embedding_dim", "byte_context_window"}
     check_keys(model_cfg, needed, "a byte-level model")
-    is_rotary = model_cfg["positional_encoding_type"] == "rope"  # the only kind that its byte level reads
+    is_rotary = model_cfg["positional_encoding_type"] == "rope"  # the only kind that its byte level has
+    core = {f"core_{name}" if name in CORE_SIZES else name: value for name, value in translate_core(model_cfg).items()}
     return BytePatchConfig(
-        **translate_core(model_cfg),
+        **core,
         vocab_size=model_cfg["byte_vocab_size"],
         max_position_embeddings=model_cfg["context_window"] * model_cfg["byte_context_window"],
         position_embedding="rope" if is_rotary else "none",
@@ -80,10 +81,10 @@ def byte_patch_config_from_stlm(model_cfg: Mapping[str, Any]) -> BytePatchConfig
         max_patch_bytes=model_cfg["byte_context_window"],
         decoder="parallel",
         byte_layers="published",
-        byte_hidden_size=model_cfg["byte_embedding_dim"],
-        num_byte_attention_heads=NUM_BYTE_HEADS,
-        num_byte_encoder_layers=NUM_ENCODER_LAYERS,
-        num_byte_decoder_layers=NUM_DECODER_LAYERS,
+        hidden_size=model_cfg["byte_embedding_dim"],
+        num_attention_heads=NUM_BYTE_HEADS,
+        num_hidden_layers=NUM_DECODER_LAYERS,
+        encoder_num_hidden_layers=NUM_ENCODER_LAYERS,
         reconstruction_loss_weight=1.0,
         reconstruction_ignore_id=IGNORED_TARGET,
     )
@@ -136,7 +137,7 @@ def list_byte_layer(theirs: str, ours: str) -> dict:
     return names | list_feed_forward(f"{theirs}.ffn", f"{ours}.mlp")
 
 
-def list_core(config: GenericTransformerConfig) -> dict[str, str | tuple[str, ...]]:
+def list_core(config: GenericTransformerConfig | BytePatchCoreView) -> dict[str, str | tuple[str, ...]]:
     """Names of a core's parameters; shared ones by their names in the first layer."""
     names, has_gate = {}, config.feed_forward == "swiglu"
     for i in range(config.num_hidden_layers):
@@ -189,15 +190,15 @@ def list_byte_patch_parameters(config: BytePatchConfig) -> dict[str, str | tuple
     names = {
         "embedding_model.byte_token_embedder.weight": "model.embed_tokens.weight",
         "embedding_model.pos_encoder.pe.weight": "model.byte_encoder.positions.weight",
-        "model_head.projection.weight": "byte_decoder.projection.weight",
-        "model_head.pos_encoder.pe.weight": "byte_decoder.positions.weight",
+        "model_head.projection.weight": "model.byte_decoder.projection.weight",
+        "model_head.pos_encoder.pe.weight": "model.byte_decoder.positions.weight",
         "model_head.lm_head.weight": "lm_head.weight",
     }
-    for i in range(config.num_byte_encoder_layers):
+    for i in range(config.encoder_num_hidden_layers):
         names |= list_byte_layer(f"embedding_model.transformer.{i}", f"model.byte_encoder.layers.{i}")
-    for i in range(config.num_byte_decoder_layers):
-        names |= list_byte_layer(f"model_head.transformer.{i}", f"byte_decoder.layers.{i}")
-    return names | list_core(config)
+    for i in range(config.num_hidden_layers):
+        names |= list_byte_layer(f"model_head.transformer.{i}", f"model.byte_decoder.layers.{i}")
+    return names | list_core(config.core_config)
 
 
 def byte_patch_from_stlm(state_dict: Mapping[str, Any], model_cfg: Mapping[str, Any]) -> BytePatchForCausalLM:
@@ -216,7 +217,7 @@ def byte_patch_from_stlm(state_dict: Mapping[str, Any], model_cfg: Mapping[str, 
         `ValueError`: when keys or shapes do not fit the configuration; names them.
     """
     config = byte_patch_config_from_stlm(model_cfg)
-    state_dict = remove_curve_copies(state_dict, config.num_hidden_layers)
+    state_dict = remove_curve_copies(state_dict, config.core_num_hidden_layers)
     model = BytePatchForCausalLM(config)
     nn.init.zeros_(model.model.initial_state)
     copy_parameters(model, list_byte_patch_parameters(config), state_dict, "these `model_cfg`", set(UNUSED))

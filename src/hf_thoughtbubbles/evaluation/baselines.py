@@ -211,7 +211,8 @@ class Search:
         flops: Flops | None,
         num_steps: int | None,
     ):
-        self.config, self.family = model.config, family
+        is_byte_patch = model.config.model_type == "byte_patch"  # its core is the part of the usual sizes
+        self.config, self.family = model.config.core_config if is_byte_patch else model.config, family
         self.num_parameters, self.num_positions = model.num_parameters(), num_positions
         self.num_tokens = num_positions if flops is None else flops.num_tokens
         self.flops_per_token = math.nan if flops is None else flops.forward_per_token

@@ -64,10 +64,10 @@ class BytePatchFormulas:
     """FLOPs of the parts of a byte-patch model."""
 
     def __init__(self, config: PreTrainedConfig):
-        self.config, self.core = config, config  # sizes of bytes and of the core
-        self.width, self.core_width = config.byte_hidden_size, self.core.hidden_size
-        self.intermediate_size, self.longest = 4 * self.width, config.max_patch_bytes
-        self.encoder_depth, self.decoder_depth = config.num_byte_encoder_layers, config.num_byte_decoder_layers
+        self.config, self.core = config, config.core_config  # sizes of bytes and of the core
+        self.width, self.core_width = config.hidden_size, self.core.hidden_size
+        self.intermediate_size, self.longest = config.intermediate_size, config.max_patch_bytes
+        self.encoder_depth, self.decoder_depth = config.encoder_num_hidden_layers, config.num_hidden_layers
 
     def count_byte_layer(self, num_bytes: float, num_pairs: float, width: int, next_width: int) -> float:
         """A layer over bytes, whose attention compares `num_pairs` pairs of a query and a key."""

@@ -39,10 +39,11 @@ def run_case(path: Path, attention: str):
     for i, layer in enumerate(model.model.byte_encoder.layers):
         layer.register_forward_hook(keep(f"emb_block{i}"))
     base = model.model(patch_input_ids=blocks)
-    seen["emb_out"], seen["core_out"] = base.patch_embeds, base.last_hidden_state
-    seen["recon_logits"] = model.lm_head(model.byte_decoder(base.patch_embeds))
-    handle = model.byte_decoder.layers[0].register_forward_pre_hook(keep("dec_block0_in"))
-    model.byte_decoder(base.last_hidden_state)
+    seen["emb_out"], seen["core_out"] = base.patch_embeds, base.patch_hidden_states
+    decoder = model.model.byte_decoder
+    seen["recon_logits"] = model.lm_head(decoder.decode_patches(base.patch_embeds))
+    handle = decoder.layers[0].register_forward_pre_hook(keep("dec_block0_in"))
+    decoder.decode_patches(base.patch_hidden_states)
     handle.remove()
     outputs = model(patch_input_ids=blocks)
     seen["logits"], seen["aux_loss"] = outputs.logits, outputs.reconstruction_loss

@@ -1,59 +1,47 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does a byte-patch model remember while it writes byte by byte?
+"""The cache of a byte-patch model, which generates byte by byte and runs its core once a patch.
 
-Of each byte: its id, whether it is padding, whether it ends its patch, and the byte decoder's keys and values. Of each
-finished patch: the core's keys, values and state. Rows finish patches at different bytes, so every row has its own
-slots; what lies beyond a row's finished patches is overwritten by the next one.
+It stores of each byte: its id, whether it is padding, whether it ends its patch, and the byte decoder's keys and
+values. Of each finished patch: the core's keys and values, and the context that the byte decoder gets. Rows finish
+patches at different bytes, so every row has its own slots; a slot after a row's finished patches is overwritten by
+the next patch.
 
-Shapes: B batch, T bytes, P slots for patches, N heads, H head size, D hidden, E byte width, W bytes in a patch.
+Shapes: B batch, b rows of which a patch ends, T bytes, P slots, m new patches, N heads, H head size, E byte width,
+W bytes in a patch.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.configuration_utils import PreTrainedConfig
 
-
-NUM_SPARE_SLOTS = 16
-SPARE_SHARE = 0.25  # of the slots in use
-
-
-def make_room(storage: torch.Tensor, values: torch.Tensor, num_kept: int, num_needed: int) -> torch.Tensor:
-    """
-    Storage `(B, P, ...)` with the first `num_kept` of its slots and room for `num_needed`, into which `values` may be
-    written in place: a longer copy where it is too short, where gradients flow, and where inference mode locked it.
-    """
-    is_tracked = storage.requires_grad or values.requires_grad
-    is_locked = storage.is_inference() and not torch.is_inference_mode_enabled()
-    if storage.shape[1] >= num_needed and not is_tracked and not is_locked:
-        return storage
-    kept = storage[:, :num_kept]
-    room = num_needed - kept.shape[1] + NUM_SPARE_SLOTS + int(SPARE_SHARE * num_needed)
-    return F.pad(kept, (0, 0) * (storage.ndim - 2) + (0, room))
+from ..common.cache_room import make_room
 
 
 class PatchSlots(NamedTuple):
-    """Where new patches go: rows `(b,)` of the batch, and the first free slot of each `(b,)`; at most `num_used`."""
+    """The slots of new patches."""
 
-    rows: torch.LongTensor
-    first: torch.LongTensor
-    num_used: int
+    rows: torch.LongTensor  # (b,) of the batch
+    first: torch.LongTensor  # (b,) the first free slot of each
+    num_filled: int  # slots that any row of the batch fills
+    num_used: int  # slots that these rows fill, with the new patches
 
     def write(self, storage: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Write `values` `(b, m, ...)` into `storage` `(B, P, ...)`, which is made longer when it is too short."""
-        storage = make_room(storage, values, max(self.num_used, storage.shape[1]), self.num_used)
-        places = self.first[:, None] + torch.arange(values.shape[1], device=values.device)
-        storage[self.rows[:, None], places] = values
+        """Write `values` `(b, m, ...)` into `storage` `(B, P, ...)`, or into a longer copy of it."""
+        num_kept = min(self.num_filled, storage.shape[1])
+        storage = make_room(storage, values, num_kept, max(num_kept, self.num_used), dim=1)
+        slots = self.first[:, None] + torch.arange(values.shape[1], device=values.device)
+        storage[self.rows[:, None], slots] = values
         return storage
 
 
 class PatchSlotLayer(DynamicLayer):
-    """Keys and values of patches `(B, P, N, H)`, in slots of their rows."""
+    """Keys and values of patches, `(B, P, N, H)`."""
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: PatchSlots | None = None):
-        """Write keys and values `(b, N, m, H)`; gives the rows' `(b, N, P, H)`. The first come without slots."""
+        """Store keys and values `(b, N, m, H)` and return the rows' `(b, N, P, H)`; at first without slots."""
         if slots is None:
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
             self.keys, self.values = key_states.transpose(1, 2), value_states.transpose(1, 2)
@@ -61,31 +49,31 @@ class PatchSlotLayer(DynamicLayer):
         self.keys = slots.write(self.keys, key_states.transpose(1, 2))
         self.values = slots.write(self.values, value_states.transpose(1, 2))
         used = [states[:, : slots.num_used] for states in (self.keys, self.values)]
-        if len(slots.rows) < len(self.keys):  # all rows are not copied
+        if len(slots.rows) < len(self.keys):  # without this test, all rows would be copied
             used = [states.index_select(0, slots.rows) for states in used]
         return tuple(states.transpose(1, 2) for states in used)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Nothing: how many slots count follows from the bytes that are left."""
+        """Keep all slots: the remaining bytes tell how many of them count."""
 
 
 class ByteSlotLayer(DynamicLayer):
-    """Keys and values of bytes `(B, T, N, H)`, with spare room behind them so that one more byte copies nothing."""
+    """Keys and values of bytes, `(B, T, N, H)`, with spare slots."""
 
     def __init__(self):
         super().__init__()
         self.num_bytes = 0
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args):
-        """Add keys and values `(B, N, n, H)`; gives those of all bytes, `(B, N, T, H)`."""
+        """Store keys and values `(B, N, n, H)` and return those of all bytes, `(B, N, T, H)`."""
         start, self.num_bytes = self.num_bytes, self.num_bytes + key_states.shape[2]
         key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)
         if start == 0:
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
             self.keys, self.values = key_states, value_states
         else:
-            self.keys = make_room(self.keys, key_states, start, self.num_bytes)
-            self.values = make_room(self.values, value_states, start, self.num_bytes)
+            self.keys = make_room(self.keys, key_states, start, self.num_bytes, dim=1)
+            self.values = make_room(self.values, value_states, start, self.num_bytes, dim=1)
             self.keys[:, start : self.num_bytes] = key_states
             self.values[:, start : self.num_bytes] = value_states
         return tuple(states[:, : self.num_bytes].transpose(1, 2) for states in (self.keys, self.values))
@@ -95,13 +83,13 @@ class ByteSlotLayer(DynamicLayer):
         return self.num_bytes
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last bytes."""
+        """Remove the last bytes."""
         self.num_bytes += tokens_to_remove
 
 
 class PatchCache(Cache):
     """
-    The cache of a byte-patch model; counts bytes. The model makes one by itself with `use_cache=True`.
+    The cache of a byte-patch model; it counts bytes. The model builds one with `use_cache=True`.
 
     Args:
         config ([`BytePatchConfig`]): the model's.
@@ -114,49 +102,74 @@ class PatchCache(Cache):
     """
 
     def __init__(self, config: PreTrainedConfig):
-        num_byte_layers = config.num_byte_decoder_layers if config.decoder == "autoregressive" else 0
-        layers = [PatchSlotLayer() for _ in range(config.num_hidden_layers)]
+        num_byte_layers = config.num_hidden_layers if config.decoder == "autoregressive" else 0
+        layers = [PatchSlotLayer() for _ in range(config.core_num_hidden_layers)]
         super().__init__(layers=layers + [ByteSlotLayer() for _ in range(num_byte_layers)])
-        self.given_ends: torch.BoolTensor | None = None  # (B, K) of the prompt, where they were said to be
-        self.forget()
+        self.given_ends: torch.BoolTensor | None = None  # (B, K) of the prompt, when its `patch_lengths` were passed
+        self.clear()
 
-    def forget(self):
-        """Nothing has been read yet."""
+    def clear(self):
+        """Remove all bytes and patches."""
         self.input_ids: torch.LongTensor | None = None  # (B, T)
         self.token_mask: torch.BoolTensor | None = None  # (B, T)
         self.is_end: torch.BoolTensor | None = None  # (B, T)
-        self.states: torch.FloatTensor | None = None  # (B, P, D) of the core
-        self.written: torch.FloatTensor | None = None  # (B, W, E), the parallel decoder's open patch
-        self.written_group: torch.LongTensor | None = None  # (B,) patches that were finished then
+        self.contexts: torch.FloatTensor | None = None  # (B, 1 + P, E or D), slot n for n finished patches
+        self.patch_bytes: torch.FloatTensor | None = None  # (B, W, E), the parallel decoder's states of the open patch
+        self.num_finished: torch.LongTensor | None = None  # (B,), patches that were finished then
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Cached bytes."""
         return 0 if self.input_ids is None else self.input_ids.shape[1]
 
     def get_given_ends(self, start: int, stop: int) -> torch.Tensor | None:
-        """The ends among bytes `start` to `stop` that were given, `(B, n)`; those after them are to be found."""
+        """The given ends among bytes `start` to `stop`, `(B, n)`; ends of later bytes are found by the model."""
         if self.given_ends is None or start >= self.given_ends.shape[1]:
             return None
         return self.given_ends[:, start:stop]
 
-    def append(self, input_ids: torch.Tensor, token_mask: torch.Tensor, is_end: torch.Tensor):
-        """Remember bytes `(B, n)`."""
-        if self.input_ids is None:
-            self.input_ids, self.token_mask, self.is_end = input_ids, token_mask, is_end
-            return
-        self.input_ids = torch.cat((self.input_ids, input_ids), dim=1)
-        self.token_mask = torch.cat((self.token_mask, token_mask), dim=1)
-        self.is_end = torch.cat((self.is_end, is_end), dim=1)
+    def get_last_bytes(self, num_bytes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids, mask and ends `(B, K)` of the last K bytes."""
+        return tuple(values[:, -num_bytes:] for values in (self.input_ids, self.token_mask, self.is_end))
+
+    def append_bytes(self, input_ids: torch.Tensor, token_mask: torch.Tensor, is_end: torch.Tensor):
+        """Store bytes `(B, n)`."""
+        if self.input_ids is not None:
+            input_ids = torch.cat((self.input_ids, input_ids), dim=1)
+            token_mask = torch.cat((self.token_mask, token_mask), dim=1)
+            is_end = torch.cat((self.is_end, is_end), dim=1)
+        self.input_ids, self.token_mask, self.is_end = input_ids, token_mask, is_end
+
+    def write_contexts(self, contexts: torch.Tensor, slots: PatchSlots | None = None):
+        """Store contexts `(b, m, E or D)` of new patches; at first, without slots, those of whole rows."""
+        if slots is None:
+            self.contexts = contexts
+        else:  # slot 0 is the context while no patch is finished
+            moved = PatchSlots(slots.rows, slots.first + 1, slots.num_filled + 1, slots.num_used + 1)
+            self.contexts = moved.write(self.contexts, contexts)
+
+    def update_patch_bytes(
+        self, num_finished: torch.Tensor, decode_rows: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """States `(B, W, E)` of the bytes of open patches; decoded again for rows `(b,)` that ended a patch."""
+        if self.patch_bytes is None:
+            rows = torch.arange(len(num_finished), device=num_finished.device)
+            self.patch_bytes = decode_rows(rows)
+        else:
+            rows = (num_finished != self.num_finished).nonzero().flatten()
+            if len(rows) > 0:
+                self.patch_bytes = self.patch_bytes.index_copy(0, rows, decode_rows(rows))
+        self.num_finished = num_finished
+        return self.patch_bytes
 
     def _change(self, change):
-        """Apply `change` to everything that has a row each."""
-        for name in ("given_ends", "input_ids", "token_mask", "is_end", "states", "written", "written_group"):
+        """Apply `change` to every tensor that has a row for each text."""
+        for name in ("given_ends", "input_ids", "token_mask", "is_end", "contexts", "patch_bytes", "num_finished"):
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, change(value))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last `-tokens_to_remove` bytes; patches that ended there are open again."""
+        """Remove the last `-tokens_to_remove` bytes; patches that ended there are open again."""
         if tokens_to_remove > 0 or -tokens_to_remove > self.get_seq_length():
             raise ValueError(
                 f"`tokens_to_remove` is {tokens_to_remove}; it must be 0 or negative, and at least "
@@ -167,13 +180,13 @@ class PatchCache(Cache):
         super().crop(tokens_to_remove)
         for name in ("input_ids", "token_mask", "is_end"):
             setattr(self, name, getattr(self, name)[:, :tokens_to_remove])
-        self.written = self.written_group = None
+        self.patch_bytes = self.num_finished = None
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Remove everything, with the given ends."""
         self.layers = [type(layer)() for layer in self.layers]
         self.given_ends = None
-        self.forget()
+        self.clear()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Rows in the order of `beam_idx` `(B,)`."""

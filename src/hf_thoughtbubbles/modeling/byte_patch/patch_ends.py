@@ -233,25 +233,25 @@ def number_patches(
 
 
 def take_patches(
-    is_end: torch.Tensor, token_mask: torch.Tensor, first: torch.Tensor, num_patches: int
+    patches: BytePatches, rows: torch.Tensor, first: torch.Tensor, num_patches: int
 ) -> tuple[BytePatches, int]:
     """
-    Of bytes `(B, T)` the patches `first` `(B,)` to `first + num_patches - 1` of each row, numbered from 0.
+    The patches `first` `(b,)` to `first + num_patches - 1` of `rows` `(b,)`, numbered from 0.
 
     Returns:
-        [`BytePatches`] of the bytes from the first one of these patches on, and the index of that byte. Bytes of other
-        patches are in none.
+        [`BytePatches`] of the bytes from the first byte of these patches on, and the index of that byte. Bytes of
+        other patches have the patch -1.
 
-    >>> is_end = torch.tensor([[False, True, False, True, True]])
-    >>> patches, start = take_patches(is_end, torch.ones_like(is_end), torch.tensor([1]), 2)
-    >>> patches.lengths, patches.patch_index, start
+    >>> patches = number_patches(torch.tensor([[False, True, False, True, True]]), None, None)
+    >>> taken, start = take_patches(patches, torch.tensor([0]), torch.tensor([1]), 2)
+    >>> taken.lengths, taken.patch_index, start
     (tensor([[2, 1]]), tensor([[0, 0, 1]]), 2)
     """
-    index = index_patches(is_end, token_mask) - first[:, None]
+    index = patches.patch_index[rows] - first[:, None]
     index = index.masked_fill((index < 0) | (index >= num_patches), -1)
     start = int((index >= 0).any(0).long().argmax())
     index = index[:, start:]
-    return BytePatches(is_end[:, start:], index, measure_lengths(index, num_patches)), start
+    return BytePatches(patches.is_end[rows, start:], index, measure_lengths(index, num_patches)), start
 
 
 def count_open_bytes(
