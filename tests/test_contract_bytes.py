@@ -52,7 +52,7 @@ class Variant:
         torch.manual_seed(seed)
         sizes = {
             **BYTE_PATCH_SIZES,
-            "num_byte_decoder_layers": 3,
+            "num_hidden_layers": 3,
             "max_position_embeddings": 151,
             "pad_token_id": PAD,
             "initializer_range": 0.3,
@@ -80,7 +80,7 @@ class Variant:
 VARIANTS = [
     Variant("space", {}),
     Variant("space-parallel", {"decoder": "parallel", "reconstruction_loss_weight": 0.5}),
-    Variant("fixed", {"patching": "fixed", "position_embedding": "relative", "num_key_value_heads": 1}),
+    Variant("fixed", {"patching": "fixed", "position_embedding": "relative", "core_num_key_value_heads": 1}),
     Variant("fixed-parallel", {"patching": "fixed", "decoder": "parallel", "position_embedding": "learned"}),
     Variant("token", {"patching": "token", "feed_forward": "swiglu", "position_embedding": "sinusoidal"}),
     Variant("token-parallel", {"patching": "token", "decoder": "parallel", "share_feed_forward": True}),
@@ -211,7 +211,7 @@ def test_promise_4_assisted_and_chunked_generation_equals_greedy(variant, strate
     options = {"max_new_tokens": 19, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
     options |= variant.measure(prompt.tolist())
     chosen = {
-        "assistant": {"assistant_model": variant.build(seed=1, num_hidden_layers=1)},
+        "assistant": {"assistant_model": variant.build(seed=1, core_num_hidden_layers=1)},
         "lookup": {"prompt_lookup_num_tokens": 3},
         "chunked": {"prefill_chunk_size": 5},
     }[strategy]
@@ -274,7 +274,8 @@ def test_promise_4_rows_of_a_batch_run_the_core_for_their_own_patches_alone(vari
     model.model.core.register_forward_hook(lambda module, inputs, output: runs.append(output.shape[:2]))
     is_parallel = model.config.decoder == "parallel"
     if is_parallel:
-        model.byte_decoder.register_forward_hook(lambda module, inputs, output: written.append(output.shape[:2]))
+        projection = model.model.byte_decoder.projection
+        projection.register_forward_hook(lambda module, inputs, output: written.append(output.shape[:2]))
     for place in range(3, 12):
         model(ids[:, place : place + 1], past_key_values=cache)
     ended = cache.is_end[:, 3:].sum(0)
@@ -304,10 +305,10 @@ def test_promise_4_reading_on_changes_nothing_that_was_returned(variant):
     model, ids = variant.build(), torch.tensor([list(b"to be, or")])
     with torch.no_grad():
         outputs = model.model(ids, use_cache=True, **variant.measure(ids.tolist()))
-        before = outputs.last_hidden_state.clone()
+        before = outputs.patch_hidden_states.clone()
         for byte in b" not to be":
             model.model(torch.tensor([[byte]]), past_key_values=outputs.past_key_values)
-    assert torch.equal(outputs.last_hidden_state, before)
+    assert torch.equal(outputs.patch_hidden_states, before)
 
 
 @ALL
@@ -524,9 +525,9 @@ def test_gradients_flow_through_a_cache(variant):
 
 @pytest.mark.parametrize(("byte_layers", "scale"), [("residual", 4.0), ("published", 1.0)])
 def test_bytes_are_scaled_by_the_root_of_their_width_unless_as_published(byte_layers, scale):
-    model = VARIANTS[1].build(byte_layers=byte_layers, byte_hidden_size=16, num_byte_encoder_layers=2)
+    model = VARIANTS[1].build(byte_layers=byte_layers, hidden_size=16, encoder_num_hidden_layers=2)
     table = model.model.embed_tokens.weight
-    assert torch.equal(model.model.embed_bytes(torch.tensor([[97, 257]])), table[[97, 257]][None] * scale)
+    assert torch.equal(model.model.embed(torch.tensor([[97, 257]])), table[[97, 257]][None] * scale)
 
 
 @ALL
@@ -589,7 +590,7 @@ def test_promise_8_patches_of_generated_bytes_are_those_that_the_model_read(vari
     assert num_read == outputs.sequences.shape[1] - 1
     assert torch.equal(outputs.patches.is_end[:, :num_read], getattr(outputs, CACHE_NAME).is_end)
     if lengths:
-        with pytest.raises(ValueError, match="`patch_lengths` came with bytes in `past_key_values`"):
+        with pytest.raises(ValueError, match="`patch_lengths` was passed with bytes in `past_key_values`"):
             model.generate(text, **{CACHE_NAME: cache}, patch_lengths=torch.tensor([[22], [22]]), **options)
 
 
@@ -628,9 +629,15 @@ def test_promise_9_bad_input_is_one_clear_error():
         (lambda: model(torch.zeros(1, 0, dtype=torch.long)), "no size 0"),
         (lambda: model(draw(1, 152)), "`max_position_embeddings` is 151"),
         (lambda: model(ids, attention_mask=torch.ones(2, 8)), "`attention_mask` has shape"),
-        (lambda: model(ids, position_ids=PACKED, use_cache=True), "and a cache came too"),
-        (lambda: model(ids, position_ids=PACKED, past_key_values=PatchCache(model.config)), "and a cache came too"),
-        (lambda: model(ids, position_ids=PACKED, attention_mask=torch.ones(2, 9)), "and an `attention_mask` came too"),
+        (lambda: model(ids, position_ids=PACKED, use_cache=True), "passed with a cache"),
+        (
+            lambda: model(ids, position_ids=PACKED, past_key_values=PatchCache(model.config)),
+            "passed with a cache",
+        ),
+        (
+            lambda: model(ids, position_ids=PACKED, attention_mask=torch.ones(2, 9)),
+            "passed with an `attention_mask`",
+        ),
         (lambda: model(ids, position_ids=torch.arange(8)[None]), "`position_ids` has shape"),
         (lambda: model(draw(1, 160), position_ids=torch.arange(160)[None]), "longest document is 160 tokens"),
         (
@@ -640,10 +647,10 @@ def test_promise_9_bad_input_is_one_clear_error():
         (lambda: model(ids, past_key_values=DynamicCache()), "is a DynamicCache"),
         (lambda: model(patch_input_ids=torch.zeros(1, 2, 7, dtype=torch.long)), 'needs `decoder="parallel"`'),
         (lambda: model(ids, attention_mask=torch.ones(2, 1, 9, 9)), "`attention_mask` has 4 dimensions"),
-        (lambda: parallel(**blocks, logits_to_keep=1), "`patch_input_ids` came with"),
-        (lambda: parallel(**blocks, output_patches=True), "`patch_input_ids` came with"),
-        (lambda: parallel(**blocks, use_cache=True), "`patch_input_ids` came with"),
-        (lambda: parallel(**blocks, position_ids=torch.arange(2)[None]), "`patch_input_ids` came with"),
+        (lambda: parallel(**blocks, logits_to_keep=1), "`patch_input_ids` was passed with"),
+        (lambda: parallel(**blocks, output_patches=True), "`patch_input_ids` was passed with"),
+        (lambda: parallel(**blocks, use_cache=True), "`patch_input_ids` was passed with"),
+        (lambda: parallel(**blocks, position_ids=torch.arange(2)[None]), "`patch_input_ids` was passed with"),
         (lambda: token(ids), "`patch_lengths` is missing"),
         (lambda: token(ids, patch_lengths=torch.tensor([[7, 2]])), "`patch_lengths` has shape"),
         (lambda: token(ids, patch_lengths=torch.tensor([[7, 2], [7, 1]])), "of row 1 sum to 8"),
@@ -652,7 +659,7 @@ def test_promise_9_bad_input_is_one_clear_error():
         (lambda: model.generate(ids, cache_implementation="static", max_new_tokens=2), "`cache_implementation="),
         (lambda: PatchCache(model.config).crop(-1), "`tokens_to_remove` is -1"),
         (lambda: model.generate(ids, max_new_tokens=150), "Generation may read"),
-        (lambda: token.generate(ids, use_cache=False, max_new_tokens=2), "`use_cache=False` came"),
+        (lambda: token.generate(ids, use_cache=False, max_new_tokens=2), "`use_cache=False` was passed"),
         (lambda: token.generate(ids, patch_lengths=torch.tensor([[7], [7]]), max_new_tokens=2), "of row 0 sum to 7"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -664,12 +671,14 @@ def test_promise_9_bad_input_is_one_clear_error():
     [
         ({"max_patch_bytes": 3}, "`max_patch_bytes` is 3"),
         ({"patching": "fixed", "patch_size": 17}, "`patch_size` 17 is larger"),
-        ({"byte_hidden_size": 12}, "`byte_hidden_size` 12 is not a multiple"),
+        ({"hidden_size": 12}, "`hidden_size` 12 is not a multiple"),
         ({"reconstruction_loss_weight": 1.0}, "`reconstruction_loss_weight` is 1.0"),
         ({"is_causal": False}, "`is_causal` is False"),
         ({"hidden_act": "swish"}, '`hidden_act` is "swish"'),
-        ({"num_key_value_heads": 3}, "is not a multiple of `num_key_value_heads`"),
-        ({"byte_layers": "published", "num_byte_encoder_layers": 1}, "`num_byte_encoder_layers` is 1"),
+        ({"num_key_value_heads": 2}, "or set `core_num_key_value_heads`"),
+        ({"core_num_key_value_heads": 3}, "is not a multiple of `core_num_key_value_heads`"),
+        ({"core_hidden_size": 24}, "is odd; rotary positions"),
+        ({"byte_layers": "published", "encoder_num_hidden_layers": 1}, "`encoder_num_hidden_layers` is 1"),
     ],
 )
 def test_promise_9_numbers_that_contradict_each_other_are_refused(changes, message):
