@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Are patches a tokenizer's tokens, counted in bytes, with no character split, whatever the ids are?"""
+"""Lengths of byte patches: the bytes of a tokenizer's tokens, no character split, for any ids."""
 
 import logging
 import random
@@ -154,14 +154,14 @@ def test_a_long_text_is_measured_without_a_warning(caplog, monkeypatch):
     assert not caplog.records
 
 
-def test_characters_that_a_tokenizer_normalizes_count_as_they_came():
+def test_characters_that_a_tokenizer_normalizes_count_with_their_own_bytes():
     model = models.WordLevel({"[UNK]": 0, "e": 1}, unk_token="[UNK]")
     lower = make_word_tokenizer(model, pre_tokenizers.Split(" ", "isolated"), normalizers.Lowercase())
     assert measure_patch_lengths("E İİ e\u0301".encode(), lower) == [1, 1, 4, 1, 3]
 
 
 @pytest.mark.parametrize(
-    ("text", "came"),
+    ("text", "found"),
     [
         ("low low", "characters 3 to 4, ' ', near 'low low'"),
         ("  low", "characters 0 to 2, '  ', near '  low'"),
@@ -169,10 +169,10 @@ def test_characters_that_a_tokenizer_normalizes_count_as_they_came():
         (" ", "characters 0 to 1, ' ', near ' '"),
     ],
 )
-def test_text_that_no_token_holds_is_refused(text, came):
+def test_text_that_no_token_holds_is_refused(text, found):
     vocab = {"[UNK]": 0, "low": 1}
     for model in (models.WordPiece(vocab, unk_token="[UNK]"), models.WordLevel(vocab, unk_token="[UNK]")):
-        message = f"`patch_tokenizer` .* do not cover the text: no token holds {came}. Use a byte-level tokenizer"
+        message = f"`patch_tokenizer` .* do not cover the text: no token holds {found}. Use a byte-level tokenizer"
         with pytest.raises(ValueError, match=message):
             measure_patch_lengths(text.encode(), make_word_tokenizer(model))
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What do the tools of the field work with? A tiny model of each family that reads bytes, and writes letters."""
+"""Models for the tests of other tools: a tiny model of each family that reads bytes and generates letters."""
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -12,7 +12,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-# Random weights write bytes that are no text; letters alone can be compared however a tool renders them.
+# Models with random weights generate bytes that are no text; letters are the same in every tool.
 NO_LETTERS = [token_id for token_id in range(BYTES["vocab_size"]) if not ord("a") <= token_id <= ord("z")]
 
 
@@ -39,7 +39,7 @@ def build(family) -> PreTrainedModel:
 
 
 def build_chat_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte tokenizer that knows how a conversation is written, for texts of a model in `CAUSAL`."""
+    """A byte tokenizer with a chat template, for a model in `CAUSAL`."""
     tokenizer = build_byte_tokenizer(model_max_length=BYTES["max_position_embeddings"])
     tokenizer.padding_side, tokenizer.chat_template = "left", CHAT_TEMPLATE
     return tokenizer

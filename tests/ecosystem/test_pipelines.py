@@ -67,7 +67,7 @@ def test_text_generation_writes_what_generate_writes(family):
 
 @ALL
 def test_feature_extraction_gives_the_last_hidden_states(family):
-    """One vector a token; of a byte-patch model, one a patch."""
+    """One vector a token, or a byte."""
     model, tokenizer = family.build().model, build_chat_tokenizer()
     extractor = pipeline("feature-extraction", model=model, tokenizer=tokenizer, device="cpu")
     with torch.no_grad():

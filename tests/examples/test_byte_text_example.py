@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the example that trains a byte-patch model run as its docstring says, at a size that takes seconds?"""
+"""The example that trains a byte-patch model runs as its docstring says, at a size that takes seconds."""
 
 import json
 import re

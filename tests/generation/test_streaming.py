@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does streamed text equal the decoded text, shown as early as its bytes allow?"""
+"""Streamed text equals the decoded text, and each character is shown after its last byte."""
 
 import queue
 import random

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Is each patch drawn where its bytes are, in the colour of its losses, for any text?"""
+"""Plots of byte patches: each is drawn behind its bytes, in the colour of its losses, for any text."""
 
 import io
 import sys

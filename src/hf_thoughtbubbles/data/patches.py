@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How many bytes does each patch hold when a tokenizer draws the boundaries, and how do such rows become a batch?"""
+"""Lengths of byte patches: measured with another tokenizer, and collated with rows of bytes."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ def measure_patch_lengths(
     input_ids: Sequence[int], patch_tokenizer: PreTrainedTokenizerBase, max_patch_bytes: int | None = None
 ) -> list[int]:
     """
-    The bytes of each token that another tokenizer finds in a sequence of byte ids.
+    Measure the bytes of each token of another tokenizer in a sequence of byte ids.
 
     Tokens that share a character, as those of byte-level BPE do inside an emoji, are one patch: no character is split.
     Each special id is a patch of its own, and so is each run of bytes that are not UTF-8, such as the rest of a
@@ -70,8 +70,8 @@ def measure_patch_lengths(
 def _check_measure(patch_tokenizer: PreTrainedTokenizerBase, max_patch_bytes: int | None):
     if not patch_tokenizer.is_fast:
         raise ValueError(
-            f"`patch_tokenizer` is a slow {type(patch_tokenizer).__name__}, which does not say where its tokens lie. "
-            "Use a fast tokenizer."
+            f"`patch_tokenizer` is a slow {type(patch_tokenizer).__name__}, which gives no offsets of its "
+            "tokens. Use a fast tokenizer."
         )
     if max_patch_bytes is not None and max_patch_bytes < MAX_CHARACTER_BYTES:
         raise ValueError(
@@ -81,7 +81,7 @@ def _check_measure(patch_tokenizer: PreTrainedTokenizerBase, max_patch_bytes: in
 
 
 def _split_bytes(data: bytes, patch_tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """The patches of bytes without special tokens, not yet cut; a byte that is not UTF-8 is one character."""
+    """Split bytes without special tokens into patches, not yet cut; a byte that is not UTF-8 is one character."""
     for run in RUNS.finditer(data.decode(errors=ESCAPE)):
         if run["invalid"]:
             yield run.group()
@@ -90,7 +90,7 @@ def _split_bytes(data: bytes, patch_tokenizer: PreTrainedTokenizerBase) -> Itera
 
 
 def _split_text(text: str, patch_tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The characters of each token, those of tokens that share a character together."""
+    """Split text into the characters of each token; tokens that share a character are one piece."""
     encoding = patch_tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
     )
@@ -134,13 +134,13 @@ def _cut_patch(patch: str, max_patch_bytes: int | None) -> list[int]:
 @dataclass
 class TokenPatchCollator:
     """
-    Makes a batch of rows of byte ids, with the patches that another tokenizer's tokens make of them.
+    Collator of rows of byte ids, with the patches of another tokenizer's tokens.
 
-    For patches at spaces or of fixed length, which a model finds in the bytes themselves, use transformers' own
-    collators: `DataCollatorWithFlattening` packs as this one does. [`PatchCollator`] adds lengths to their batches.
+    For patches at spaces or of fixed length, which a model finds by itself, use transformers' own collators:
+    `DataCollatorWithFlattening` packs as this one does. [`PatchCollator`] adds lengths to their batches.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): pads the bytes, on its own `padding_side`.
+        tokenizer (`PreTrainedTokenizerBase`): pads the bytes on its `padding_side`.
         patch_tokenizer (`PreTrainedTokenizerBase`): any fast tokenizer whose tokens cover all text.
         max_patch_bytes (`int`, *optional*): longer patches are cut, see [`measure_patch_lengths`].
         packing (`bool`): join all rows to one, without padding.
@@ -148,16 +148,16 @@ class TokenPatchCollator:
 
     Returns:
         When called with unpadded rows that have `input_ids`, perhaps `labels` (the `input_ids` are by default) and
-        perhaps `patch_lengths` (measured before, they are not cut): a `dict` with `input_ids`, `attention_mask` and
+        perhaps `patch_lengths` (they are not cut): a `dict` with `input_ids`, `attention_mask` and
         `labels` `(B, T)`, the last filled with -100 at padding, and `patch_lengths` `(B, P)`, filled on the right with
-        0. Padding is in no patch, and other columns are left out. With `packing`: `input_ids`, `labels` and
+        0. Padding is in no patch. Other columns are removed. With `packing`: `input_ids`, `labels` and
         `position_ids` `(1, T)`, whose positions begin again at each row and whose labels have -100 there, and
         `patch_lengths` `(1, P)`.
 
     Raises:
         `ValueError`: when a row is empty, has labels of another length or `patch_lengths` that are not positive or do
-            not sum to its bytes; when padding is needed and `tokenizer` has none; and for all that
-            [`measure_patch_lengths`] refuses.
+            not sum to its bytes; when padding is needed and `tokenizer` has none; and for all
+            input that [`measure_patch_lengths`] refuses.
 
     >>> from hf_thoughtbubbles import build_byte_tokenizer
     >>> from hf_thoughtbubbles.tokenization.bpe_tokenizer import train_bpe_tokenizer
@@ -179,7 +179,7 @@ class TokenPatchCollator:
         _check_measure(self.patch_tokenizer, self.max_patch_bytes)
         if self.packing and self.pad_to_multiple_of is not None:
             raise ValueError(
-                f"`pad_to_multiple_of` is {self.pad_to_multiple_of}, but `packing` pads nothing. Leave one out."
+                f"`pad_to_multiple_of={self.pad_to_multiple_of}` was passed, but `packing` pads nothing. Remove one."
             )
         self._pack = DataCollatorWithFlattening()
 
@@ -191,7 +191,7 @@ class TokenPatchCollator:
         return {**self._pad(rows), "patch_lengths": pad_sequence(patch_lengths, batch_first=True)}  # (B, P)
 
     def _read_row(self, row: Mapping[str, Any], row_idx: int) -> dict[str, list[int]]:
-        """The row's columns as lists, checked, with those it lacks."""
+        """Check the row's columns and return them as lists, with the missing ones."""
         read = {
             name: torch.as_tensor(row[name]).tolist()
             for name in ("input_ids", "labels", "patch_lengths")
@@ -199,9 +199,7 @@ class TokenPatchCollator:
         }
         input_ids = read["input_ids"]
         if not input_ids:
-            raise ValueError(
-                f"Row {row_idx} has no `input_ids`: an empty text has no bytes. Filter such rows out before."
-            )
+            raise ValueError(f"Row {row_idx} has no `input_ids`: an empty text has no bytes. Filter out such rows.")
         labels = read.setdefault("labels", input_ids)
         if len(labels) != len(input_ids):
             raise ValueError(
@@ -213,7 +211,7 @@ class TokenPatchCollator:
         if sum(lengths) != len(input_ids) or min(lengths) < 1:
             raise ValueError(
                 f"Row {row_idx} has `patch_lengths` that sum to {sum(lengths)}, the least {min(lengths, default=0)}; "
-                f"they must be positive and sum to its {len(input_ids)} bytes. Measure them on the very `input_ids`."
+                f"they must be positive and sum to its {len(input_ids)} bytes. Measure them on the same `input_ids`."
             )
         return read
 
@@ -225,7 +223,7 @@ class TokenPatchCollator:
                 f"`tokenizer` has no padding token, but rows of {min(lengths)} to {max(lengths)} bytes need padding. "
                 "Set `tokenizer.pad_token`, give rows of one length, or set `packing=True`."
             )
-        # Made for labels of tokens, it pads them on the tokenizer's side, whatever they mean.
+        # This collator pads labels on the tokenizer's side.
         collate = DataCollatorForTokenClassification(
             self.tokenizer, padding=is_needed, pad_to_multiple_of=self.pad_to_multiple_of
         )
@@ -235,24 +233,24 @@ class TokenPatchCollator:
 @dataclass
 class PatchCollator:
     """
-    Adds the lengths of patches at spaces or of fixed length to the batches of another collator.
+    Collator that adds the lengths of patches at spaces or of fixed length to the batches of another collator.
 
-    A model finds such patches by itself; but only when it is told how many there are does it not have to wait for its
-    device, and only then does a compiled one know its shapes without making the core as long as the row.
+    A model finds such patches by itself. With their lengths it does not wait for its device to count them, and a
+    compiled model runs the core over as many patches as there are, instead of over as many as the row has bytes.
 
     Args:
         config ([`BytePatchConfig`]): the model's.
         collator (`Callable`): makes batches of `input_ids` `(B, T)`, perhaps with `attention_mask` or with
             `position_ids` that begin again where a document does.
-        pad_to_multiple_of (`int`, *optional*): makes P, the number of lengths, a multiple of this, so that compiled
-            models meet few different shapes.
+        pad_to_multiple_of (`int`, *optional*): makes P, the number of lengths, a multiple of this, so that models are
+            compiled for few different shapes.
 
     Returns:
         When called with rows: what `collator` returns, and `patch_lengths` `(B, P)`, filled on the right with 0. The
         last patch of a text counts as finished.
 
     Raises:
-        `ValueError`: for token patching, whose lengths [`TokenPatchCollator`] measures, and a multiple below 1.
+        `ValueError`: for token patching, whose lengths [`TokenPatchCollator`] measures, and for a multiple below 1.
 
     >>> from transformers import default_data_collator
     >>> rows = [{"input_ids": list(b"to be, or")}, {"input_ids": list(b"not to be")}]
@@ -266,7 +264,9 @@ class PatchCollator:
 
     def __post_init__(self):
         if self.config.patching == "token":
-            raise ValueError('`config` has `patching="token"`; `TokenPatchCollator` measures its patches.')
+            raise ValueError(
+                '`config` has `patching="token"`, whose patches this collator cannot find. Use `TokenPatchCollator`.'
+            )
         if self.pad_to_multiple_of is not None and self.pad_to_multiple_of < 1:
             raise ValueError(f"`pad_to_multiple_of` is {self.pad_to_multiple_of}; it must be at least 1, or None.")
 

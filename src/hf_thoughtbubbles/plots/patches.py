@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Where does each patch begin, and how hard were its bytes? A text coloured by patch."""
+"""Plot of byte patches: a text coloured by patch, or by the bits per byte of each patch."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -16,12 +16,12 @@ from matplotlib.patches import Rectangle
 from ..tokenization.byte_tokenizer import NUM_BYTES
 
 
-FONTS = {"DejaVu Sans Mono": 9.5, "DejaVu Sans": 7.0}  # come with matplotlib; size in points, the wider font smaller
-SMALL_FONT = 4.6  # size in points of the digits that stand for what no font can show
+FONTS = {"DejaVu Sans Mono": 9.5, "DejaVu Sans": 7.0}  # fonts of matplotlib; size in points, the wider font smaller
+SMALL_FONT = 4.6  # size in points of the digits for characters that no font can show
 CELL_WIDTH, LINE_HEIGHT = 6.6, 18.0  # points
 BAR_HEIGHT = 15.0  # points of a line that its rectangles fill
 MARGIN = 10.0  # points around everything
-LEAST_WIDTH = 180.0  # points of the text area, for the title and the colour bar to fit
+LEAST_WIDTH = 180.0  # points of the text area, so that the title and the colour bar fit
 SHOWN_CHARACTERS = {" ": "", "\n": "⏎", "\t": "⇥"}
 ALTERNATING_COLOURS = ("#cfe3f5", "#fbdcb4")
 UNKNOWN_COLOUR = "#e6e6e6"  # of a patch without a loss
@@ -30,7 +30,7 @@ COLOUR_MAP = "YlOrRd"
 
 def average_bits(nats: np.ndarray, patch_lengths: np.ndarray) -> np.ndarray:
     """
-    Mean bits per byte of each patch, bytes without a loss left out.
+    Compute the mean bits per byte of each patch; bytes without a loss do not count.
 
     Args:
         nats (`np.ndarray` of shape `(N,)`): loss of each byte in nats; NaN for a byte without one.
@@ -51,7 +51,7 @@ def average_bits(nats: np.ndarray, patch_lengths: np.ndarray) -> np.ndarray:
 
 def split_characters(ids: Sequence[int]) -> Iterator[tuple[int, str]]:
     """
-    The cells that show ids: how many ids each stands for, and its label.
+    Yield the cells that show ids: how many ids each stands for, and its label.
 
     Args:
         ids (`Sequence[int]`): of one patch. A character that the patch holds in part is shown as bytes.
@@ -90,14 +90,14 @@ def plot_patches(
         nats (floats of shape `(N,)`, *optional*): loss of each byte in nats; NaN for a byte without one, such as the
             first. Without them, two colours alternate.
         title (`str`, *optional*): drawn on top.
-        bytes_per_line (`int`): most bytes on a line. A patch that goes on in the next line has a rectangle on both.
+        bytes_per_line (`int`): most bytes on a line. A patch that continues on the next line has a rectangle on both.
 
     Returns:
         `matplotlib.figure.Figure`, not shown.
 
     Raises:
         `TypeError`: for text that is not encoded.
-        `ValueError`: for no bytes, or lengths and losses that do not belong to them.
+        `ValueError`: for no bytes, or lengths and losses that do not fit them.
 
     Example:
 
@@ -112,7 +112,7 @@ def plot_patches(
     bits = None if nats is None else average_bits(_check_nats(nats, len(ids)), lengths)
     lines, line_starts = _break_lines(ids, lengths, bytes_per_line)
     num_cells = max(len(line) for line in lines)
-    figure, axis, bar_axis = _place_axes(num_cells, line_starts, title, has_bar=bits is not None)
+    figure, axis, bar_axis = _build_axes(num_cells, line_starts, title, has_bar=bits is not None)
     if bits is None:
         colours = [to_rgb(ALTERNATING_COLOURS[patch % 2]) for patch in range(len(lengths))]
     else:
@@ -131,11 +131,11 @@ def plot_patches(
 def _check_ids(ids_or_bytes: bytes | Sequence[int] | np.ndarray) -> list[int]:
     """The ids as a list."""
     if isinstance(ids_or_bytes, str):
-        raise TypeError("`ids_or_bytes` is text; give bytes (`text.encode()`) or token ids.")
+        raise TypeError("`ids_or_bytes` is text; it must be bytes (`text.encode()`) or token ids.")
     is_raw = isinstance(ids_or_bytes, (bytes, bytearray, memoryview))
     ids = np.asarray(list(bytes(ids_or_bytes)) if is_raw else ids_or_bytes)
     if ids.size == 0:
-        raise ValueError("`ids_or_bytes` is empty; give at least one byte.")
+        raise ValueError("`ids_or_bytes` is empty; it must have at least one byte.")
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or ids.min() < 0:
         raise ValueError(
             f"`ids_or_bytes` has shape {ids.shape}, type {ids.dtype} and least value {ids.min()}; it must be bytes, "
@@ -153,9 +153,9 @@ def _check_lengths(patch_lengths: Sequence[int] | np.ndarray, num_bytes: int) ->
             "and not empty."
         )
     if lengths.min() < 1:
-        raise ValueError(f"`patch_lengths` holds {lengths.min()}; each patch has at least 1 byte, leave others out.")
+        raise ValueError(f"`patch_lengths` holds {lengths.min()}; it must be at least 1. Remove empty patches.")
     if lengths.sum() != num_bytes:
-        raise ValueError(f"`patch_lengths` sum to {lengths.sum()}; `ids_or_bytes` has {num_bytes}, both must agree.")
+        raise ValueError(f"`patch_lengths` sum to {lengths.sum()}; `ids_or_bytes` has {num_bytes}. Both must agree.")
     return lengths.astype(np.int64)
 
 
@@ -166,8 +166,8 @@ def _check_nats(nats: Sequence[float] | np.ndarray, num_bytes: int) -> np.ndarra
         raise ValueError(f"`nats` has shape {nats.shape}; it must be ({num_bytes},), NaN for a byte without a loss.")
     if np.isinf(nats).any() or np.nanmin(nats, initial=0.0) < 0:
         raise ValueError(
-            f"`nats` is between {np.nanmin(nats)} and {np.nanmax(nats)}; losses must be finite and at least 0, so "
-            "negate log-probabilities."
+            f"`nats` is between {np.nanmin(nats)} and {np.nanmax(nats)}; losses must be finite and at least 0. "
+            "Negate log-probabilities."
         )
     return nats
 
@@ -203,26 +203,26 @@ def _show_character(character: str) -> str:
     digits = f"{ord(character):X}"
     num_digits = 2 if ord(character) < 0x80 else max(4, len(digits) + len(digits) % 2)
     digits = digits.zfill(num_digits)
-    return "\n".join(digits[place : place + 2] for place in range(0, num_digits, 2))
+    return "\n".join(digits[start : start + 2] for start in range(0, num_digits, 2))
 
 
 def _break_lines(
     ids: list[int], lengths: np.ndarray, bytes_per_line: int
 ) -> tuple[list[list[tuple[int, str]]], list[int]]:
     """The cells of each line, as patch and label, and the number of bytes before it."""
-    lines, line_starts, place, start = [[]], [0], 0, 0
+    lines, line_starts, position, start = [[]], [0], 0, 0
     for patch, length in enumerate(lengths.tolist()):
         for size, label in split_characters(ids[start : start + length]):
-            if lines[-1] and place + size - line_starts[-1] > bytes_per_line:
+            if lines[-1] and position + size - line_starts[-1] > bytes_per_line:
                 lines.append([])
-                line_starts.append(place)
+                line_starts.append(position)
             lines[-1].append((patch, label))
-            place += size
+            position += size
         start += length
     return lines, line_starts
 
 
-def _place_axes(
+def _build_axes(
     num_cells: int, line_starts: list[int], title: str | None, has_bar: bool
 ) -> tuple[Figure, Axes, Axes | None]:
     """A figure whose text area has exactly the size of its cells, with room for a title and a colour bar."""
@@ -241,8 +241,8 @@ def _place_axes(
         figure.suptitle(title, x=left / width, y=1 - MARGIN / height, ha="left", fontsize=9, parse_math=False)
     if not has_bar:
         return figure, axis, None
-    bar_place = (left / width, (MARGIN + 22) / height, min(text_width, LEAST_WIDTH) / width, 6 / height)
-    return figure, axis, figure.add_axes(bar_place)
+    bar_position = (left / width, (MARGIN + 22) / height, min(text_width, LEAST_WIDTH) / width, 6 / height)
+    return figure, axis, figure.add_axes(bar_position)
 
 
 def _draw_line(axis: Axes, row: int, line: list[tuple[int, str]], colours: list[tuple[float, float, float]]):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do patches end where they should, whatever the bytes?"""
+"""Ends of byte patches, for any bytes."""
 
 import random
 
@@ -18,10 +18,10 @@ def split(data: bytes, patching: str = "space", patch_size: int = 4, longest: in
     """The patches of some bytes."""
     is_end = find_patch_ends(torch.tensor([list(data)]), patching, patch_size, longest)[0].tolist()
     patches, start = [], 0
-    for place, ends in enumerate(is_end, start=1):
-        if ends or place == len(data):
-            patches.append(data[start:place])
-            start = place
+    for index, ends in enumerate(is_end, start=1):
+        if ends or index == len(data):
+            patches.append(data[start:index])
+            start = index
     return patches
 
 
@@ -31,11 +31,11 @@ def walk(ids: list[int], longest: int) -> list[bool]:
     def is_word(byte: int) -> bool:
         return 0x80 <= byte < 256 or (byte < 0x80 and chr(byte).isalnum())
 
-    def is_open(place: int) -> bool:
+    def is_open(index: int) -> bool:
         for distance in range(3):
-            if place < distance:
+            if index < distance:
                 return False
-            byte = ids[place - distance]
+            byte = ids[index - distance]
             size = 1 + (0xC0 <= byte < 0xF8) + (0xE0 <= byte < 0xF8) + (0xF0 <= byte < 0xF8)
             if size > distance + 1:
                 return True
@@ -44,10 +44,10 @@ def walk(ids: list[int], longest: int) -> list[bool]:
         return False
 
     ends, length = [], 0
-    for place, byte in enumerate(ids):
+    for index, byte in enumerate(ids):
         length += 1
-        is_end = byte >= 256 or (not is_word(byte) and place > 0 and is_word(ids[place - 1]))
-        is_end = is_end or (length >= longest - 3 and not is_open(place)) or length == longest
+        is_end = byte >= 256 or (not is_word(byte) and index > 0 and is_word(ids[index - 1]))
+        is_end = is_end or (length >= longest - 3 and not is_open(index)) or length == longest
         ends.append(is_end)
         length = 0 if is_end else length
     return ends
@@ -141,7 +141,7 @@ def test_packed_documents_are_split_as_if_each_were_alone(patching, longest):
             [generator.choice(b"ab .\xe6\xbc\xa2\xc3\xa9\xf0\x9f") for _ in range(generator.randint(1, 11))]
             for _ in range(generator.randint(2, 5))
         ]
-        starts = torch.tensor([[place == 0 for row in documents for place in range(len(row))]])
+        starts = torch.tensor([[index == 0 for row in documents for index in range(len(row))]])
         packed = torch.tensor([[byte for row in documents for byte in row]])
         alone = [find_patch_ends(torch.tensor([row]), patching, 3, longest) for row in documents]
         found = find_patch_ends(packed, patching, 3, longest, is_start=starts)

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Where do patches of bytes end, and what belongs to which?
+"""Ends of byte patches, and the patch of each byte.
 
-Whether a byte ends its patch depends on that byte and earlier ones alone, so that a model may know it when it predicts
-the next byte.
+Whether a byte ends its patch depends on that byte and earlier ones alone. So a model can use it to predict the next
+byte.
 
 Shapes: B batch, T bytes, P patches, W bytes in a patch.
 """
@@ -17,7 +17,7 @@ from ...configuration.configuration_byte_patch import LONGEST_CHARACTER
 
 
 NUM_BYTES = 256
-SPECIAL = NUM_BYTES  # stands for whatever is no byte
+SPECIAL = NUM_BYTES  # replaces every id that is no byte
 MOST_DOUBLINGS = 20  # enough for rows of a million bytes
 
 
@@ -41,30 +41,30 @@ class BytePatches(ModelOutput):
     is_start: torch.BoolTensor | None = None
 
 
-def shift_right(values: torch.Tensor, num_places: int, fill) -> torch.Tensor:
-    """`values` `(B, T)` moved to later places."""
-    return F.pad(values, (num_places, 0), value=fill)[:, : values.shape[1]]
+def shift_right(values: torch.Tensor, num_steps: int, fill) -> torch.Tensor:
+    """Shift `values` `(B, T)` to later positions."""
+    return F.pad(values, (num_steps, 0), value=fill)[:, : values.shape[1]]
 
 
 def find_last(is_mark: torch.Tensor) -> torch.Tensor:
-    """Place of the last mark at or before each place `(B, T)`; -1 where there is none."""
-    places = torch.arange(is_mark.shape[1], device=is_mark.device)
-    marked = torch.where(is_mark, places, -1)
+    """The index of the last mark at or before each position `(B, T)`; -1 where there is none."""
+    indices = torch.arange(is_mark.shape[1], device=is_mark.device)
+    marked = torch.where(is_mark, indices, -1)
     if not is_torchdynamo_exporting():
         return marked.cummax(dim=1).values
-    count = is_mark.long().cumsum(1)  # ONNX has no running maximum; the place of the nth mark says the same
+    count = is_mark.long().cumsum(1)  # ONNX has no running maximum; the index of the nth mark is the same
     found = torch.full_like(F.pad(marked, (1, 0)), -1).scatter(1, torch.where(is_mark, count, 0), marked)
     return found.gather(1, count)
 
 
 def find_last_byte(is_end: torch.Tensor, is_start: torch.Tensor | None) -> torch.Tensor:
-    """Place of the last byte before the patch that is open after each byte `(B, T)`: an end, or another document's."""
+    """The index of the last byte before the patch that is open after each byte `(B, T)`."""
     last = find_last(is_end)
     return last if is_start is None else torch.maximum(last, find_last(is_start) - 1)
 
 
 def is_word(ids: torch.Tensor) -> torch.Tensor:
-    """Whether ids are bytes of letters or digits; every byte of a longer character counts as one."""
+    """Whether ids are bytes of letters or digits; every byte of a longer character counts as a letter."""
     is_digit, is_capital, is_small = (
         (ids >= ord(first)) & (ids <= ord(last)) for first, last in (("0", "9"), ("A", "Z"), ("a", "z"))
     )
@@ -77,12 +77,12 @@ def is_continuing(ids: torch.Tensor) -> torch.Tensor:
 
 
 def count_following(ids: torch.Tensor) -> torch.Tensor:
-    """How many bytes a character has after a first byte; 0 for all other bytes."""
+    """The number of bytes that a character has after its first byte; 0 for all other bytes."""
     return sum(((ids >= first) & (ids < 0xF8)).long() for first in (0xC0, 0xE0, 0xF0))
 
 
 def is_character_open(ids: torch.Tensor, is_start: torch.Tensor | None = None) -> torch.Tensor:
-    """Whether the character of each byte `(B, T)` goes on after it, as far as its first byte tells."""
+    """Whether the character of each byte `(B, T)` continues after it, according to its first byte."""
     num_following, continues = count_following(ids), is_continuing(ids)
     if is_start is not None:
         continues = continues & ~is_start
@@ -97,25 +97,25 @@ def cut_long_patches(
     is_end: torch.Tensor, is_cuttable: torch.Tensor, longest: int, is_start: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
-    Ends `(B, T)` with more where patches grow too long: at the first cuttable byte that leaves no room for another
-    character of four bytes, and at `longest` bytes where invalid UTF-8 has no such byte. Where `is_start`, a document
-    begins, and with it a patch.
+    Add ends `(B, T)` where patches are too long: at the first cuttable byte that leaves no room for another character
+    of four bytes, and at `longest` bytes where invalid UTF-8 has no such byte. Where `is_start`, a document begins,
+    and with it a patch.
 
-    Cutting goes from one cut to the next, which only the first few know of; so each place first finds where a patch
-    that begins there would end, then these jumps are doubled until every one has been followed.
+    Each cut depends on the one before. So first the end of a patch is found for every byte that it might begin at;
+    then these jumps are doubled until all have been followed.
     """
     batch_size, num_bytes = is_end.shape
-    places = torch.arange(num_bytes, device=is_end.device)
-    never = num_bytes  # no byte; a patch after it would begin one place further, where none does
+    indices = torch.arange(num_bytes, device=is_end.device)
+    never = num_bytes  # no byte; a patch after it would begin at the next index, which is no byte either
 
     def find_next(is_mark: torch.Tensor) -> torch.Tensor:
         found = num_bytes - 1 - find_last(is_mark.flip(1)).flip(1)
         return F.pad(found - never, (0, 1)) + never
 
-    earliest = (places + longest - LONGEST_CHARACTER).clamp(max=never).expand(batch_size, -1)
+    earliest = (indices + longest - LONGEST_CHARACTER).clamp(max=never).expand(batch_size, -1)
     stop = torch.minimum(find_next(is_cuttable).gather(1, earliest), find_next(is_end)[:, :-1])  # of a patch from here
-    stop = torch.minimum(stop, (places + longest - 1).clamp(max=never))
-    begins = shift_right(is_end, 1, True)  # a patch, for all that is known so far
+    stop = torch.minimum(stop, (indices + longest - 1).clamp(max=never))
+    begins = shift_right(is_end, 1, True)  # of patches, before cutting
     if is_start is not None:
         stop = torch.where(find_next(is_start)[:, 1:] <= stop, never, stop)  # it lies in another document
         begins = begins | is_start
@@ -139,23 +139,22 @@ def find_patch_ends(
     is_start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Which bytes end a patch.
+    Find the bytes that end a patch.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(B, T)`): bytes, and special tokens from 256 on.
         patching (`str`): `"space"` or `"fixed"`, see [`BytePatchConfig`].
         patch_size (`int`): bytes in a fixed patch.
         max_patch_bytes (`int`): most bytes in a patch.
-        token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): False for padding, which may stand on either
-            side.
+        token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): False for padding, on either side.
         known (`torch.BoolTensor` of shape `(B, K)`, *optional*): the ends among the first bytes of each row, which
-            are taken as they are. The bytes after them are split as if the text had been seen from its beginning,
-            when K is 0, all, or at least `max_patch_bytes + 2`.
-        is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): the bytes that begin a document, which are split
-            as if nothing came before.
+            are kept. The bytes after them are split as in the whole text when K is 0, all, or at least
+            `max_patch_bytes + 2`.
+        is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): the bytes that begin a document, which is split
+            like a text of its own.
 
     Returns:
-        `torch.BoolTensor` of shape `(B, T)`; padding is no part of a patch, and what it holds is left open.
+        `torch.BoolTensor` of shape `(B, T)`; padding is in no patch, and its values are undefined.
 
     >>> text = torch.tensor([list(b"to be, or")])
     >>> find_patch_ends(text, "space", 4, 16)[0].nonzero().flatten().tolist()
@@ -171,8 +170,8 @@ def find_patch_ends(
 
     if patching == "fixed":
         is_end = keep_known(is_special)
-        places = torch.arange(ids.shape[1], device=ids.device)
-        return keep_known(is_end | ((places - find_last_byte(is_end, is_start)) % patch_size == 0))
+        indices = torch.arange(ids.shape[1], device=ids.device)
+        return keep_known(is_end | ((indices - find_last_byte(is_end, is_start)) % patch_size == 0))
     was_word = shift_right(is_word(ids), 1, False)
     if is_start is not None:
         was_word = was_word & ~is_start
@@ -181,11 +180,11 @@ def find_patch_ends(
 
 
 def spread_patch_lengths(patch_lengths: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
-    """Which bytes `(B, T)` end a patch, when patches of `patch_lengths` `(B, P)` lie end to end over real bytes."""
+    """Find the bytes `(B, T)` that end a patch, when patches of `patch_lengths` `(B, P)` cover the real bytes."""
     last = patch_lengths.cumsum(1) - 1  # byte of a patch among the real ones of its row
-    place = token_mask.long().cumsum(1) - 1
-    found = torch.searchsorted(last, place).clamp(max=last.shape[1] - 1)
-    return (last.gather(1, found) == place) & token_mask
+    index = token_mask.long().cumsum(1) - 1
+    found = torch.searchsorted(last, index).clamp(max=last.shape[1] - 1)
+    return (last.gather(1, found) == index) & token_mask
 
 
 def index_patches(
@@ -213,12 +212,12 @@ def number_patches(
     is_start: torch.Tensor | None = None,
 ) -> BytePatches:
     """
-    Number the patches of each row from 0, padding left out.
+    Number the patches of each row from 0; padding is in none.
 
     Args:
         is_end (`torch.BoolTensor` of shape `(B, T)`): whether a byte ends its patch.
         token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): False for padding.
-        num_patches (`int`, *optional*): P, if it is known; otherwise it is read off the batch.
+        num_patches (`int`, *optional*): P, if it is known; otherwise it is counted.
         is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): the bytes that begin a document, and so a patch.
 
     Returns:
@@ -257,10 +256,10 @@ def take_patches(
 def count_open_bytes(
     is_end: torch.Tensor, token_mask: torch.Tensor | None = None, is_start: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """How many bytes of the patch after each byte `(B, T)` are there already: 0 where the byte ends its patch."""
-    places = torch.arange(is_end.shape[1], device=is_end.device)
+    """Count the bytes of the open patch, with each byte `(B, T)`: 0 where the byte ends its patch."""
+    indices = torch.arange(is_end.shape[1], device=is_end.device)
     is_before = is_end if token_mask is None else is_end | ~token_mask
-    return places - find_last_byte(is_before, is_start)
+    return indices - find_last_byte(is_before, is_start)
 
 
 __all__ = [
