@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Benchmark of byte-patch models: bits per byte of text, clean and with noise, against other models of their size.
 
-    python benchmarks/byte_text.py --output benchmarks/byte_text.jsonl          # train what is missing
+    python benchmarks/byte_text.py --output benchmarks/byte_text.jsonl          # train missing runs
     python benchmarks/byte_text.py --output benchmarks/byte_text.jsonl --table  # print the tables
 
 Every arm and seed reads as many bytes of the standard library's source, in blocks of `BLOCK_BYTES` bytes; it is scored
@@ -157,7 +157,7 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning_rate", type=float, default=4e-3)
     parser.add_argument("--threads", type=int, default=1, help="two runs side by side are faster than two threads")
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--table", action="store_true", help="only print finished runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.table:

@@ -148,7 +148,6 @@ SDPA_TESTS = [
 CANNOT_HOLD_BYTES = {
     **CANNOT_HOLD,
     "test_attention_outputs": ONE_PER_PATCH,
-    "test_hidden_states_output": ONE_PER_PATCH,
     "test_batching_equivalence": DECODER_IS_A_NAME,
     **dict.fromkeys(SDPA_TESTS, DECODER_IS_A_NAME),
     "test_eager_matches_sdpa_inference_24_fp32_pad_left_output_attentions": DECODER_IS_A_NAME,
