@@ -145,19 +145,21 @@ def count_byte_patch(
     ending = parts.count_encoder(bytes_per_patch, 1) + parts.count_core(1, int(num_bytes / bytes_per_patch) + 1)
     core = parts.core
     key_value_width = core.num_key_value_heads * core.head_dim
-    numbers = num_patches * (2 * key_value_width * core.num_hidden_layers + parts.core_width)
+    numbers = num_patches * 2 * key_value_width * core.num_hidden_layers
     num_cache_bytes = (ID_BYTES + 2) * num_bytes  # ids, padding, ends
     if config.decoder == "parallel":
         forward += parts.count_parallel_decoder(num_states)
         labeled = forward
         if config.reconstruction_loss_weight > 0:
             labeled += parts.count_parallel_decoder(num_patches) + num_bytes * head
+        numbers += num_states * parts.core_width
         step = head + (ending + parts.count_parallel_decoder(1)) / bytes_per_patch
         return RowCost(num_bytes, int(forward), int(labeled), step, numbers, num_cache_bytes)
-    numbers += 2 * parts.width * parts.decoder_depth * num_bytes
+    numbers += num_states * parts.width + 2 * parts.width * parts.decoder_depth * num_bytes
     num_pairs = math.ceil(num_bytes / longest) * 2 * longest**2  # a chunk attends to itself and the one before
     forward += parts.count_byte_decoder(num_states, num_bytes, num_pairs)
-    step = head + parts.count_byte_decoder(1, 1, min(num_bytes + 1, longest)) + ending / bytes_per_patch
+    ending += parts.count_byte_decoder(1, 0, 0)  # a patch's state is projected once
+    step = head + parts.count_byte_decoder(0, 1, min(num_bytes + 1, longest)) + ending / bytes_per_patch
     return RowCost(num_bytes, int(forward), int(forward), step, numbers, num_cache_bytes)
 
 
