@@ -281,7 +281,7 @@ def test_settings_are_checked_before_the_first_batch(patch_tokenizer):
         TokenPatchCollator(make_tokenizer(), ByT5Tokenizer())
     with pytest.raises(ValueError, match="`max_patch_bytes` is 3; it must be at least 4"):
         TokenPatchCollator(make_tokenizer(), patch_tokenizer, max_patch_bytes=3)
-    with pytest.raises(ValueError, match="`pad_to_multiple_of` is 8, but `packing` pads nothing"):
+    with pytest.raises(ValueError, match="`pad_to_multiple_of=8` was passed, but `packing` pads nothing"):
         TokenPatchCollator(make_tokenizer(), patch_tokenizer, packing=True, pad_to_multiple_of=8)
 
 
@@ -309,7 +309,7 @@ def test_lengths_of_words_and_of_fixed_patches_are_those_that_the_model_finds(pa
 
 
 def test_collator_of_found_patches_refuses_what_it_cannot_measure():
-    with pytest.raises(ValueError, match="`TokenPatchCollator` measures"):
+    with pytest.raises(ValueError, match="Use `TokenPatchCollator`"):
         PatchCollator(BytePatchConfig(patching="token"), DataCollatorWithFlattening())
     with pytest.raises(ValueError, match="`pad_to_multiple_of` is 0"):
         PatchCollator(BytePatchConfig(), DataCollatorWithFlattening(), pad_to_multiple_of=0)

@@ -149,7 +149,7 @@ def test_bytes_lists_arrays_and_tensors_give_the_same_picture():
 def test_what_does_not_belong_together_is_refused():
     with pytest.raises(ValueError, match="`patch_lengths` sum to 4; `ids_or_bytes` has 3"):
         plot_patches(b"abc", [2, 2])
-    with pytest.raises(ValueError, match="`patch_lengths` holds 0; each patch has at least 1 byte"):
+    with pytest.raises(ValueError, match="`patch_lengths` holds 0; it must be at least 1"):
         plot_patches(b"abc", [3, 0])
     with pytest.raises(ValueError, match="`patch_lengths` holds -1"):
         plot_patches(b"abc", [4, -1])
@@ -163,18 +163,18 @@ def test_what_does_not_belong_together_is_refused():
 
 @pytest.mark.parametrize("ids", [b"", [], np.zeros(0, dtype=np.int64)])
 def test_an_empty_text_is_refused(ids):
-    with pytest.raises(ValueError, match="`ids_or_bytes` is empty; give at least one byte"):
+    with pytest.raises(ValueError, match="`ids_or_bytes` is empty; it must have at least one byte"):
         plot_patches(ids, [])
 
 
 def test_what_is_no_text_and_no_loss_is_refused():
-    with pytest.raises(TypeError, match=r"`ids_or_bytes` is text; give bytes"):
+    with pytest.raises(TypeError, match=r"`ids_or_bytes` is text; it must be bytes"):
         plot_patches("abc", [3])
     for ids in ([[97]], [97.0], [-1]):
         with pytest.raises(ValueError, match=r"it must be bytes, or integers of shape \(N,\)"):
             plot_patches(ids, [1])
     for loss in (np.inf, -0.5):
-        with pytest.raises(ValueError, match="negate log-probabilities"):
+        with pytest.raises(ValueError, match="Negate log-probabilities"):
             plot_patches(b"ab", [2], [np.nan, loss])
     with pytest.raises(ValueError, match="`bytes_per_line` is 0; it must be at least 1"):
         plot_patches(b"ab", [2], bytes_per_line=0)
