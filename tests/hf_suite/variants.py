@@ -116,8 +116,28 @@ CANNOT_HOLD_THINKING = {
     "test_training_gradient_checkpointing_use_reentrant_true": ONE_CALL_PER_LAYER,
 }
 
+NO_CAUSAL_LM = (
+    "trains through `AutoModelForCausalLM`, which has no model that reads one text and writes another; the other "
+    "processes would wait for the one that is refused"
+)
+
+SHARDING_TESTS = (
+    "test_fsdp2_bf16_training",
+    "test_fsdp2_plan_vs_ddp_0_untied",
+    "test_fsdp2_plan_vs_ddp_1_tied",
+    "test_fsdp2_save_load",
+    "test_fsdp2_save_load_dcp",
+    "test_fsdp2_sharding_structure_0_untied",
+    "test_fsdp2_sharding_structure_1_tied",
+    "test_hsdp_grad_accumulation_vs_single_device_0_replicate_and_shard",
+    "test_hsdp_grad_accumulation_vs_single_device_1_replicate_only",
+    "test_hsdp_save_load",
+    "test_hsdp_save_load_dcp",
+)
+
 CANNOT_HOLD_ANSWERING = {
     **CANNOT_HOLD_THINKING,
+    **dict.fromkeys(SHARDING_TESTS, NO_CAUSAL_LM),
     "test_encoder_decoder_loss_no_double_shift": (
         "differentiates the loss by the returned logits, but it is made of the logits of all kept steps, of which "
         "these are the last; our contract tests recompute the loss"
@@ -157,25 +177,6 @@ CANNOT_HOLD_BYTES = {
 NO_LAYERS_OF_ENCODER = (
     "expects an entry for each layer of an encoder that is as deep as the decoder, but a thought is pooled on the way "
     "to one vector; our contract tests cover the decoder's, and `output_pooling`"
-)
-
-NO_CAUSAL_LM = (
-    "trains through `AutoModelForCausalLM`, which has no model that reads one text and writes another; the other "
-    "processes would wait for the one that is refused"
-)
-
-SHARDING_TESTS = (
-    "test_fsdp2_bf16_training",
-    "test_fsdp2_plan_vs_ddp_0_untied",
-    "test_fsdp2_plan_vs_ddp_1_tied",
-    "test_fsdp2_save_load",
-    "test_fsdp2_save_load_dcp",
-    "test_fsdp2_sharding_structure_0_untied",
-    "test_fsdp2_sharding_structure_1_tied",
-    "test_hsdp_grad_accumulation_vs_single_device_0_replicate_and_shard",
-    "test_hsdp_grad_accumulation_vs_single_device_1_replicate_only",
-    "test_hsdp_save_load",
-    "test_hsdp_save_load_dcp",
 )
 
 CANNOT_HOLD_NEXT_THOUGHT = {
