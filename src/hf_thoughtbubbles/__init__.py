@@ -1,175 +1,117 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does the package offer, and how does transformers come to know it?
+"""Public names of the package, and registration of its models with the Auto classes.
 
-Importing the package registers its models with the Auto classes, and what their pushes need with the Trainer. This
-file is the only place that does.
+Importing the package registers the models and changes nothing else of transformers. Public names that need no
+registration are imported when they are first used.
 """
 
 import importlib
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
 from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import AutoConfig
 
-from .configuration.configuration_byte_patch import BytePatchConfig
-from .configuration.configuration_generic_transformer import GenericTransformerConfig
-from .configuration.configuration_looped_thinker import LoopedThinkerConfig
-from .configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
-from .configuration.configuration_next_thought import NextThoughtConfig
-from .configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
-from .configuration.fork_rules import ForkRule, register_fork_rule
-from .generation.calibration import calibrate_forks
-from .hub.trainer_push import extend_trainer
-from .modeling.byte_patch.cache_patches import PatchCache
-from .modeling.byte_patch.modeling_byte_patch import BytePatchForCausalLM, BytePatchModel, BytePatchPreTrainedModel
-from .modeling.generic_transformer.modeling_generic_transformer import (
-    GenericTransformerForCausalLM,
-    GenericTransformerForQuestionAnswering,
-    GenericTransformerForSequenceClassification,
-    GenericTransformerForTokenClassification,
-    GenericTransformerModel,
-    GenericTransformerPreTrainedModel,
-)
-from .modeling.looped_thinker.modeling_looped_thinker import (
-    LoopedThinkerForConditionalGeneration,
-    LoopedThinkerModel,
-    LoopedThinkerPreTrainedModel,
-)
-from .modeling.looped_thinker.modeling_looped_thinker_text import (
-    LoopedThinkerForCausalLM,
-    LoopedThinkerTextModel,
-    LoopedThinkerTextPreTrainedModel,
-)
-from .modeling.next_thought.modeling_next_thought import (
-    NextThoughtForConditionalGeneration,
-    NextThoughtModel,
-    NextThoughtPreTrainedModel,
-)
-from .modeling.thoughtbubbles.cache_streams import StreamCache
-from .modeling.thoughtbubbles.modeling_thoughtbubbles import (
-    ThoughtbubblesForCausalLM,
-    ThoughtbubblesForQuestionAnswering,
-    ThoughtbubblesForSequenceClassification,
-    ThoughtbubblesForTokenClassification,
-    ThoughtbubblesModel,
-    ThoughtbubblesPreTrainedModel,
-)
-from .tokenization.bpe_tokenizer import train_bpe_tokenizer
-from .tokenization.byte_tokenizer import build_byte_tokenizer, decode_bytes, encode_bytes
-from .tokenization.number_tokenizer import build_number_tokenizer
-from .version import __version__
+from .version import __version__ as __version__
 
+
+# Modelling files, with the configuration, what each Auto class builds, and the base class. A new family is one entry.
+FAMILIES = {
+    "byte_patch.modeling_byte_patch": {
+        "AutoConfig": "BytePatchConfig",
+        "AutoModel": "BytePatchModel",
+        "AutoModelForCausalLM": "BytePatchForCausalLM",
+        "PreTrainedModel": "BytePatchPreTrainedModel",
+    },
+    "generic_transformer.modeling_generic_transformer": {
+        "AutoConfig": "GenericTransformerConfig",
+        "AutoModel": "GenericTransformerModel",
+        "AutoModelForCausalLM": "GenericTransformerForCausalLM",
+        "AutoModelForQuestionAnswering": "GenericTransformerForQuestionAnswering",
+        "AutoModelForSequenceClassification": "GenericTransformerForSequenceClassification",
+        "AutoModelForTokenClassification": "GenericTransformerForTokenClassification",
+        "PreTrainedModel": "GenericTransformerPreTrainedModel",
+    },
+    "looped_thinker.modeling_looped_thinker": {
+        "AutoConfig": "LoopedThinkerConfig",
+        "AutoModel": "LoopedThinkerModel",
+        "AutoModelForSeq2SeqLM": "LoopedThinkerForConditionalGeneration",
+        "PreTrainedModel": "LoopedThinkerPreTrainedModel",
+    },
+    "looped_thinker.modeling_looped_thinker_text": {
+        "AutoConfig": "LoopedThinkerTextConfig",
+        "AutoModel": "LoopedThinkerTextModel",
+        "AutoModelForCausalLM": "LoopedThinkerForCausalLM",
+        "PreTrainedModel": "LoopedThinkerTextPreTrainedModel",
+    },
+    "next_thought.modeling_next_thought": {
+        "AutoConfig": "NextThoughtConfig",
+        "AutoModel": "NextThoughtModel",
+        "AutoModelForSeq2SeqLM": "NextThoughtForConditionalGeneration",
+        "PreTrainedModel": "NextThoughtPreTrainedModel",
+    },
+    "thoughtbubbles.modeling_thoughtbubbles": {
+        "AutoConfig": "ThoughtbubblesConfig",
+        "AutoModel": "ThoughtbubblesModel",
+        "AutoModelForCausalLM": "ThoughtbubblesForCausalLM",
+        "AutoModelForQuestionAnswering": "ThoughtbubblesForQuestionAnswering",
+        "AutoModelForSequenceClassification": "ThoughtbubblesForSequenceClassification",
+        "AutoModelForTokenClassification": "ThoughtbubblesForTokenClassification",
+        "PreTrainedModel": "ThoughtbubblesPreTrainedModel",
+    },
+}
 
 _NAME_TABLES = {
-    AutoModel: modeling_auto.MODEL_MAPPING_NAMES,
-    AutoModelForCausalLM: modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    AutoModelForQuestionAnswering: modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
-    AutoModelForSeq2SeqLM: modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    AutoModelForSequenceClassification: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    AutoModelForTokenClassification: modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
+    "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForQuestionAnswering": modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 }
 
-_FAMILIES = {
-    BytePatchConfig: {
-        AutoModel: BytePatchModel,
-        AutoModelForCausalLM: BytePatchForCausalLM,
-    },
-    GenericTransformerConfig: {
-        AutoModel: GenericTransformerModel,
-        AutoModelForCausalLM: GenericTransformerForCausalLM,
-        AutoModelForQuestionAnswering: GenericTransformerForQuestionAnswering,
-        AutoModelForSequenceClassification: GenericTransformerForSequenceClassification,
-        AutoModelForTokenClassification: GenericTransformerForTokenClassification,
-    },
-    LoopedThinkerConfig: {
-        AutoModel: LoopedThinkerModel,
-        AutoModelForSeq2SeqLM: LoopedThinkerForConditionalGeneration,
-    },
-    LoopedThinkerTextConfig: {
-        AutoModel: LoopedThinkerTextModel,
-        AutoModelForCausalLM: LoopedThinkerForCausalLM,
-    },
-    NextThoughtConfig: {
-        AutoModel: NextThoughtModel,
-        AutoModelForSeq2SeqLM: NextThoughtForConditionalGeneration,
-    },
-    ThoughtbubblesConfig: {
-        AutoModel: ThoughtbubblesModel,
-        AutoModelForCausalLM: ThoughtbubblesForCausalLM,
-        AutoModelForQuestionAnswering: ThoughtbubblesForQuestionAnswering,
-        AutoModelForSequenceClassification: ThoughtbubblesForSequenceClassification,
-        AutoModelForTokenClassification: ThoughtbubblesForTokenClassification,
-    },
+_IMPORTED_ON_USE = {
+    "ForkRule": "configuration.fork_rules",
+    "HubCallback": "hub.hub_callback",
+    "PatchCache": "modeling.byte_patch.cache_patches",
+    "StreamCache": "modeling.thoughtbubbles.cache_streams",
+    "build_byte_tokenizer": "tokenization.byte_tokenizer",
+    "build_number_tokenizer": "tokenization.number_tokenizer",
+    "calibrate_forks": "generation.calibration",
+    "decode_bytes": "tokenization.byte_tokenizer",
+    "encode_bytes": "tokenization.byte_tokenizer",
+    "register_fork_rule": "configuration.fork_rules",
+    "train_bpe_tokenizer": "tokenization.bpe_tokenizer",
 }
 
 
-def _register_families():
+def _register_family(module_name: str, class_names: dict[str, str]):
     """
-    Make every family known to the Auto classes, to their name tables and to the `transformers` namespace.
+    Register one family with the Auto classes and in their tables of names, and make its classes public.
 
-    `register` alone leaves the name tables empty, where the Trainer looks to decide whether label smoothing shifts the
-    labels; `transformers serve` looks classes up in the namespace by the name in `config.architectures`.
+    `register` alone leaves the tables empty, from which the Trainer decides whether label smoothing shifts the labels.
     """
-    # Asked for only now: transformers puts a new module in place of itself while its parts are first imported.
-    namespace = importlib.import_module("transformers")
-    for config_class, heads in _FAMILIES.items():
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        for auto_class, model_class in heads.items():
-            auto_class.register(config_class, model_class, exist_ok=True)
-            _NAME_TABLES[auto_class][config_class.model_type] = model_class.__name__
-            setattr(namespace, model_class.__name__, model_class)
+    module = importlib.import_module(f".modeling.{module_name}", __name__)
+    globals().update({name: getattr(module, name) for name in class_names.values()})
+    config_class = getattr(module, class_names["AutoConfig"])
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for auto_name in class_names.keys() & _NAME_TABLES.keys():
+        model_class = getattr(module, class_names[auto_name])
+        getattr(modeling_auto, auto_name).register(config_class, model_class, exist_ok=True)
+        _NAME_TABLES[auto_name][config_class.model_type] = model_class.__name__
 
 
-_register_families()
-extend_trainer()
+def __getattr__(name: str):
+    """Import a public name when it is first used."""
+    if name not in _IMPORTED_ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module(f".{_IMPORTED_ON_USE[name]}", __name__), name)
+    return value
 
-__all__ = [
-    "BytePatchConfig",
-    "BytePatchForCausalLM",
-    "BytePatchModel",
-    "BytePatchPreTrainedModel",
-    "ForkRule",
-    "GenericTransformerConfig",
-    "GenericTransformerForCausalLM",
-    "GenericTransformerForQuestionAnswering",
-    "GenericTransformerForSequenceClassification",
-    "GenericTransformerForTokenClassification",
-    "GenericTransformerModel",
-    "GenericTransformerPreTrainedModel",
-    "LoopedThinkerConfig",
-    "LoopedThinkerForCausalLM",
-    "LoopedThinkerForConditionalGeneration",
-    "LoopedThinkerModel",
-    "LoopedThinkerPreTrainedModel",
-    "LoopedThinkerTextConfig",
-    "LoopedThinkerTextModel",
-    "LoopedThinkerTextPreTrainedModel",
-    "NextThoughtConfig",
-    "NextThoughtForConditionalGeneration",
-    "NextThoughtModel",
-    "NextThoughtPreTrainedModel",
-    "PatchCache",
-    "StreamCache",
-    "ThoughtbubblesConfig",
-    "ThoughtbubblesForCausalLM",
-    "ThoughtbubblesForQuestionAnswering",
-    "ThoughtbubblesForSequenceClassification",
-    "ThoughtbubblesForTokenClassification",
-    "ThoughtbubblesModel",
-    "ThoughtbubblesPreTrainedModel",
-    "__version__",
-    "build_byte_tokenizer",
-    "build_number_tokenizer",
-    "calibrate_forks",
-    "decode_bytes",
-    "encode_bytes",
-    "register_fork_rule",
-    "train_bpe_tokenizer",
-]
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+for _family in FAMILIES.items():
+    _register_family(*_family)
+
+__all__ = sorted(["__version__", *_IMPORTED_ON_USE, *(name for names in FAMILIES.values() for name in names.values())])

@@ -1,12 +1,20 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does transformers' command line come to know the models? `python -m hf_thoughtbubbles serve`, for one.
+"""The command line of transformers with the models of this package: `python -m hf_thoughtbubbles serve`."""
 
-transformers asks no installed package what it has to offer, so `transformers serve` alone knows only its own models.
-Python imports this package before this file, which makes the models known; all else is transformers' command line.
-"""
-
+import transformers
 from transformers.cli.transformers import main
+
+import hf_thoughtbubbles
+
+
+def add_models():
+    """Add the models to the namespace of transformers in this process. `serve` looks classes up there by name."""
+    for name in hf_thoughtbubbles.__all__:
+        public = getattr(hf_thoughtbubbles, name)
+        if isinstance(public, type) and issubclass(public, transformers.PreTrainedModel):
+            setattr(transformers, name, public)
 
 
 if __name__ == "__main__":
+    add_models()
     main()

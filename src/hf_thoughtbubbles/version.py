@@ -1,4 +1,4 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which version of the package is this?"""
+"""The version of the package."""
 
 __version__ = "0.1.0"

@@ -107,7 +107,7 @@ def compare_environment(
     python = str(environment / "bin" / "python")
     remove_package(environment)
     first, second = (
-        PythonProcess(folder / kind, is_stranger=True, executable=python, **hub.environment)
+        PythonProcess(folder / kind, hides_package=True, executable=python, **hub.environment)
         for kind in ("first", "second")
     )
     with contextlib.closing(first), contextlib.closing(second):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which processes, and which Hub, do the tests of saving and sharing use together?"""
+"""Processes and a Hub that the tests of saving and sharing use together."""
 
 import contextlib
 
@@ -21,16 +21,16 @@ constants.DOWNLOAD_CHUNK_SIZE = 1000
 
 
 @pytest.fixture(scope="session")
-def stranger(tmp_path_factory):
+def bare_process(tmp_path_factory):
     """A process where the package is not installed."""
-    with contextlib.closing(PythonProcess(tmp_path_factory.mktemp("stranger"), is_stranger=True)) as process:
+    with contextlib.closing(PythonProcess(tmp_path_factory.mktemp("bare"), hides_package=True)) as process:
         yield process
 
 
 @pytest.fixture(scope="session")
-def second_stranger(tmp_path_factory):
-    """Another one, that knows nothing of the first but what it saved."""
-    with contextlib.closing(PythonProcess(tmp_path_factory.mktemp("second"), is_stranger=True)) as process:
+def second_bare_process(tmp_path_factory):
+    """Another process where the package is not installed, with caches of its own."""
+    with contextlib.closing(PythonProcess(tmp_path_factory.mktemp("second"), hides_package=True)) as process:
         yield process
 
 
@@ -50,9 +50,9 @@ def owner(tmp_path_factory, hub):
 
 
 @pytest.fixture(scope="session")
-def online_stranger(tmp_path_factory, hub):
+def online_bare_process(tmp_path_factory, hub):
     """A process where the package is not installed, but the Hub can be reached."""
-    folder = tmp_path_factory.mktemp("online_stranger")
-    with contextlib.closing(PythonProcess(folder, is_stranger=True, **hub.environment)) as process:
+    folder = tmp_path_factory.mktemp("online_bare_process")
+    with contextlib.closing(PythonProcess(folder, hides_package=True, **hub.environment)) as process:
         process.run(IMPATIENCE)
         yield process

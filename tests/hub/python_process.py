@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How does a test run code in another process without paying for the imports every time?"""
+"""A process that runs source of several tests, so that its imports are paid for once."""
 
 import io
 import os
@@ -14,19 +14,20 @@ import torch
 # Requests and replies go through pipes of their own, so that whatever a library prints, or asks on standard input,
 # cannot get between them. One message is its length in eight bytes, then what torch.save wrote.
 # The Auto classes register what they load with `trust_remote_code`, for the class of its configuration, and take that
-# for every later model of this class without a look at the code beside it. A stranger forgets it with each request.
+# for every later model of this class without a look at the code beside it. A process without the package forgets it
+# with each request.
 DRIVER = """
 import io, os, shutil, sys, traceback
 
-requests, replies, is_stranger = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb"), sys.argv[3]
+requests, replies, hides_package = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb"), sys.argv[3]
 
 class Refusal:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "hf_thoughtbubbles":
             raise ImportError("hf_thoughtbubbles is not installed")
 
-is_stranger = is_stranger == "True"
-if is_stranger:
+hides_package = hides_package == "True"
+if hides_package:
     sys.meta_path.insert(0, Refusal())
 
 import torch
@@ -45,7 +46,7 @@ while size := requests.read(8):
     request = torch.load(io.BytesIO(requests.read(int.from_bytes(size, "big"))), weights_only=True)
     namespace, reply = {"__name__": "step", **request["arguments"]}, io.BytesIO()
     torch.manual_seed(0)
-    if is_stranger:
+    if hides_package:
         forget_code()
     try:
         exec(compile(request["source"], "<step>", "exec"), namespace)
@@ -66,12 +67,12 @@ class PythonProcess:
 
     Args:
         folder (`Path`): where it runs, away from the repository; made when missing. Its caches and its log lie here.
-        is_stranger (`bool`): whether it refuses to import the package, as if that were not installed.
+        hides_package (`bool`): whether it refuses to import the package, as if that were not installed.
         executable (`str` or `Path`): the Python to run.
         environment (`str`): variables that differ from this process'.
     """
 
-    def __init__(self, folder: Path, is_stranger: bool = False, executable=sys.executable, **environment: str):
+    def __init__(self, folder: Path, hides_package: bool = False, executable=sys.executable, **environment: str):
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "process.log"
         there_reads, self.requests = os.pipe()
@@ -79,7 +80,7 @@ class PythonProcess:
         own_caches = {"HF_HOME": str(folder / "home"), "HF_MODULES_CACHE": str(folder / "modules")}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [executable, "-c", DRIVER, str(there_reads), str(there_writes), str(is_stranger)],
+                [executable, "-c", DRIVER, str(there_reads), str(there_writes), str(hides_package)],
                 cwd=folder,
                 env={**os.environ, **own_caches, **environment},
                 pass_fds=(there_reads, there_writes),

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does what is pushed to the Hub come back whole, with the package and without, also when something goes wrong?
+"""Models that are pushed to the Hub come back complete, with the package and without, also after failures.
 
 The client is the real one, in processes of its own; the Hub is hub_server.py on the loopback.
 """
@@ -67,7 +67,7 @@ def versions(tmp_path_factory):
 
 
 @pytest.mark.parametrize("traveller", FAMILY_TRAVELLERS, ids=lambda traveller: traveller.name)
-def test_every_family_comes_back_bit_for_bit(traveller, hub, owner, online_stranger, tmp_path):
+def test_every_family_comes_back_bit_for_bit(traveller, hub, owner, online_bare_process, tmp_path):
     model, repository = traveller.build(), f"{USER}/{traveller.name}"
     model.save_pretrained(tmp_path / "saved")
     first_request = len(hub.requests)
@@ -79,19 +79,19 @@ def test_every_family_comes_back_bit_for_bit(traveller, hub, owner, online_stran
     uploads = [path for method, path in hub.requests[first_request:] if method == "PUT"]
     assert len({path.split("/")[2] for path in uploads}) == len(shards)
     assert any(re.search(r"/objects/\w+/2$", path) for path in uploads), "one came in several parts"
-    for process in (owner, online_stranger):
+    for process in (owner, online_bare_process):
         assert are_equal(pull(process, repository, traveller), traveller.expect(model))
 
 
-def test_what_a_stranger_pushes_again_carries_its_own_code(hub, owner, online_stranger, versions):
+def test_a_push_without_the_package_carries_its_own_code(hub, owner, online_bare_process, versions):
     folders, expected = versions
     push(owner, folders[0], f"{USER}/first")
-    push(online_stranger, f"{USER}/first", f"{USER}/second")
+    push(online_bare_process, f"{USER}/first", f"{USER}/second")
     first, second = hub.read(f"{USER}/first"), hub.read(f"{USER}/second")
     assert {name for name in first if name.endswith(".py")} == {name for name in second if name.endswith(".py")}
     assert not [target for target in json.loads(second["config.json"])["auto_map"].values() if "--" in target]
     del hub.repositories[f"{USER}/first"]
-    for process in (owner, online_stranger):
+    for process in (owner, online_bare_process):
         assert are_equal(pull(process, f"{USER}/second"), expected[0])
 
 
@@ -105,7 +105,7 @@ model.save_pretrained(folder + "/model", push_to_hub=True, repo_id="user/saved-m
 """
 
 
-def test_pushing_while_saving_uploads_the_code_too(hub, owner, online_stranger, versions, tmp_path):
+def test_pushing_while_saving_uploads_the_code_too(hub, owner, online_bare_process, versions, tmp_path):
     folders, expected = versions
     owner.run(SAVE_AND_PUSH, source=str(folders[0]), folder=str(tmp_path))
     code = set(read_files(folders[0], ".py"))
@@ -113,14 +113,14 @@ def test_pushing_while_saving_uploads_the_code_too(hub, owner, online_stranger, 
     assert code | {"config.json"} <= set(hub.read(f"{USER}/config"))
     assert code <= {path.name for path in (tmp_path / "config").iterdir()}, "the local folder carries it too"
     assert code | {"config.json", "model.safetensors"} <= set(hub.read(f"{USER}/saved-model"))
-    assert are_equal(pull(online_stranger, f"{USER}/saved-model"), expected[0])
+    assert are_equal(pull(online_bare_process, f"{USER}/saved-model"), expected[0])
 
 
-DIGEST = r"<!-- hf-thoughtbubbles: \w{16} is the digest of the rest, as pushed -->\n"
 EDIT = """
 from huggingface_hub import HfApi
 
-HfApi().upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id=repository)
+order = {"path_in_repo": "README.md", "repo_id": repository, "revision": revision}
+HfApi().upload_file(path_or_fileobj=text.encode(), **order)
 """
 
 
@@ -134,26 +134,28 @@ model.save_pretrained(folder, push_to_hub=True, repo_id=repository)
 """
 
 
-def test_pushes_describe_the_model_and_keep_what_its_author_wrote(hub, owner, online_stranger, versions, tmp_path):
+def test_pushes_describe_the_model_and_keep_what_its_author_wrote(hub, owner, online_bare_process, versions, tmp_path):
     folders, _ = versions
-    for process, source, name in (
-        (owner, folders[0], "card"),
-        (online_stranger, f"{USER}/card", "card-again"),
-        (owner, folders[1], "card"),
-    ):
-        push(process, source, f"{USER}/{name}")
-        card = hub.read(f"{USER}/{name}")["README.md"].decode()
-        assert f'AutoModelForCausalLM.from_pretrained("{USER}/{name}", trust_remote_code=True)' in card
+    for source in folders[:2]:
+        push(owner, source, f"{USER}/card", tags=["mine"])
+        card = hub.read(f"{USER}/card")["README.md"].decode()
+        assert f'AutoModelForCausalLM.from_pretrained("{USER}/card", trust_remote_code=True)' in card
+        assert "\n- mine\n" in card
         assert card.count("of the family `generic_transformer`") == 1
     owner.run(SAVE_WITH_OWN_CARD, source=str(folders[0]), folder=str(tmp_path), repository=f"{USER}/own-card")
     pushed = hub.read(f"{USER}/own-card")["README.md"].decode()
     assert "MY DATA" in pushed and f'from_pretrained("{USER}/own-card", trust' in pushed
     assert (tmp_path / "README.md").read_text() == pushed
     mine = card.replace("| parameters |", "| something else |") + "\n## Mine\n"
-    owner.run(EDIT, text=mine, repository=f"{USER}/card")
+    owner.run(EDIT, text=mine, repository=f"{USER}/card", revision=None)
+    push(online_bare_process, f"{USER}/card", f"{USER}/card")
+    assert hub.read(f"{USER}/card")["README.md"].decode() == mine, "without the package nothing is written anew"
     push(owner, folders[2], f"{USER}/card")
-    pushed = hub.read(f"{USER}/card")["README.md"].decode()
-    assert re.sub(DIGEST, "", pushed) == re.sub(DIGEST, "", card) + "\n## Mine\n"
+    assert hub.read(f"{USER}/card")["README.md"].decode() == card + "\n## Mine\n"
+    push(owner, folders[2], f"{USER}/card", revision="next")
+    owner.run(EDIT, text=card + "\n## Next\n", repository=f"{USER}/card", revision="next")
+    push(owner, folders[2], f"{USER}/card", revision="next")
+    assert hub.read(f"{USER}/card", "next")["README.md"].decode() == card + "\n## Next\n"
 
 
 SAVE = """
@@ -169,60 +171,66 @@ def test_saving_and_pushing_again_keeps_what_the_author_wrote_on_the_hub(hub, ow
     order = {"source": str(folders[0]), "folder": str(tmp_path), "options": {}}
     owner.run(SAVE, repository=f"{USER}/edited", **order)
     mine = hub.read(f"{USER}/edited")["README.md"].decode() + "\n## Mine\n"
-    owner.run(EDIT, text=mine, repository=f"{USER}/edited")
+    owner.run(EDIT, text=mine, repository=f"{USER}/edited", revision=None)
     owner.run(SAVE, repository=f"{USER}/edited", **order)
     assert hub.read(f"{USER}/edited")["README.md"].decode().endswith("\n## Mine\n")
     owner.run(SAVE, repository=f"{USER}/other", **order)
     other = hub.read(f"{USER}/other")["README.md"].decode()
-    assert other.endswith("\n## Mine\n") and "\n# other\n" in other and "edited" not in other
+    assert f'from_pretrained("{USER}/other"' in other and f'from_pretrained("{USER}/edited"' not in other
     own = (tmp_path / "README.md").read_text() + "\n## Written here\n"
     (tmp_path / "README.md").write_text(own)
     with hub.fault(method="POST", pattern="/commit/main", status=500), pytest.raises(AssertionError, match="500 Int"):
         owner.run(SAVE, repository=f"{USER}/edited", **order)
-    assert (tmp_path / "README.md").read_text() == own, "what was not pushed still counts as written here"
     owner.run(SAVE, repository=f"{USER}/edited", **order)
-    assert hub.read(f"{USER}/edited")["README.md"].decode().endswith("\n## Written here\n")
+    assert hub.read(f"{USER}/edited")["README.md"].decode().endswith("\n## Mine\n")
+    assert (tmp_path / "README.md").read_text().endswith("\n## Written here\n")
+    owner.run(SAVE, repository=f"{USER}/new", **order)
+    assert hub.read(f"{USER}/new")["README.md"].decode().endswith("\n## Written here\n"), "where there was none"
 
 
 WHOLE = "5GB"  # more than any of the models
 FORMS = {WHOLE: "model.safetensors", SHARD_SIZE: "model.safetensors.index.json"}
 
 
-def test_weights_of_one_form_replace_those_of_the_other(hub, owner, online_stranger, versions, tmp_path):
+def test_weights_of_one_form_replace_those_of_the_other(hub, owner, online_bare_process, versions, tmp_path):
     folders, expected = versions
-    for process, version, shard_size, branch in (
-        (owner, 0, WHOLE, "main"),
-        (online_stranger, 1, SHARD_SIZE, "main"),
-        (owner, 2, WHOLE, "next"),  # which is made from main
-        (online_stranger, 0, SHARD_SIZE, "next"),
+    for version, shard_size, branch in (
+        (0, WHOLE, "main"),
+        (1, SHARD_SIZE, "main"),
+        (2, WHOLE, "next"),  # which is made from main
+        (0, SHARD_SIZE, "next"),
     ):
         order = {"auto_class": "AutoModelForCausalLM", "shard_size": shard_size, "options": {"revision": branch}}
-        sha = process.run(PUSH, source=str(folders[version]), repository=f"{USER}/forms", **order)
+        sha = owner.run(PUSH, source=str(folders[version]), repository=f"{USER}/forms", **order)
         head = hub.repositories[f"{USER}/forms"].branches[branch]
         assert head.sha == sha, "one commit"
         assert [form for form in FORMS.values() if form in head.files] == [FORMS[shard_size]]
-        assert are_equal(pull(online_stranger, f"{USER}/forms", revision=branch), expected[version])
+        assert are_equal(pull(online_bare_process, f"{USER}/forms", revision=branch), expected[version])
     for version, shard_size in ((0, WHOLE), (1, SHARD_SIZE), (2, WHOLE)):
         order = {"source": str(folders[version]), "folder": str(tmp_path), "options": {"max_shard_size": shard_size}}
         owner.run(SAVE, repository=f"{USER}/saved-forms", **order)
         for files in (hub.read(f"{USER}/saved-forms"), read_files(tmp_path, "")):
             assert [form for form in FORMS.values() if form in files] == [FORMS[shard_size]]
-        for place in (f"{USER}/saved-forms", str(tmp_path)):
-            assert are_equal(pull(owner, place), expected[version])
+        for source in (f"{USER}/saved-forms", str(tmp_path)):
+            assert are_equal(pull(owner, source), expected[version])
 
 
 TRAIN = """
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from hf_thoughtbubbles import HubCallback
 
 model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
 rows = [{"input_ids": ids, "labels": ids} for ids in torch.arange(48).view(4, 12)]
 arguments = TrainingArguments(
-    folder, push_to_hub=True, hub_model_id="user/trained", max_steps=4, save_steps=2, report_to=[], use_cpu=True
+    folder, push_to_hub=True, hub_model_id=repository, max_steps=4, save_steps=2, report_to=[], use_cpu=True
 )
-trainer = Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
+callbacks = [HubCallback()] if has_callback else []
+trainer = Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=callbacks)
 trainer.train()
 trainer.push_to_hub(dataset="source code")
+if has_callback:
+    trainer.model.push_to_hub(trainer.hub_model_id)
 result = model.eval()(input_ids=torch.arange(1, 14)[None]).logits
 """
 TOKENIZE = """
@@ -231,35 +239,51 @@ result = AutoTokenizer.from_pretrained(repository, trust_remote_code=False)(text
 """
 
 
-def test_what_a_trainer_pushed_is_complete(hub, owner, online_stranger, tmp_path):
-    """Weights, code and tokenizer; both checkpoints and the end are commits, and the last weights win."""
+def train(process, folder: Path, repository: str, has_callback: bool):
+    """Have a process train a new model and push it; gives the last logits."""
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(make_config(vocab_size=259)).save_pretrained(tmp_path / "start")
-    build_byte_tokenizer().save_pretrained(tmp_path / "start")
-    logits = owner.run(TRAIN, source=str(tmp_path / "start"), folder=str(tmp_path / "run"))
+    AutoModelForCausalLM.from_config(make_config(vocab_size=259)).save_pretrained(folder / "start")
+    build_byte_tokenizer().save_pretrained(folder / "start")
+    order = {"repository": repository, "has_callback": has_callback}
+    return process.run(TRAIN, source=str(folder / "start"), folder=str(folder / "run"), **order)
+
+
+def test_the_last_push_of_a_trainer_loads_without_the_callback(hub, owner, online_bare_process, tmp_path):
+    logits = train(owner, tmp_path, f"{USER}/uncalled", has_callback=False)
+    order = Traveller("uncalled", AutoModelForCausalLM, build=lambda: None).order()
+    assert are_equal(online_bare_process.run(LOAD, source=f"{USER}/uncalled", **order)[:1], [logits])
+
+
+def test_what_a_trainer_pushed_is_complete(hub, owner, online_bare_process, tmp_path):
+    """Weights, code and tokenizer; both checkpoints and the end are commits, and the last weights win."""
+    logits = train(owner, tmp_path, f"{USER}/trained", has_callback=True)
     wanted = {"model.safetensors", "tokenizer.json", "tokenizer_config.json", "training_args.bin", "README.md"}
     code = set(read_files(tmp_path / "start", ".py"))
     assert wanted | code <= set(hub.read(f"{USER}/trained"))
     commits = hub.repositories[f"{USER}/trained"].find("main").list_history()
-    with_weights = [commit.files for commit in commits if "model.safetensors" in commit.files]
-    assert len(with_weights) >= 2 and all(code <= set(files) for files in with_weights), (
+    complete = [commit.sha for commit in commits if "model.safetensors" in commit.files]
+    with_weights = [hub.read(f"{USER}/trained", sha) for sha in complete]
+    assert len(with_weights) >= 3 and all(code <= set(files) for files in with_weights), (
         "at every time it can be loaded"
     )
+    cards = [files["README.md"].decode() for files in with_weights]  # the newest first
+    assert ["of the family `thoughtbubbles`" in card for card in cards] == [True, False, *[True] * len(cards[2:])]
+    assert all("- hf-thoughtbubbles" in card for card in cards)
     card = hub.read(f"{USER}/trained")["README.md"].decode()
     assert "of the family `thoughtbubbles`" in card and f'from_pretrained("{USER}/trained", trust' in card
     assert "on the source code dataset" in card and "### Training hyperparameters" in card
     order = Traveller("trained", AutoModelForCausalLM, build=lambda: None).order()
-    assert are_equal(online_stranger.run(LOAD, source=f"{USER}/trained", **order)[:1], [logits])
-    ids = online_stranger.run(TOKENIZE, repository=f"{USER}/trained", text="naïve 漢字")
+    assert are_equal(online_bare_process.run(LOAD, source=f"{USER}/trained", **order)[:1], [logits])
+    ids = online_bare_process.run(TOKENIZE, repository=f"{USER}/trained", text="naïve 漢字")
     assert bytes(ids) == "naïve 漢字".encode()
 
 
-def test_a_tokenizer_comes_back_without_code(hub, owner, online_stranger, tmp_path):
+def test_a_tokenizer_comes_back_without_code(hub, owner, online_bare_process, tmp_path):
     build_byte_tokenizer().save_pretrained(tmp_path)
     script = "from transformers import AutoTokenizer\nAutoTokenizer.from_pretrained(source).push_to_hub('user/bytes')"
     owner.run(script, source=str(tmp_path))
     assert not [name for name in hub.read(f"{USER}/bytes") if name.endswith(".py")]
-    assert online_stranger.run(TOKENIZE, repository=f"{USER}/bytes", text="a\0é") == list("a\0é".encode())
+    assert online_bare_process.run(TOKENIZE, repository=f"{USER}/bytes", text="a\0é") == list("a\0é".encode())
 
 
 LIST = """
@@ -278,14 +302,14 @@ result = {
 """
 
 
-def test_older_weights_come_back_by_tag_commit_and_branch(hub, owner, online_stranger, versions):
+def test_older_weights_come_back_by_tag_commit_and_branch(hub, owner, online_bare_process, versions):
     folders, expected = versions
     first = push(owner, folders[0], f"{USER}/revisions")
     owner.run("from huggingface_hub import HfApi\nHfApi().create_tag('user/revisions', tag='v1')")
     second = push(owner, folders[1], f"{USER}/revisions")
     for folder in (folders[0], folders[2]):  # the branch is made by the first, and is there for the second
         push(owner, folder, f"{USER}/revisions", revision="next")
-    for process in (owner, online_stranger):
+    for process in (owner, online_bare_process):
         for revision, version in (("v1", 0), (first, 0), (second, 1), (None, 1), ("next", 2)):
             seen = pull(process, f"{USER}/revisions", revision=revision)
             assert are_equal(seen, expected[version]), revision
@@ -375,7 +399,7 @@ def name_object(folder: Path, shard: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_an_upload_that_breaks_off_leaves_the_old_model(hub, owner, online_stranger, versions, tmp_path):
+def test_an_upload_that_breaks_off_leaves_the_old_model(hub, owner, online_bare_process, versions, tmp_path):
     """The client tries six times and gives up. Pushing again uploads what is missing, and only that."""
     folders, expected = versions
     wanted = make_version(tmp_path, seed=3)
@@ -390,14 +414,14 @@ def test_an_upload_that_breaks_off_leaves_the_old_model(hub, owner, online_stran
         push(owner, tmp_path, f"{USER}/broken-upload")
     assert sum(lost in path for method, path in hub.requests if method == "PUT") == 6
     assert hub.repositories[f"{USER}/broken-upload"].branches["main"].sha == first
-    assert are_equal(pull(online_stranger, f"{USER}/broken-upload"), expected[0])
+    assert are_equal(pull(online_bare_process, f"{USER}/broken-upload"), expected[0])
     first_request = len(hub.requests)
     push(owner, tmp_path, f"{USER}/broken-upload")
     assert {path.split("/")[2] for method, path in hub.requests[first_request:] if method == "PUT"} == {lost}
-    assert are_equal(pull(online_stranger, f"{USER}/broken-upload"), wanted)
+    assert are_equal(pull(online_bare_process, f"{USER}/broken-upload"), wanted)
 
 
-def test_an_upload_survives_one_failure(hub, owner, online_stranger, tmp_path):
+def test_an_upload_survives_one_failure(hub, owner, online_bare_process, tmp_path):
     expected = make_version(tmp_path, seed=4)
     lost, busy = name_object(tmp_path, shard=0), name_object(tmp_path, shard=1)
     with (
@@ -406,10 +430,10 @@ def test_an_upload_survives_one_failure(hub, owner, online_stranger, tmp_path):
     ):
         push(owner, tmp_path, f"{USER}/shaky-upload")
     assert cut.times == refusal.times == 0
-    assert are_equal(pull(online_stranger, f"{USER}/shaky-upload"), expected)
+    assert are_equal(pull(online_bare_process, f"{USER}/shaky-upload"), expected)
 
 
-def test_a_refused_commit_leaves_the_old_model(hub, owner, online_stranger, versions):
+def test_a_refused_commit_leaves_the_old_model(hub, owner, online_bare_process, versions):
     folders, expected = versions
     push(owner, folders[0], f"{USER}/refused-commit")
     with (
@@ -417,10 +441,10 @@ def test_a_refused_commit_leaves_the_old_model(hub, owner, online_stranger, vers
         pytest.raises(AssertionError, match="500 Internal Server Error"),
     ):
         push(owner, folders[1], f"{USER}/refused-commit")
-    assert are_equal(pull(online_stranger, f"{USER}/refused-commit"), expected[0])
+    assert are_equal(pull(online_bare_process, f"{USER}/refused-commit"), expected[0])
 
 
-def test_a_download_that_breaks_off_is_never_loaded(hub, owner, online_stranger, versions):
+def test_a_download_that_breaks_off_is_never_loaded(hub, owner, online_bare_process, versions):
     """The client asks for the rest until nothing more comes. Then it raises; later the weights are right."""
     folders, expected = versions
     push(owner, folders[0], f"{USER}/broken-download")
@@ -429,36 +453,36 @@ def test_a_download_that_breaks_off_is_never_loaded(hub, owner, online_stranger,
         hub.fault(method="GET", pattern=f"broken-download/resolve/.*{shard}", after_bytes=5000, times=None),
         pytest.raises(AssertionError, match=r"RemoteProtocolError: peer closed connection"),
     ):
-        pull(online_stranger, f"{USER}/broken-download")
+        pull(online_bare_process, f"{USER}/broken-download")
     tries = [path for method, path in hub.requests[first_request:] if method == "GET" and shard in path]
     assert len(tries) > 2
-    cache = Path(online_stranger.log.parent / "home" / "hub" / f"models--{USER}--broken-download")
+    cache = Path(online_bare_process.log.parent / "home" / "hub" / f"models--{USER}--broken-download")
     assert cache.is_dir()
     assert not [path for path in cache.rglob("*") if shard in path.name or path.name.endswith(".incomplete")]
-    assert are_equal(pull(online_stranger, f"{USER}/broken-download"), expected[0])
+    assert are_equal(pull(online_bare_process, f"{USER}/broken-download"), expected[0])
 
 
-def test_a_download_is_taken_up_where_it_broke_off(hub, owner, online_stranger, versions):
+def test_a_download_is_taken_up_where_it_broke_off(hub, owner, online_bare_process, versions):
     folders, expected = versions
     push(owner, folders[1], f"{USER}/shaky-download")
     with hub.fault(method="GET", pattern="shaky-download/resolve/.*model-00001-of", after_bytes=5000) as fault:
-        assert are_equal(pull(online_stranger, f"{USER}/shaky-download"), expected[1])
+        assert are_equal(pull(online_bare_process, f"{USER}/shaky-download"), expected[1])
     assert fault.times == 0 and hub.ranges[-1] == "bytes=5000-"
 
 
-def test_two_pushes_at_once_leave_one_model_whole(hub, owner, online_stranger, versions):
+def test_two_pushes_at_once_leave_one_model_whole(hub, owner, online_bare_process, versions):
     """Both are built on the same commit; both land, and what is seen then is the later one, with all its files."""
     folders, expected = versions
     base = push(owner, folders[0], f"{USER}/raced")
     with hub.meet(2), ThreadPoolExecutor(2) as pool:
         pushes = [
             pool.submit(push, process, folder, f"{USER}/raced")
-            for process, folder in ((owner, folders[1]), (online_stranger, folders[2]))
+            for process, folder in ((owner, folders[1]), (online_bare_process, folders[2]))
         ]
         landed = [future.result() for future in pushes]
     history = [commit.sha for commit in hub.repositories[f"{USER}/raced"].branches["main"].list_history()]
     assert sorted(history[:2]) == sorted(landed) and history[2] == base
     for sha, version in zip(landed, (1, 2), strict=True):
         assert read_files(folders[version], ".safetensors").items() <= hub.read(f"{USER}/raced", sha).items()
-        assert are_equal(pull(online_stranger, f"{USER}/raced", revision=sha), expected[version])
+        assert are_equal(pull(online_bare_process, f"{USER}/raced", revision=sha), expected[version])
     assert are_equal(pull(owner, f"{USER}/raced"), expected[1 + landed.index(history[0])])

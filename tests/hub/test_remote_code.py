@@ -1,21 +1,23 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which code is saved with a model, and how is it made flat? That it loads is in test_remote_families.py."""
+"""Code that is saved with a model: which files, how they are made flat, what they may not overwrite."""
 
 import ast
 import contextlib
 import json
+import logging
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import hf_thoughtbubbles
-from hf_thoughtbubbles import ThoughtbubblesConfig
-from hf_thoughtbubbles.hub.remote_code import collect_auto_classes, flatten_modules
-from hf_thoughtbubbles.hub.trainer_push import PushCallback
+from hf_thoughtbubbles import ThoughtbubblesConfig, __version__
+from hf_thoughtbubbles.hub import remote_code
+from hf_thoughtbubbles.hub.remote_code import VERSION_FIELD, collect_auto_classes, flatten_modules
 from tests.families import make_config
 from tests.hub.python_process import PythonProcess
 from tests.hub.travellers import HEADS
@@ -76,6 +78,14 @@ def test_travelling_files_import_only_their_siblings():
                     assert f"{node.module}.py" in files, f"{name}, line {node.lineno}"
 
 
+def test_travelling_files_hold_no_more_of_the_hub_than_saving_again_needs():
+    for names in hf_thoughtbubbles.FAMILIES.values():
+        config_class = getattr(hf_thoughtbubbles, names["AutoConfig"])
+        files = flatten_modules([public.__module__ for public in collect_auto_classes(config_class).values()])
+        ours = {path.name for path in Path(remote_code.__file__).parent.glob("*.py")}
+        assert files.keys() & ours == {"resaving.py"}
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A throw-away package; call it with module name to source, and it can be flattened."""
@@ -106,6 +116,61 @@ def test_imports_of_every_form_become_flat(package):
     assert list(files) == ["big.py", "small.py", "tiny.py"]
     assert files["big.py"] == "from .small import (\n    a,\n    b,\n)\nfrom .tiny import c\nimport os\n"
     assert files["small.py"] == "from .tiny import c\na = b = c\n"
+
+
+DOCUMENTED = '''"""File.
+
+More about the file.
+"""
+
+from .tiny import c
+
+
+def double(x):
+    """
+    Twice `x`.
+
+    Args:
+        x (`int`): a number.
+    """
+    return c(x)
+
+
+def halve(x):
+    """
+    Half of `x`, which is a number
+    of any kind.
+
+    Args:
+        x (`int`): a number.
+    """
+    return x / 2
+
+
+__all__ = ["double", "halve"]
+'''
+SHORT = '''"""File."""
+
+from .tiny import c
+
+
+def double(x):
+    """Twice `x`."""
+    return c(x)
+
+
+def halve(x):
+    """
+    Half of `x`, which is a number
+    of any kind.
+    """
+    return x / 2
+'''
+
+
+def test_docstrings_travel_with_their_first_paragraph(package):
+    package(a__x=DOCUMENTED, a__tiny="c = abs\n")
+    assert flatten_modules(["house.a.x"])["x.py"] == SHORT
 
 
 @pytest.mark.parametrize(
@@ -157,19 +222,19 @@ def test_code_is_not_written_over_files_of_other_origin(tmp_path):
     (tmp_path / "config.json").unlink()
     (tmp_path / "streams.py").write_text("my_own = 1\n")
     with pytest.raises(
-        FileExistsError, match=r"would be written over .*streams\.py', which did not come with a model"
+        FileExistsError, match=r"would be written over .*streams\.py', which was not saved with a model"
     ):
         config.save_pretrained(tmp_path)
     assert (tmp_path / "streams.py").read_text() == "my_own = 1\n" and not (tmp_path / "config.json").exists()
 
 
 def test_what_another_process_is_writing_is_no_file_of_other_origin(tmp_path, monkeypatch):
-    """It begins empty, and processes that do not save do not look: one that stopped would leave the others waiting."""
+    """It begins empty, and only the process that saves checks: one that stopped would leave the others waiting."""
     model = AutoModelForCausalLM.from_config(make_config())
-    (tmp_path / "version.py").touch()
+    (tmp_path / "resaving.py").touch()
     model.config.save_pretrained(tmp_path)
-    assert (tmp_path / "version.py").read_text().startswith("# Copyright")
-    (tmp_path / "version.py").write_text("my_own = 1\n")
+    assert (tmp_path / "resaving.py").read_text().startswith("# Copyright")
+    (tmp_path / "resaving.py").write_text("my_own = 1\n")
     model.save_pretrained(tmp_path, is_main_process=False)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None: 1)
@@ -177,22 +242,12 @@ def test_what_another_process_is_writing_is_no_file_of_other_origin(tmp_path, mo
         patch.setattr(PreTrainedModel, "save_pretrained", lambda *args, **kwargs: None)
         model.save_pretrained(tmp_path)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None: 0)
-    with pytest.raises(FileExistsError, match=r"version\.py', which did not come with a model"):
+    with pytest.raises(FileExistsError, match=r"resaving\.py', which was not saved with a model"):
         model.save_pretrained(tmp_path)
-    assert (tmp_path / "version.py").read_text() == "my_own = 1\n"
+    assert (tmp_path / "resaving.py").read_text() == "my_own = 1\n"
 
 
-def test_a_trainer_says_before_training_that_it_could_not_push_the_code(tmp_path):
-    model = AutoModelForCausalLM.from_config(make_config())
-    (tmp_path / "version.py").write_text("my_own = 1\n")
-    order = {"state": TrainerState(), "control": TrainerControl(), "model": model}
-    PushCallback().on_train_begin(TrainingArguments(str(tmp_path), use_cpu=True), **order)
-    arguments = TrainingArguments(str(tmp_path), use_cpu=True, push_to_hub=True)
-    with pytest.raises(FileExistsError, match=r"version\.py', which did not come with a model"):
-        PushCallback().on_train_begin(arguments, **order)
-
-
-def test_only_stale_weights_are_removed_and_only_by_a_process_alone(tmp_path, monkeypatch):
+def test_only_stale_weights_are_removed_and_only_by_the_process_that_writes(tmp_path, monkeypatch):
     model = AutoModelForCausalLM.from_config(make_config())
     single, index = tmp_path / "model.safetensors", tmp_path / "model.safetensors.index.json"
     model.save_pretrained(tmp_path)
@@ -200,22 +255,22 @@ def test_only_stale_weights_are_removed_and_only_by_a_process_alone(tmp_path, mo
         patch.setattr(PreTrainedModel, "save_pretrained", lambda *args, **kwargs: index.write_text("{}"))
         model.save_pretrained(tmp_path, False)
     assert single.is_file() and index.is_file()
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    model.save_pretrained(tmp_path, max_shard_size="30KB")
-    torch.distributed.destroy_process_group()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.distributed, "is_initialized", lambda: True)
+        patch.setattr(torch.distributed, "get_rank", lambda group=None: 1)
+        patch.setattr(PreTrainedModel, "save_pretrained", lambda *args, **kwargs: None)
+        model.save_pretrained(tmp_path)
     assert single.is_file() and index.is_file()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     model.save_pretrained(tmp_path)
+    torch.distributed.destroy_process_group()
     assert single.is_file() and not index.exists()
     model.save_pretrained(tmp_path, max_shard_size="30KB")
     assert index.is_file() and not single.exists()
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")  # another one's, and no hindrance
-    (tmp_path / "elsewhere").touch()
-    single.symlink_to(tmp_path / "elsewhere")
-    model.save_pretrained(tmp_path, max_shard_size="30KB")
-    assert single.is_symlink()
     model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
     model.save_pretrained(tmp_path)
-    assert single.is_symlink() and index.is_file() and (tmp_path / "adapter_model.safetensors").is_file()
+    assert index.is_file() and not single.exists() and (tmp_path / "adapter_model.safetensors").is_file()
 
 
 SUBCLASS = """
@@ -247,3 +302,33 @@ def test_a_class_that_its_user_told_to_copy_is_the_one_that_loads(owner, tmp_pat
     assert auto_map["AutoModel"] == "modeling_thoughtbubbles.ThoughtbubblesModel"
     plain = json.loads((tmp_path / "mine-plain" / "config.json").read_text())["auto_map"]
     assert plain["AutoModelForCausalLM"] == "modeling_thoughtbubbles.ThoughtbubblesForCausalLM"
+
+
+READ = """
+import logging
+from transformers import AutoConfig
+
+result = []
+handler = logging.Handler()
+handler.emit = lambda record: result.append(record.getMessage())
+logging.getLogger().addHandler(handler)
+AutoConfig.from_pretrained(source, trust_remote_code=True).save_pretrained(target)
+logging.getLogger().removeHandler(handler)
+"""
+
+
+def test_models_name_the_version_that_saved_them_and_another_one_warns_once(bare_process, tmp_path, caplog):
+    logging.getLogger(remote_code.__name__).warning_once.cache_clear()
+    make_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    assert fields[VERSION_FIELD] == __version__
+    with caplog.at_level(logging.WARNING):
+        for version in (__version__, f"{__version__}.post1", "99.0.0", "99.0.0"):
+            path.write_text(json.dumps({**fields, VERSION_FIELD: version}))
+            config = AutoConfig.from_pretrained(tmp_path)
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("hf-thoughtbubbles 99.0.0 saved this model. ")
+    assert bare_process.run(READ, source=str(tmp_path), target=str(tmp_path / "again")) == [], "its own code reads it"
+    assert json.loads((tmp_path / "again" / "config.json").read_text())[VERSION_FIELD] == "99.0.0"
+    config.save_pretrained(tmp_path)
+    assert json.loads(path.read_text())[VERSION_FIELD] == __version__

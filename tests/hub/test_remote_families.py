@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does a saved model of every family, with every head, load and save again where the package is not installed?
+"""Saved models of every family, with every head, load and save again where the package is not installed.
 
 In one process a registered class wins even with `trust_remote_code=True`, so every load happens in a process that
 refuses to import the package: what one such process saves, another one loads. Both forget all code between two loads
@@ -44,26 +44,26 @@ def check_two_generations(traveller, first, second, folder):
 
 
 @pytest.mark.parametrize("traveller", TRAVELLERS, ids=lambda traveller: traveller.name)
-def test_every_head_of_every_family_loads_and_saves_again(traveller, stranger, second_stranger, tmp_path):
-    check_two_generations(traveller, stranger, second_stranger, tmp_path)
+def test_every_head_of_every_family_loads_and_saves_again(traveller, bare_process, second_bare_process, tmp_path):
+    check_two_generations(traveller, bare_process, second_bare_process, tmp_path)
 
 
 def test_nothing_that_a_process_loaded_before_is_needed(tmp_path):
     """The same in processes that have never seen another model."""
-    processes = [PythonProcess(tmp_path / name, is_stranger=True) for name in ("one", "two")]
+    processes = [PythonProcess(tmp_path / name, hides_package=True) for name in ("one", "two")]
     with contextlib.closing(processes[0]), contextlib.closing(processes[1]):
         check_two_generations(BY_NAME["thoughtbubbles-AutoModelForCausalLM"], *processes, tmp_path)
 
 
-def test_code_that_came_with_one_model_serves_no_other(stranger, tmp_path):
+def test_code_that_came_with_one_model_serves_no_other(bare_process, tmp_path):
     """Even if the folders have one name and the configuration's code is the same, so that its class would be, too."""
     traveller = BY_NAME["bytes-space-AutoModelForCausalLM"]
     traveller.build().save_pretrained(tmp_path / "whole" / "saved")
     shutil.copytree(tmp_path / "whole" / "saved", tmp_path / "part" / "saved")
     (tmp_path / "part" / "saved" / "patch_ends.py").unlink()
-    stranger.run(LOAD, source=str(tmp_path / "whole" / "saved"), **traveller.order())
+    bare_process.run(LOAD, source=str(tmp_path / "whole" / "saved"), **traveller.order())
     with pytest.raises(AssertionError, match=r"FileNotFoundError: .*part/saved/patch_ends\.py"):
-        stranger.run(LOAD, source=str(tmp_path / "part" / "saved"), **traveller.order())
+        bare_process.run(LOAD, source=str(tmp_path / "part" / "saved"), **traveller.order())
 
 
 CONFIG_ONLY = """
@@ -76,12 +76,12 @@ type(config)(vocab_size=7, fork_layers=[]).save_pretrained(fresh)
 """
 
 
-def test_a_travelled_configuration_saved_alone_names_only_code_that_is_there(stranger, tmp_path):
+def test_a_travelled_configuration_saved_alone_names_only_code_that_is_there(bare_process, tmp_path):
     make_config().save_pretrained(tmp_path / "saved")
     for name in ("modeling_thoughtbubbles.py", "streams.py"):
         (tmp_path / "saved" / name).unlink()
     folders = {"source": "saved", "again": "again", "fresh": "fresh"}
-    stranger.run(CONFIG_ONLY, **{name: str(tmp_path / folder) for name, folder in folders.items()})
+    bare_process.run(CONFIG_ONLY, **{name: str(tmp_path / folder) for name, folder in folders.items()})
     auto_map = json.loads((tmp_path / "again" / "config.json").read_text())["auto_map"]
     assert auto_map["AutoConfig"] == "configuration_thoughtbubbles.ThoughtbubblesConfig"
     assert auto_map["AutoModel"] == "user/repo--modeling_thoughtbubbles.ThoughtbubblesModel"
@@ -93,26 +93,29 @@ REFUSED = """
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=True)
-for part, place in ((model, with_streams), (model.config, with_version)):
+for part, folder in ((model, with_streams), (model.config, with_settings)):
     try:
-        part.save_pretrained(place)
-        raise AssertionError("nothing was said")
+        part.save_pretrained(folder)
+        raise AssertionError("nothing was refused")
     except FileExistsError as error:
-        assert ".py', which did not come with a model" in str(error)
+        assert ".py', which was not saved with a model" in str(error)
 for _ in range(2):
     model.save_pretrained(again)
 """
 
 
-def test_code_that_travelled_is_not_written_over_files_of_other_origin(stranger, tmp_path):
+OWN_FILES = {"with_streams": "streams.py", "with_settings": "size_settings.py"}
+
+
+def test_code_that_travelled_is_not_written_over_files_of_other_origin(bare_process, tmp_path):
     BY_NAME["thoughtbubbles-AutoModelForCausalLM"].build().save_pretrained(tmp_path / "saved")
-    for name in ("streams", "version"):
-        (tmp_path / f"with_{name}").mkdir()
-        (tmp_path / f"with_{name}" / f"{name}.py").write_text("my_own = 1\n")
-    folders = {name: str(tmp_path / name) for name in ("with_streams", "with_version", "again")}
-    stranger.run(REFUSED, source=str(tmp_path / "saved"), **folders)
-    for name in ("streams", "version"):
-        assert read_files(tmp_path / f"with_{name}", "") == {f"{name}.py": b"my_own = 1\n"}
+    for name, file_name in OWN_FILES.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file_name).write_text("my_own = 1\n")
+    folders = {name: str(tmp_path / name) for name in (*OWN_FILES, "again")}
+    bare_process.run(REFUSED, source=str(tmp_path / "saved"), **folders)
+    for name, file_name in OWN_FILES.items():
+        assert read_files(tmp_path / name, "") == {file_name: b"my_own = 1\n"}
 
 
 BY_CLASS = """
@@ -123,24 +126,24 @@ model_class.from_pretrained(source).save_pretrained(target)
 """
 
 
-def test_a_class_used_without_the_auto_classes_saves_its_code_too(stranger, second_stranger, tmp_path):
+def test_a_class_used_without_the_auto_classes_saves_its_code_too(bare_process, second_bare_process, tmp_path):
     """transformers copies no code for such a class; its configuration does."""
     traveller = BY_NAME["generic-AutoModelForCausalLM"]
     model = traveller.build()
     model.save_pretrained(tmp_path / "saved")
     reference = f"modeling_generic_transformer.{type(model).__name__}"
-    stranger.run(BY_CLASS, reference=reference, source=str(tmp_path / "saved"), target=str(tmp_path / "again"))
+    bare_process.run(BY_CLASS, reference=reference, source=str(tmp_path / "saved"), target=str(tmp_path / "again"))
     assert read_files(tmp_path / "again", ".py").keys() == read_files(tmp_path / "saved", ".py").keys()
-    seen = second_stranger.run(LOAD, source=str(tmp_path / "again"), **traveller.order())
+    seen = second_bare_process.run(LOAD, source=str(tmp_path / "again"), **traveller.order())
     assert are_equal(seen, traveller.expect(model))
 
 
-def test_what_a_stranger_saved_loads_with_the_package(stranger, tmp_path):
+def test_what_was_saved_without_the_package_loads_with_it(bare_process, tmp_path):
     traveller = BY_NAME["thinker-AutoModelForCausalLM"]
     model = traveller.build()
     model.save_pretrained(tmp_path / "saved")
     order = {"source": str(tmp_path / "saved"), "target": str(tmp_path / "again"), **traveller.order()}
-    assert len(stranger.run(SAVE, **order)) >= 3, "logits, the steps used, what was generated"
+    assert len(bare_process.run(SAVE, **order)) >= 3, "logits, the steps used, what was generated"
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
     assert type(reloaded) is type(model)
     assert torch.equal(reloaded(**traveller.inputs).logits, model(**traveller.inputs).logits)

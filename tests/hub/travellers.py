@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Which models travel in the tests, and what must they compute wherever they arrive?"""
+"""Models that are saved and loaded elsewhere in the tests, and what they must compute there."""
 
 import inspect
 import textwrap

@@ -1,115 +1,55 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What do the models of this package add when they are saved and pushed?"""
+"""Saving and pushing of the models of this package, with a model card."""
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import torch
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
-from .model_card import CARD_NAME, restore_own_card, update_model_card
-from .remote_code import check_code, check_folder
-
-
-def is_alone() -> bool:
-    """Whether no other process shares the work, and might still be writing."""
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized())
+from . import resaving
+from .model_card import CARD_NAME, update_model_card, write_model_card
 
 
-def is_first() -> bool:
-    """Whether this process is alone, or the first of those that share the work."""
-    return is_alone() or torch.distributed.get_rank() == 0
+class HubModelMixin(resaving.HubModelMixin):
+    """Write a model card whenever a model is saved or pushed. Put it before `PreTrainedModel` in the bases."""
 
+    def save_pretrained(
+        self, save_directory, is_main_process=True, state_dict=None, push_to_hub=False, *args, **kwargs
+    ) -> CommitInfo | None:
+        """Save the model, its code and its card. `push_to_hub=True` uploads what was written, in one commit."""
+        folder, names = Path(save_directory), ("commit_description", "commit_message", "create_pr", "revision", "tags")
+        if not self.saves_full_model or kwargs.get("distributed_checkpoint"):
+            return super().save_pretrained(folder, is_main_process, state_dict, push_to_hub, *args, **kwargs)
+        options = {name: kwargs.pop(name) for name in names if name in kwargs}
+        repo_id, private = kwargs.pop("repo_id", folder.name), kwargs.pop("private", None)
+        api, writes = HfApi(token=kwargs.pop("token", None)), resaving.is_writer(is_main_process)
+        if push_to_hub and writes:  # what is not allowed is an error before anything is saved
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        earlier = {path: path.lstat().st_mtime_ns for path in folder.glob("*")}
+        super().save_pretrained(folder, is_main_process, state_dict, False, *args, **kwargs)
+        if writes:
+            write_model_card(folder / CARD_NAME, self, repo_id if push_to_hub else os.fspath(save_directory))
+        return self._upload(api, folder, earlier, repo_id, **options) if push_to_hub and writes else None
 
-def list_times(folder: Path) -> dict[str, float]:
-    """When each file in a folder was written last, by name."""
-    return {path.name: path.stat().st_mtime for path in folder.iterdir() if path.is_file()}
+    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
+        """Upload the model, its code and its card in one commit, with the arguments of transformers' method."""
+        if not self.saves_full_model:
+            return super().push_to_hub(repo_id, **kwargs)
+        with TemporaryDirectory() as folder:
+            return self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
 
-
-def list_written(folder: Path, earlier: dict[str, float]) -> set[str]:
-    """Names of the files in a folder that were written since [`list_times`] was asked."""
-    return {name for name, time in list_times(folder).items() if time != earlier.get(name)}
-
-
-def find_stale_weights(folder: Path, earlier: dict[str, float]) -> str | None:
-    """Name the form of the weights, one file or the index of shards, that does not hold now that the other is new."""
-    stale = {SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME} - list_written(folder, earlier)
-    return stale.pop() if len(stale) == 1 else None
-
-
-def is_in_repository(name: str, repo_id: str, revision: str | None, token: str | bool | None) -> bool:
-    """Whether a file is in a branch, or will be once it is made from the main one."""
-    api = HfApi(token=token)
-    is_branch = revision is not None and api.revision_exists(repo_id, revision)
-    return api.file_exists(repo_id, name, revision=revision if is_branch else None)
-
-
-class HubModelMixin:
-    """
-    Makes every push of a model carry its description, weights replace older ones of the other form (one file, shards),
-    and saving into a file, or over code of other origin, an error.
-
-    Put it before `PreTrainedModel` in the bases.
-    """
-
-    _own_card: bytes | None = None  # of the folder that is being saved to and pushed
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether saving writes the model itself: an adapter comes without the model and its code."""
-        return not getattr(self, "_hf_peft_config_loaded", False)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs):
-        check_folder(save_directory)  # transformers logs this, and goes on as if the model had been saved
-        folder = Path(save_directory)
-        # Other processes must not look while the first one writes. Code that a user had registered is copied beside an
-        # adapter, too.
-        if is_main_process and is_first() and (self.is_whole or self._auto_class is not None):
-            check_code(folder, type(self.config), type(self))
-        card = folder / CARD_NAME
-        earlier = list_times(folder) if is_alone() and folder.is_dir() else {}
-        self._own_card = card.read_bytes() if card.is_file() else None
-        try:
-            super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-        finally:
-            self._own_card = None
-        stale = find_stale_weights(folder, earlier) if is_main_process and is_alone() else None
-        if stale is not None and (folder / stale).is_file() and not (folder / stale).is_symlink():
-            (folder / stale).unlink()
-
-    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
-        # All ways to push a model end here, with all files written: transformers' own card over that of the folder.
-        card = Path(working_dir) / CARD_NAME
-        try:
-            if self._own_card is not None:
-                restore_own_card(card, self._own_card)
-            if self.is_whole:
-                # What only waits in a pull request still has to win over the Hub's card by the next push.
-                update_model_card(card, self, repo_id, is_push=not kwargs.get("create_pr"))
-            stale = find_stale_weights(Path(working_dir), files_timestamps) if is_alone() else None
-            place = repo_id, kwargs.get("revision"), kwargs.get("token")
-            if stale is not None and is_in_repository(stale, *place):
-                return self._replace_weights(stale, working_dir, repo_id, files_timestamps, **kwargs)
-            return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
-        except BaseException:
-            if self._own_card is not None:  # not on the Hub yet
-                card.write_bytes(self._own_card)
-            raise
-
-    def _replace_weights(self, stale, working_dir, repo_id, files_timestamps, commit_message=None, **kwargs):
-        """Upload as transformers does, which cannot delete, and delete the stale weights in the same commit."""
-        api, revision = HfApi(token=kwargs.get("token")), kwargs.get("revision")
-        if revision is not None and not api.revision_exists(repo_id, revision):
-            api.create_branch(repo_id, branch=revision)
-        names = sorted(list_written(Path(working_dir), files_timestamps))
-        uploads = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=Path(working_dir) / name) for name in names]
-        return api.create_commit(
-            repo_id,
-            [CommitOperationDelete(stale), *uploads],
-            commit_message=commit_message or f"Upload {type(self).__name__}",
-            **kwargs,
-        )
-
-
-__all__ = ["HubModelMixin"]
+    def _upload(self, api, folder, earlier, repo_id, revision=None, create_pr=False, tags=None, **kwargs):
+        """Commit what was written. Everything around our part of the card on the Hub stays."""
+        if revision is not None and not revision.startswith("refs/") and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        known = api.list_repo_files(repo_id, revision=revision)
+        hub_card = api.hf_hub_download(repo_id, CARD_NAME, revision=revision) if CARD_NAME in known else None
+        card = update_model_card(Path(hub_card or folder / CARD_NAME), self, repo_id, tags)
+        changed = [path for path in folder.glob("*") if earlier.get(path) != path.lstat().st_mtime_ns]
+        names = {path.name for path in changed if path.is_file()} - {CARD_NAME}
+        added = [CommitOperationAdd(name, folder / name) for name in sorted(names)]
+        stale = (resaving.WEIGHT_FORMS - names) & set(known) if resaving.WEIGHT_FORMS & names else []
+        operations = [CommitOperationAdd(CARD_NAME, card.encode()), *added, *map(CommitOperationDelete, stale)]
+        kwargs["commit_message"] = kwargs.get("commit_message") or f"Upload {type(self).__name__}"
+        return api.create_commit(repo_id, operations, revision=revision, create_pr=create_pr, **kwargs)
