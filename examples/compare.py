@@ -47,6 +47,7 @@ from hf_thoughtbubbles import (
     BytePatchForCausalLM,
     GenericTransformerConfig,
     GenericTransformerForCausalLM,
+    HubCallback,
     LoopedThinkerForCausalLM,
     LoopedThinkerTextConfig,
     ThoughtbubblesConfig,
@@ -233,6 +234,7 @@ def train_new(
         eval_dataset=blocks["validation"],
         processing_class=tokenizer,
         data_collator=default_data_collator,
+        callbacks=[HubCallback()],
     )
     metrics = trainer.train().metrics
     flops, rows_a_step = count_flops(model, batches), args.train_batch_size * args.gradient_accumulation_steps

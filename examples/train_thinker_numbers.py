@@ -38,7 +38,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGeneration
+from hf_thoughtbubbles import HubCallback, LoopedThinkerConfig, LoopedThinkerForConditionalGeneration
 from hf_thoughtbubbles.data.collation import ThinkingCollator
 from hf_thoughtbubbles.data.number_tasks import TASKS, make_task
 from hf_thoughtbubbles.data.numbers import load_number_dataset, stream_number_dataset
@@ -215,7 +215,7 @@ def main():
     # Data
     tokenizer, task = build_number_tokenizer(), task_args.build()
     problems = load_number_dataset(task, task_args.test_problems, split="test")
-    callbacks, curriculum = [TimeBudgetCallback(model_args.max_minutes)], None
+    callbacks, curriculum = [HubCallback(), TimeBudgetCallback(model_args.max_minutes)], None
     if task_args.curriculum is not None:
         curriculum = Curriculum(task_args.curriculum, limit=task.longest_question, window=task_args.window)
         callbacks.append(CurriculumCallback(curriculum))
@@ -260,6 +260,8 @@ def main():
     trainer.save_model()
 
     # Share
+    if args.push_to_hub:
+        model.push_to_hub(trainer.hub_model_id, token=args.hub_token, revision=args.hub_revision)  # completes the card
     if args.process_index == 0:
         model = AutoModelForSeq2SeqLM.from_pretrained(folder).to(model.device)
         tokenizer = AutoTokenizer.from_pretrained(folder)

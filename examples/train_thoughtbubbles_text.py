@@ -39,7 +39,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles import HubCallback, ThoughtbubblesConfig, ThoughtbubblesForCausalLM, build_byte_tokenizer
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
@@ -170,11 +170,13 @@ def train(
         eval_dataset=splits["validation"],
         processing_class=tokenizer,
         data_collator=data_collator,
-        callbacks=callbacks,
+        callbacks=[HubCallback(), *callbacks],
     )
     resumed = get_last_complete_checkpoint(folder) if args.resume_from_checkpoint else None
     trainer.train(resume_from_checkpoint=resumed)
     trainer.save_model()
+    if args.push_to_hub and isinstance(model, HubModelMixin):
+        model.push_to_hub(trainer.hub_model_id, token=args.hub_token, revision=args.hub_revision)  # completes the card
     args.output_dir = str(folder.parent)
     return folder
 
@@ -200,7 +202,7 @@ def report(folder: Path, device, validation, tokenizer: PreTrainedTokenizerBase,
     """
     Print bits per byte of a saved model: read in one go, and where forks look ahead also from prefixes alone.
 
-    They go into the model card of one of our models as well, where there is none yet.
+    They go into the model card of one of our models as well, unless that card was changed since it was saved.
     """
     name, model = folder.name, AutoModelForCausalLM.from_pretrained(folder).to(device)
     score = score_dataset(model, validation, tokenizer, batch_size=16, max_blocks=data.scored_blocks)
@@ -218,10 +220,11 @@ def report(folder: Path, device, validation, tokenizer: PreTrainedTokenizerBase,
             "generation gets)"
         )
         results["bits per byte, prefix only"] = honest["bits_per_byte"]
-    if (folder / "README.md").exists():
-        print(f"{name:16} keeps the README.md that is there")
-    elif isinstance(model, HubModelMixin):
-        build_model_card(model, str(folder), f"`{data.source}`", results).save(folder / "README.md")
+    if isinstance(model, HubModelMixin):
+        if (folder / "README.md").read_text() == str(build_model_card(model, str(folder))):
+            build_model_card(model, str(folder), f"`{data.source}`", results).save(folder / "README.md")
+        else:
+            print(f"{name:16} keeps the README.md that is there")
 
 
 def main():
