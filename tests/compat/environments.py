@@ -90,5 +90,5 @@ def install_package(folder: Path):
 
 
 def remove_package(folder: Path):
-    """Make the environment a stranger's again."""
+    """Uninstall the package from the environment."""
     pip(folder, "uninstall", "--yes", "hf-thoughtbubbles")

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do `transformers serve` and `transformers chat` work with our models, as the processes that a user starts?"""
+"""`transformers serve` and `transformers chat` with our models, as the processes that a user starts."""
 
 import os
 import re

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What does the real client need of a Hub, so that pushing and pulling can be tested on the loopback?
+"""A stand-in for the Hub, so that pushing and pulling can be tested on the loopback.
 
-A stand-in for the Hub, as small as the client allows: models of one user, in memory, large files by the LFS protocol
+It is as small as the client allows: models of one user, in memory, large files by the LFS protocol
 in one part or several. A commit is made whole or not at all. Tests switch faults on, and have commits meet.
 """
 

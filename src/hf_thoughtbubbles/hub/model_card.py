@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Model cards. A part between two marks describes the model; pushes write it anew and keep everything around it."""
+"""Model cards. Between two marks they describe the model; saves and pushes write this anew and keep all around it."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from ..version import __version__
 from .remote_code import VERSION_FIELD, collect_auto_classes
 
 
-BEGIN_MARK = "<!-- hf-thoughtbubbles: this part is written anew on every push -->"
+BEGIN_MARK = "<!-- hf-thoughtbubbles: this part is written anew by every save and push -->"
 END_MARK = "<!-- hf-thoughtbubbles: end -->"
 CARD_NAME = "README.md"
 TRAINER_TEMPLATE = "## Model description\n\nMore information needed\n"  # the empty part of a Trainer's card
