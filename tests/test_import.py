@@ -22,12 +22,13 @@ print(json.dumps(sorted(set(sys.modules) - earlier)))
 """
 # Attributes by identity, kept alive so that no other object can get the same one.
 ATTRIBUTES = """
-import transformers
-from transformers import Trainer, trainer
+import sys
+from transformers import PreTrainedModel, Trainer, trainer
 from transformers.utils import PushToHubMixin
 
 def look():
-    owners = {"Trainer": Trainer, "PushToHubMixin": PushToHubMixin, "PreTrainedModel": transformers.PreTrainedModel}
+    transformers = sys.modules["transformers"]  # which replaces itself while its parts are first imported
+    owners = {"Trainer": Trainer, "PushToHubMixin": PushToHubMixin, "PreTrainedModel": PreTrainedModel}
     attributes = {(name, key): value for name, owner in owners.items() for key, value in vars(owner).items()}
     namespace = {("transformers", key): value for key, value in vars(transformers).items()}
     callbacks = {("callback", index): value for index, value in enumerate(trainer.DEFAULT_CALLBACKS)}
