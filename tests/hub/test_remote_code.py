@@ -177,7 +177,7 @@ def test_docstrings_travel_with_their_first_paragraph(package):
     ("sources", "message"),
     [
         ({"a__x": "from ..b.x import y\n", "b__x": "y = 1\n"}, "same base name"),
-        ({"a__x": "import house.b\n"}, "write `from module import name`"),
+        ({"a__x": "import house.b\n"}, "`import house` cannot be saved with a model"),
         ({"a__x": "from .. import b\n"}, "imports from the package house"),
     ],
 )
@@ -198,7 +198,8 @@ def test_a_users_own_classes_save_and_never_take_their_script_along(tmp_path):
             assert not [path for path in folder.glob("*.py") if "SECRET" in path.read_text()]
         auto_map = json.loads((tmp_path / "user" / kind / "ours" / "config.json").read_text())["auto_map"]
         assert auto_map["AutoModelForCausalLM"] == "modeling_thoughtbubbles.ThoughtbubblesForCausalLM"
-        assert "AutoModelForSequenceClassification" not in auto_map
+        ours = "modeling_thoughtbubbles.ThoughtbubblesForSequenceClassification"
+        assert auto_map["AutoModelForSequenceClassification"] == ours, "not the user's head"
 
 
 def test_corrupt_checkpoints_are_refused(tmp_path):

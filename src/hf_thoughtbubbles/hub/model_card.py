@@ -80,7 +80,7 @@ def _describe(model, repo_id: str) -> str:
     """The part between the marks: sizes, every setting that is not the default, how to load the model."""
     config, quoted, auto_class = model.config, json.dumps(repo_id), _find_auto_class(model)
     settings, defaults = config.to_dict(), type(config)().to_dict()
-    shown = [name for name in settings if name in SIZES or settings[name] != defaults.get(name)]
+    shown = [name for name in settings if name[0] != "_" and (name in SIZES or settings[name] != defaults.get(name))]
     rows = "\n".join(f"| `{name}` | {_fit_cell(settings[name])} |" for name in shown if name not in HIDDEN_SETTINGS)
     return f"""{BEGIN_MARK}
 ## Model description
