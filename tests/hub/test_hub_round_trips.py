@@ -180,7 +180,8 @@ def test_saving_and_pushing_again_keeps_what_the_author_wrote_on_the_hub(hub, ow
     own = (tmp_path / "README.md").read_text() + "\n## Written here\n"
     (tmp_path / "README.md").write_text(own)
     with hub.fault(method="POST", pattern="/commit/main", status=500), pytest.raises(AssertionError, match="500 Int"):
-        owner.run(SAVE, repository=f"{USER}/edited", **order)
+        owner.run(SAVE, repository=f"{USER}/new", **order)
+    assert (tmp_path / "README.md").read_text().endswith("\n## Written here\n")
     owner.run(SAVE, repository=f"{USER}/edited", **order)
     assert hub.read(f"{USER}/edited")["README.md"].decode().endswith("\n## Mine\n")
     assert (tmp_path / "README.md").read_text().endswith("\n## Written here\n")
