@@ -6,7 +6,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 
 from .configuration_generic_transformer import GenericTransformerConfig
-from .size_settings import check_counts, check_heads
+from .size_settings import check_counts, check_heads, check_key_value_heads
 
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8
@@ -155,12 +155,7 @@ class BytePatchConfig(GenericTransformerConfig):
                 f"`num_key_value_heads` is {self.num_key_value_heads}, but layers over bytes have as many as "
                 f"`num_attention_heads` {self.num_attention_heads}. Remove it or set `core_num_key_value_heads`."
             )
-        if self.core_num_attention_heads % self.core_num_key_value_heads != 0:
-            raise ValueError(
-                f"`core_num_attention_heads` {self.core_num_attention_heads} is not a multiple of "
-                f"`core_num_key_value_heads` {self.core_num_key_value_heads}. Change one so that every head of keys "
-                "serves as many queries."
-            )
+        check_key_value_heads(self, "core_num_attention_heads", "core_num_key_value_heads")
         if self.position_embedding == "rope" and self.core_head_dim % 2 != 0:
             raise ValueError(
                 f"The head size `core_hidden_size / core_num_attention_heads` = {self.core_head_dim} is odd; rotary "

@@ -77,7 +77,7 @@ class LoopedThinkerSettings(RemoteCodeConfigMixin, PreTrainedConfig):
         """One entry for each pair of keys and values; transformers sizes its caches by it."""
         return ["full_attention"] * self.num_cache_slots
 
-    @property
+    @property  # type: ignore[misc]
     def per_layer_config(self) -> Sequence[PreTrainedConfig]:
         """This configuration for each pair of keys and values; transformers' caches have as many layers."""
         return [self] * self.num_cache_slots

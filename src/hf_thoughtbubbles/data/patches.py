@@ -184,11 +184,11 @@ class TokenPatchCollator:
         self._pack = DataCollatorWithFlattening()
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        rows = [self._read_row(row, row_idx) for row_idx, row in enumerate(rows)]
-        patch_lengths = [torch.tensor(row.pop("patch_lengths")) for row in rows]
+        read = [self._read_row(row, row_idx) for row_idx, row in enumerate(rows)]
+        patch_lengths = [torch.tensor(row.pop("patch_lengths")) for row in read]
         if self.packing:
-            return {**self._pack(rows), "patch_lengths": torch.cat(patch_lengths)[None]}  # (1, P)
-        return {**self._pad(rows), "patch_lengths": pad_sequence(patch_lengths, batch_first=True)}  # (B, P)
+            return {**self._pack(read), "patch_lengths": torch.cat(patch_lengths)[None]}  # (1, P)
+        return {**self._pad(read), "patch_lengths": pad_sequence(patch_lengths, batch_first=True)}  # (B, P)
 
     def _read_row(self, row: Mapping[str, Any], row_idx: int) -> dict[str, list[int]]:
         """Check the row's columns and return them as lists, with the missing ones."""
@@ -279,6 +279,7 @@ class PatchCollator:
             batch["input_ids"], config.patching, config.patch_size, config.max_patch_bytes, mask, is_start=is_start
         )
         lengths = number_patches(is_end, mask, None, is_start).lengths
+        assert lengths is not None  # only patches of a compiled graph are not counted
         missing = -lengths.shape[1] % (self.pad_to_multiple_of or 1)
         return {**batch, "patch_lengths": F.pad(lengths, (0, missing))}
 

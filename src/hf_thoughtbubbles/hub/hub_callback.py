@@ -10,7 +10,7 @@ from .model_card import CARD_NAME, PACKAGE_TAG, build_model_card, update_model_c
 
 
 class HubCallback(TrainerCallback):
-    """Put the code and the card of a model of this package into `output_dir` before a Trainer pushes that folder."""
+    """Put the code and the card of a model of this package into `output_dir` before a Trainer pushes it, tags too."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.push_to_hub:  # a file that is in the way is an error now, not at the first push
@@ -22,7 +22,4 @@ class HubCallback(TrainerCallback):
             text = update_model_card(card, model, repo_id) if card.exists() else str(build_model_card(model, repo_id))
             model.config.save_pretrained(args.output_dir)
             card.write_text(text, encoding="utf-8")
-            model.add_model_tags([PACKAGE_TAG, model.config.model_type])  # for the card that the Trainer writes
-
-
-__all__ = ["HubCallback"]
+            model.add_model_tags([PACKAGE_TAG, model.config.model_type])  # type: ignore[attr-defined]

@@ -32,10 +32,10 @@ class HubModelMixin(resaving.HubModelMixin):
             write_model_card(folder / CARD_NAME, self, repo_id if push_to_hub else os.fspath(save_directory))
         return self._upload(api, folder, earlier, repo_id, **options) if push_to_hub and writes else None
 
-    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
+    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo | None:
         """Upload the model, its code and its card in one commit, with the arguments of transformers' method."""
         if not self.saves_full_model:
-            return super().push_to_hub(repo_id, **kwargs)
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[misc]
         with TemporaryDirectory() as folder:
             return self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
 

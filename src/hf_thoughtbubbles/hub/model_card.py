@@ -118,11 +118,11 @@ def _find_auto_class(model) -> str:
     return next((names[public] for public in type(model).__mro__ if public in names), "AutoModel")
 
 
-def _add_tags(card: ModelCard, model, further: list[str] = ()) -> ModelCard:
+def _add_tags(card: ModelCard, model, further=()) -> ModelCard:
     """Name the family and the task in the metadata, where the author has not."""
-    tags = [*(card.data.tags or []), PACKAGE_TAG, model.config.model_type, *(model.model_tags or []), *further]
-    card.data.tags = list(dict.fromkeys(tags))
-    card.data.pipeline_tag = card.data.pipeline_tag or PIPELINE_TAGS.get(_find_auto_class(model))
+    tags = [*(card.data.tags or []), PACKAGE_TAG, model.config.model_type, *(model.model_tags or []), *further]  # type: ignore[attr-defined]
+    card.data.tags = list(dict.fromkeys(tags))  # type: ignore[attr-defined]
+    card.data.pipeline_tag = card.data.pipeline_tag or PIPELINE_TAGS.get(_find_auto_class(model))  # type: ignore[attr-defined]
     return card
 
 

@@ -27,14 +27,15 @@ def collect_auto_classes(config_class: type) -> dict[str, type]:
 
 def flatten_modules(module_names: list[str]) -> dict[str, str]:
     """Return the sources of modules, and of all they import from their package, for one flat folder, by file name."""
-    package, origins, files, queue = module_names[0].split(".")[0], {}, {}, sorted(module_names)
+    package, origins, files = module_names[0].split(".")[0], dict[str, str](), dict[str, str]()
+    queue = sorted(module_names)
     while queue:
         module_name = queue.pop(0)
         file_name = f"{module_name.split('.')[-1]}.py"
         if origins.setdefault(file_name, module_name) != module_name:
             raise ValueError(f"{origins[file_name]} and {module_name} have the same base name. Rename one.")
         if file_name not in files:
-            source = Path(sys.modules[module_name].__file__).read_text(encoding="utf-8")
+            source = Path(str(sys.modules[module_name].__file__)).read_text(encoding="utf-8")
             files[file_name], imported = _flatten_source(source, module_name, package)
             queue.extend(imported)
     return dict(sorted(files.items()))
@@ -49,7 +50,7 @@ def _flatten_source(source: str, module_name: str, package: str) -> tuple[str, l
         if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == package for alias in node.names):
             raise ValueError(f"{where}: `import {package}` cannot be saved with a model. Import from a module.")
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Module) and ast.get_docstring(node):
-            _shorten_docstring(lines, node.body[0].lineno - 1, node.body[0].end_lineno - 1)
+            _shorten_docstring(lines, node.body[0].lineno - 1, int(node.body[0].end_lineno or 0) - 1)
         if not isinstance(node, ast.ImportFrom):
             continue
         parents = module_name.split(".")[: -node.level] if node.level else []
@@ -78,7 +79,7 @@ class RemoteCodeConfigMixin(resaving.RemoteCodeConfigMixin):
 
     def __post_init__(self, **kwargs):
         saved = kwargs.pop(VERSION_FIELD, __version__)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[misc]
         if str(saved).split(".")[:2] != __version__.split(".")[:2]:
             logging.get_logger(__name__).warning_once(
                 f"hf-thoughtbubbles {saved} saved this model. {__version__} may compute otherwise. Install {saved}."
@@ -86,7 +87,7 @@ class RemoteCodeConfigMixin(resaving.RemoteCodeConfigMixin):
 
     def to_dict(self) -> dict:
         """The configuration as a dictionary, with the version of this package."""
-        return {**super().to_dict(), VERSION_FIELD: __version__}
+        return {**super().to_dict(), VERSION_FIELD: __version__}  # type: ignore[misc]
 
     def export_code(self) -> tuple[dict[str, bytes], dict[str, str]]:
         """The files to save, by name, and the `auto_map` of the classes in them; none for a user's own class."""

@@ -1,9 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Saving of models that were loaded with `trust_remote_code=True`. The only file of `hub/` that travels with them."""
 
+import inspect
 import os
-import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -17,7 +18,7 @@ def read_remote_code(public: type) -> dict[str, bytes]:
     """The files that were loaded with a class from a checkpoint, by name; none for another class."""
     if public.__module__.split(".")[0] != "transformers_modules":
         return {}
-    folder = Path(sys.modules[public.__module__].__file__).parent
+    folder = Path(inspect.getfile(public)).parent
     files = {path.name: path.read_bytes() for path in folder.glob("*.py")}
     return {name: source for name, source in files.items() if COPYRIGHT in source.split(b"\n")[0]}
 
@@ -53,7 +54,7 @@ class RemoteCodeConfigMixin:
         check_folder(folder, code)
         if push_to_hub:  # transformers would upload only what it writes itself
             self.save_pretrained(save_directory)
-            return self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+            return self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)  # type: ignore[attr-defined]
         for name, target in (getattr(self, "auto_map", None) or {}).items() if code else ():
             local = target.split("--")[-1]  # without the Hub repository that it was loaded from
             file_name = f"{local.split('.')[0]}.py"
@@ -63,13 +64,15 @@ class RemoteCodeConfigMixin:
                 auto_map.setdefault(name, local if file_name in code else target)
         if code:
             self.auto_map = auto_map
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         for name, source in code.items():
             (folder / name).write_bytes(source)
 
 
 class HubModelMixin:
     """Check a folder before saving a model, and remove stale weights. Put it before `PreTrainedModel` in the bases."""
+
+    config: Any
 
     @property
     def saves_full_model(self) -> bool:
@@ -78,9 +81,9 @@ class HubModelMixin:
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs):
         folder, writes = Path(save_directory), is_writer(is_main_process)
-        has_code = writes and (self.saves_full_model or self._auto_class is not None)
+        has_code = writes and (self.saves_full_model or self._auto_class is not None)  # type: ignore[attr-defined]
         check_folder(folder, {**self.config.export_code()[0], **read_remote_code(type(self))} if has_code else {})
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]
         forms = [folder / name for name in WEIGHT_FORMS if (folder / name).is_file()]
         if writes and self.saves_full_model and len(forms) == 2:  # of which from_pretrained would read only one
             min(forms, key=lambda path: path.lstat().st_mtime_ns).unlink()

@@ -1,9 +1,11 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What can be watched while a model trains?"""
+"""Callbacks that log and draw the forks of a model in training."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -33,12 +35,12 @@ def draw_read_forks(
     Returns:
         `matplotlib.figure.Figure`
     """
-    scores = [
-        average_scores(fork.token_index[row].cpu().numpy(), fork.log_scores[row].float().cpu().numpy(), len(pieces))
-        for fork in forks
-    ]
-    num_streams = torch.stack([fork.num_streams[row] for fork in forks]).cpu().numpy()
-    return plot_forks(pieces, num_streams, scores, fork_layers, title)
+    scores, num_streams = [], []
+    for fork in forks:
+        token_index, log_scores, counts = (part[row].cpu() for part in fork.to_tuple())
+        scores.append(average_scores(token_index.numpy(), log_scores.float().numpy(), len(pieces)))
+        num_streams.append(counts.numpy())
+    return plot_forks(pieces, np.stack(num_streams), np.stack(scores), fork_layers, title)
 
 
 @torch.no_grad()
@@ -140,9 +142,9 @@ class ForkLogCallback(TrainerCallback):
         entries = {}
         for base in (module for module in model.modules() if isinstance(module, ThoughtbubblesModel)):
             for layer_idx, fork in base.forks.items():
-                entries[f"streams_layer_{layer_idx}"] = float(fork.streams_per_token)
+                entries[f"streams_layer_{layer_idx}"] = cast(torch.Tensor, fork.streams_per_token).item()
                 if base.config.has_fork_scores:
-                    entries[f"fork_threshold_layer_{layer_idx}"] = float(fork.threshold)
+                    entries[f"fork_threshold_layer_{layer_idx}"] = cast(torch.Tensor, fork.threshold).item()
         logs.update(entries)
         state.log_history[-1].update(entries)
 
