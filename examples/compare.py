@@ -372,14 +372,16 @@ def draw_curves(runs: dict[str, list[dict]], path: Path):
 
 
 def main():
-    """Parse flags, do what is missing, tell what came out."""
+    """Parse flags, run what is missing, print the comparison."""
     parser = HfArgumentParser((CompareArguments, DataArguments, TextTrainingArguments))
     compare, data, args = parser.parse_args_into_dataclasses()
     check_flags(parser, data, args)
     if compare.seeds < 1:
         parser.error(f"--seeds is {compare.seeds}; at least one run is needed")
     if data.tokenizer or data.streaming:
-        parser.error("--tokenizer and --streaming came; models are compared on bytes of text that is there")
+        parser.error(
+            "--tokenizer or --streaming was passed, but models are compared on bytes of local text. Remove it"
+        )
     known = [*OURS, *NATIVE]
     for name in compare.models:
         if name not in known and not Path(name).is_dir() and "/" not in name:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does a reference checkpoint become ours, or say what is wrong with it? (Values: tests/modeling.)"""
+"""Conversion of theseus checkpoints: complete, or one error that names what is wrong. Values are in tests/modeling."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""On which models do transformers' common tests run?
+"""The models on which transformers' common tests run.
 
 One entry of `VARIANTS` is one configuration, tested with the classes that the package exports for it.
 """

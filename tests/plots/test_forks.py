@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Does the picture show the numbers it was given?"""
+"""The picture of forks shows the numbers that were passed."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Do LoRA adapters of PEFT train, save, load and merge on every family, configured as docs/training.md does?"""
+"""LoRA adapters of PEFT train, save, load and merge on every family, configured as in docs/training.md."""
 
 import copy
 import re
