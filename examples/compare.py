@@ -380,7 +380,7 @@ def main():
         parser.error(f"--seeds is {compare.seeds}; at least one run is needed")
     if data.tokenizer or data.streaming:
         parser.error(
-            "--tokenizer or --streaming was passed, but models are compared on bytes of local text. Remove it"
+            "--tokenizer or --streaming was passed, but models are compared on local bytes. Remove it"
         )
     known = [*OURS, *NATIVE]
     for name in compare.models:
