@@ -341,7 +341,7 @@ def matched_baseline(
         num_positions = max(num_positions, flops.num_tokens)
     search = Search(model, native, num_positions, flops, lengths.get("num_steps"))
     shape = find_match(search, family, by, tolerance)
-    baseline = native.model_class(native.build_config(config, shape, num_positions))
+    baseline = native.model_class(native.build_config(search.config, shape, num_positions))
     baseline.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns about GPT-2's
     return baseline
 
