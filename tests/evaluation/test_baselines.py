@@ -106,6 +106,11 @@ def draw(seed: int):
     return model, {"num_tokens": rng.randrange(20, 200), **lengths}
 
 
+def get_sizes(model):
+    """The sizes that a baseline keeps: those of the core for byte patches, else the configuration's."""
+    return model.config.core_config if model.config.model_type == "byte_patch" else model.config
+
+
 @pytest.mark.parametrize("family", NATIVE_CLASSES)
 @pytest.mark.parametrize("seed", range(NUM_DRAWS))
 def test_a_baseline_has_as_many_parameters(family, seed):
@@ -115,9 +120,8 @@ def test_a_baseline_has_as_many_parameters(family, seed):
     assert type(baseline) is NATIVE_CLASSES[family]
     assert baseline.num_parameters() == pytest.approx(model.num_parameters(), rel=0.02)
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-    sizes = model.config.core_config if model.config.model_type == "byte_patch" else model.config
     for name in names:
-        assert getattr(baseline.config, name) == getattr(sizes, name)
+        assert getattr(baseline.config, name) == getattr(get_sizes(model), name)
 
 
 @pytest.mark.parametrize("family", NATIVE_CLASSES)
@@ -127,10 +131,10 @@ def test_a_baseline_has_as_many_flops(family, seed):
     baseline, wanted = matched_baseline(model, family, by="flops", **lengths), estimate_flops(model.config, **lengths)
     measured = measure_flops(baseline, torch.zeros(1, wanted.num_tokens, dtype=torch.long), use_cache=False)
     assert measured == pytest.approx(wanted.forward, rel=0.02)
-    assert baseline.config.num_attention_heads == model.config.num_attention_heads
+    assert baseline.config.num_attention_heads == get_sizes(model).num_attention_heads
     assert baseline.config.max_position_embeddings == max(model.config.max_position_embeddings, wanted.num_tokens)
     num_steps = lengths.get("num_steps") or model.config.to_dict().get("num_steps", 1)
-    assert 1 <= baseline.config.num_hidden_layers / model.config.num_hidden_layers <= num_steps
+    assert 1 <= baseline.config.num_hidden_layers / get_sizes(model).num_hidden_layers <= num_steps
     inner = baseline.config.n_inner if family == "gpt2" else baseline.config.intermediate_size
     usual = 4 if family == "gpt2" else 8 / 3
     assert 0.25 < inner / (usual * baseline.config.hidden_size) < 4, "proportions stay usual"
