@@ -128,7 +128,8 @@ from .tiny import c
 
 def double(x):
     """
-    Twice `x`.
+    Twice `x`. That is
+    `2 * x`.
 
     Args:
         x (`int`): a number.
@@ -138,8 +139,8 @@ def double(x):
 
 def halve(x):
     """
-    Half of `x`, which is a number
-    of any kind.
+    Half of `x`, a number of any kind for which division by two is defined and gives
+    a number.
 
     Args:
         x (`int`): a number.
@@ -147,30 +148,51 @@ def halve(x):
     return x / 2
 
 
-__all__ = ["double", "halve"]
+def keep(x):
+    """
+    Args:
+        x (`int`): a number. No sentence says what comes out.
+    """
+    return x
+
+
+__all__ = ["double", "halve", "keep"]
 '''
 SHORT = '''"""File."""
 
 from .tiny import c
 
-
 def double(x):
     """Twice `x`."""
     return c(x)
 
-
 def halve(x):
-    """
-    Half of `x`, which is a number
-    of any kind.
-    """
+    """Half of `x`, a number of any kind for which division by two is defined and gives a number."""
     return x / 2
+
+def keep(x):
+    return x
 '''
 
 
-def test_docstrings_travel_with_their_first_paragraph(package):
+def test_docstrings_travel_with_their_first_sentence(package):
     package(a__x=DOCUMENTED, a__tiny="c = abs\n")
     assert flatten_modules(["house.a.x"])["x.py"] == SHORT
+
+
+def test_travelling_files_differ_from_their_sources_in_docstrings_and_imports_alone():
+    names = {public.__module__ for public in collect_auto_classes(ThoughtbubblesConfig).values()}
+    files = flatten_modules([*names])
+    for name in names:
+        origin = ast.parse(Path(sys.modules[name].__file__).read_text())
+        trees = []
+        for tree in (origin, ast.parse(files[f"{name.split('.')[-1]}.py"])):
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Module) and ast.get_docstring(node):
+                    node.body.pop(0)
+            dumps = [ast.dump(node) for node in tree.body if not isinstance(node, ast.ImportFrom)]
+            trees.append([dump for dump in dumps if "__all__" not in dump])
+        assert trees[0] == trees[1], name
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import functools
 import importlib
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from transformers.utils import logging
@@ -50,7 +51,8 @@ def _flatten_source(source: str, module_name: str, package: str) -> tuple[str, l
         if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == package for alias in node.names):
             raise ValueError(f"{where}: `import {package}` cannot be saved with a model. Import from a module.")
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Module) and ast.get_docstring(node):
-            _shorten_docstring(lines, node.body[0].lineno - 1, int(node.body[0].end_lineno or 0) - 1)
+            first, last = node.body[0].lineno - 1, int(node.body[0].end_lineno or 0)
+            lines[first:last] = [_shorten_docstring("".join(lines[first:last])), *[""] * (last - first - 1)]
         if not isinstance(node, ast.ImportFrom):
             continue
         parents = module_name.split(".")[: -node.level] if node.level else []
@@ -63,15 +65,16 @@ def _flatten_source(source: str, module_name: str, package: str) -> tuple[str, l
             imported.append(target)
             flat_import = f"from .{target.split('.')[-1]} import"
             lines[node.lineno - 1] = re.sub(r"from\s+\S+\s+import", flat_import, lines[node.lineno - 1], count=1)
-    return "".join(lines).split("\n\n\n__all__ = ")[0].rstrip() + "\n", sorted(imported)
+    return re.sub(r"\n{3,}", "\n\n", "".join(lines).split("\n\n\n__all__ = ")[0].rstrip() + "\n"), sorted(imported)
 
 
-def _shorten_docstring(lines: list[str], first: int, last: int):
-    """Leave out all but the first paragraph, in one line if that has one."""
-    if blank := [index for index in range(first, last) if not lines[index].strip()]:
-        kept = "".join(lines[first : blank[0]])
-        line = re.fullmatch(r'(\s*r?""")\s*(.*)\n', kept)
-        lines[first : last + 1] = [f'{line[1]}{line[2]}"""\n' if line else kept + lines[last], *[""] * (last - first)]
+def _shorten_docstring(docstring: str) -> str:
+    """The first sentence of a docstring; nothing of one that only lists arguments."""
+    indent = " " * (len(docstring) - len(docstring.lstrip(" ")))
+    prefix, quotes, text = docstring.strip().removesuffix('"""').partition('"""')
+    sentence = " ".join(re.split(r"(?<=\.)\s|\n\s*\n", text.strip())[0].split())
+    line = textwrap.fill(f"{prefix}{quotes}{sentence}{quotes}", 119, initial_indent=indent, subsequent_indent=indent)
+    return "" if sentence.startswith("Args:") else f"{line}\n"
 
 
 class RemoteCodeConfigMixin(resaving.RemoteCodeConfigMixin):
