@@ -14,7 +14,7 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithFla
 
 from ..configuration.configuration_byte_patch import BytePatchConfig
 from ..modeling.byte_patch.patch_ends import find_patch_ends, number_patches
-from ..modeling.common.position_ids import find_document_starts
+from ..modeling.common.packed_documents import find_document_starts
 from ..tokenization.byte_tokenizer import NUM_BYTES
 
 

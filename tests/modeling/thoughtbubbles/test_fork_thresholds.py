@@ -4,7 +4,8 @@
 import pytest
 import torch
 
-from hf_thoughtbubbles.modeling.thoughtbubbles.fork_thresholds import count_scores, cut_scores, find_threshold
+from hf_thoughtbubbles.generation.calibration import cut_scores
+from hf_thoughtbubbles.modeling.thoughtbubbles.fork_thresholds import count_scores, find_threshold
 from hf_thoughtbubbles.modeling.thoughtbubbles.forking import ForkCandidates, Threshold
 
 

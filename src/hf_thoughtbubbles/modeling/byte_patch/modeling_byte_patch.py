@@ -30,7 +30,7 @@ from ..common.cache_names import accept_cache_names, alias_cache_field, create_c
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import get_layer_cache
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from ..common.position_ids import find_documents
+from ..common.packed_documents import find_documents
 from ..generic_transformer.generic_layers import (
     SKIP_DEVICE_PLACEMENT,
     GenericAttention,
@@ -40,13 +40,7 @@ from ..generic_transformer.generic_layers import (
     init_generic_weights,
 )
 from .byte_layers import AutoregressiveByteDecoder, ByteEncoder, ByteLayer, ParallelByteDecoder
-from .byte_positions import (
-    ByteWindow,
-    get_byte_offsets,
-    get_byte_positions,
-    get_patch_positions,
-    select_rows,
-)
+from .byte_positions import ByteWindow, get_byte_offsets, get_byte_positions, get_patch_positions, select_rows
 from .cache_patches import PatchCache, PatchSlots
 from .checks_byte_patch import check_blocks, check_bytes, check_documents
 from .generation_byte_patch import BytePatchGenerationMixin

@@ -153,9 +153,4 @@ def check_ids(ids: torch.Tensor, name: str, size: int, size_name: str = "vocab_s
         )
 
 
-__all__ = [
-    "check_cache_in_replay",
-    "check_generation_length",
-    "check_ids",
-    "check_tokens",
-]
+__all__ = ["check_cache_in_replay", "check_generation_length", "check_ids", "check_tokens"]

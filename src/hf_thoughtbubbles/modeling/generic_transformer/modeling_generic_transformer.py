@@ -32,13 +32,8 @@ from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
 from ..common.checks_tokens import check_cache_in_replay, check_generation_length
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from ..common.position_ids import (
-    count_positions,
-    find_documents,
-    get_position_ids,
-    pad_mask_to_cache,
-    take_last,
-)
+from ..common.packed_documents import find_documents
+from ..common.position_ids import count_positions, get_position_ids, pad_mask_to_cache, take_last
 from ..common.prompt_embeddings import append_generated
 from .checks_generic_transformer import check_inputs
 from .generic_layers import (

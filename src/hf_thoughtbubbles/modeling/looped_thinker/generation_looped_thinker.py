@@ -1,78 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Generation with looped Thinkers: numbers of steps and latents, caches sized by them, and parallel answers."""
+"""Generation of answers with looped Thinkers."""
 
-import copy
-
-from transformers.cache_utils import DynamicCache, StaticCache
 from transformers.generation import GenerationMode
 
-from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
-from ..common.checks_tokens import check_generation_length
-from .checks_looped_thinker import check_count
-
-
-class LoopedThinkerGenerationMixin:
-    """
-    Passes fields of the generation configuration to `forward`. Put it before transformers' `GenerationMixin`.
-
-    `generation_config_fields` are arguments of `forward` that a `GenerationConfig` may set.
-    """
-
-    generation_config_fields: tuple[str, ...] = ("num_steps",)
-
-    @staticmethod
-    @accept_cache_names
-    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
-        """The causal mask of a static cache, the same for all steps."""
-        return create_causal_mask(
-            config=config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
-
-    def _prepare_generation_config(self, generation_config=None, *args, **kwargs):
-        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, *args, **kwargs)
-        # An assistant is given the configuration of the model that it assists, but uses its own number of steps.
-        is_assistant = getattr(generation_config, "is_assistant", False)
-        chosen = self.generation_config if is_assistant else generation_config
-        for name in self.generation_config_fields:
-            value = getattr(chosen, name, None)
-            if value is not None and model_kwargs.get(name) is None:
-                model_kwargs[name] = value
-        return generation_config, model_kwargs
-
-    def _get_candidate_generator(self, *args, model_kwargs, **kwargs):
-        own = {key: value for key, value in model_kwargs.items() if key not in self.generation_config_fields}
-        return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
-
-
-class TextThinkingMixin(LoopedThinkerGenerationMixin):
-    """Generation of text: the cache has as many slots as the steps need."""
-
-    generation_config_fields = ("num_steps", "exit_threshold")
-
-    def _prepare_cache_for_generation(
-        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-    ):
-        check_generation_length(self.config, max_cache_length)
-        is_given = model_kwargs.get(CACHE_NAME) is not None
-        super()._prepare_cache_for_generation(
-            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-        )
-        num_steps, cache = model_kwargs.get("num_steps"), model_kwargs.get(CACHE_NAME)
-        if num_steps is None or cache is None or is_given or num_steps == self.config.num_steps:
-            return
-        check_count("num_steps", num_steps)
-        config = copy.deepcopy(self.config)
-        config.num_steps = int(num_steps)
-        if type(cache) is StaticCache:
-            model_kwargs[CACHE_NAME] = StaticCache(config=config, max_cache_len=max_cache_length)
-        elif type(cache) is DynamicCache:
-            model_kwargs[CACHE_NAME] = DynamicCache(config=config, offloading=cache.offloading)
-            if generation_config.is_assistant:
-                model_kwargs[CACHE_NAME].activate_past_recording()
+from ..common.cache_names import CACHE_NAME, accept_cache_names
+from .generation_loop import LoopedThinkerGenerationMixin
 
 
 class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
@@ -131,4 +63,4 @@ class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
         )
 
 
-__all__ = ["AnswerThinkingMixin", "TextThinkingMixin"]
+__all__ = ["AnswerThinkingMixin"]

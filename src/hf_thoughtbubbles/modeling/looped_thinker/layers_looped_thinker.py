@@ -27,7 +27,7 @@ from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAMES
 from ..common.common_layers import eager_attention_forward, get_layer_cache, rotate_channels
 from .cache_steps import KeyValue
-from .checks_looped_thinker import check_layers
+from .checks_loop import check_layers
 
 
 class Memory(NamedTuple):

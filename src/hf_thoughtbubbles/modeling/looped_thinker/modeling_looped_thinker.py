@@ -29,15 +29,12 @@ from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding, embed_sinusoids
 from ..common.position_ids import get_position_ids
 from .cache_steps import KeyValue
-from .checks_looped_thinker import check_answer, check_labels, check_problem, refuse_arguments
+from .checks_loop import refuse_arguments
+from .checks_looped_thinker import check_answer, check_labels, check_problem
 from .generation_looped_thinker import AnswerThinkingMixin
 from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock, Memory, create_memory_mask
-from .outputs_looped_thinker import (
-    LoopedThinkerEncoderOutput,
-    LoopedThinkerModelOutput,
-    LoopedThinkerSeq2SeqLMOutput,
-)
-from .step_memory import ProblemMemory
+from .outputs_looped_thinker import LoopedThinkerEncoderOutput, LoopedThinkerModelOutput, LoopedThinkerSeq2SeqLMOutput
+from .problem_memory import ProblemMemory
 
 
 class LoopedThinkerPreTrainedModel(LoopedPreTrainedModel):
@@ -373,14 +370,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
                 stream = self.embed_answer_stream(decoder_input_ids, inputs_embeds, attention_mask)
                 thinking["loop_embeds"] = stream
         return self.decode(
-            inputs_embeds,
-            attention_mask,
-            encoder_outputs,
-            past_key_values,
-            thinking,
-            reading,
-            output_steps,
-            **kwargs,
+            inputs_embeds, attention_mask, encoder_outputs, past_key_values, thinking, reading, output_steps, **kwargs
         )
 
 

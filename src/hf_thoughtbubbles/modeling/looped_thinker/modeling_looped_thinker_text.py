@@ -26,12 +26,14 @@ from ...configuration.configuration_looped_thinker_text import LoopedThinkerText
 from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding
-from ..common.position_ids import find_documents, get_position_ids, take_last
+from ..common.packed_documents import find_documents
+from ..common.position_ids import get_position_ids, take_last
 from .cache_steps import StepStates
-from .checks_looped_thinker import check_text, refuse_arguments
-from .generation_looped_thinker import TextThinkingMixin
+from .checks_loop import refuse_arguments
+from .checks_looped_thinker_text import check_text
+from .generation_looped_thinker_text import TextThinkingMixin
 from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock
-from .step_memory import TextMemory
+from .text_memory import TextMemory
 
 
 ARGUMENTS_FOR_ANSWERS = (

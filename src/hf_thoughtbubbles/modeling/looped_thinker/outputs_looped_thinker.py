@@ -7,11 +7,7 @@ Shapes: B batch, L latents, R steps, S kept steps, A answer positions, M memory 
 from dataclasses import dataclass
 
 import torch
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    BaseModelOutputWithPastAndCrossAttentions,
-    Seq2SeqLMOutput,
-)
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions, Seq2SeqLMOutput
 
 from ..common.cache_names import alias_cache_field
 

@@ -191,11 +191,4 @@ class BlockLinearCore(nn.Module):
         return latent
 
 
-__all__ = [
-    "AttentionPooling",
-    "BlockLinearCore",
-    "LatentSpaceDecoder",
-    "LatentSpaceQuery",
-    "MLPCore",
-    "pool_mean",
-]
+__all__ = ["AttentionPooling", "BlockLinearCore", "LatentSpaceDecoder", "LatentSpaceQuery", "MLPCore", "pool_mean"]

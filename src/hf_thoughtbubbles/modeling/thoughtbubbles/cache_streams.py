@@ -335,11 +335,4 @@ def check_cache_layers(past_key_values: Cache, config: PreTrainedConfig, batch_s
             )
 
 
-__all__ = [
-    "StaticStreamLayer",
-    "StreamCache",
-    "StreamLayer",
-    "StreamSlots",
-    "allocate_slots",
-    "check_cache_layers",
-]
+__all__ = ["StaticStreamLayer", "StreamCache", "StreamLayer", "StreamSlots", "allocate_slots", "check_cache_layers"]

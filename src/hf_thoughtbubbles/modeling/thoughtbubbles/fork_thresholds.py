@@ -30,9 +30,6 @@ THRESHOLD_DECAY = 0.95  # how much of a tracked threshold stays at each optimize
 # Bins in which scores are counted while training.
 NUM_SCORE_BINS, LOWEST_SCORE, SCORE_UNIT = 8192, -320.0, 0.01  # nats
 SCORE_STEP = math.asinh(-LOWEST_SCORE / SCORE_UNIT) / NUM_SCORE_BINS
-# Equal scores differ by rounding, from one batch shape or processor to another: by less than this, relative to the
-# larger of the score and 1. A threshold must lie farther than that from every score.
-SCORE_ROUNDING = 1e-5
 
 
 def is_learning(module: nn.Module) -> bool:
@@ -89,38 +86,6 @@ def find_threshold(counts: torch.Tensor, num_wanted: torch.Tensor) -> torch.Tens
     edge = torch.where(last == len(counts), torch.minimum(edge, first + 1), edge)
     edge = torch.where(first == 0, torch.maximum(edge, last - 1), edge)
     return -SCORE_UNIT * torch.sinh(edge * SCORE_STEP)
-
-
-def cut_scores(scores: torch.Tensor, num_wanted: int) -> float:
-    """
-    The threshold that about the best `num_wanted` of `scores` reach, farther from every score than rounding.
-
-    Equal scores, as those of one token id before the first layer, are kept together or dropped together. A cut costs
-    the number of scores that it keeps too many or too few, plus the number that lie within rounding of it and could
-    fall on either side. The cheapest cut is taken; of equally cheap ones, that in the widest gap.
-
-    Args:
-        scores (`torch.DoubleTensor` of shape `(N,)`): log scores, best first; at least one.
-        num_wanted (`int`): how many to keep; all when there are fewer.
-
-    Returns:
-        `float`: halfway between two scores, or beside the best or the worst of them.
-
-    >>> cut_scores(torch.tensor([-1.0, -2.0, -2.0, -2.0, -5.0]), 2)  # not between equal scores
-    -1.5
-    """
-    scores = scores.double()
-    margin = 10 * SCORE_ROUNDING
-    ends = scores[:1] + margin * scores[:1].abs().clamp(min=1), scores[-1:] - margin * scores[-1:].abs().clamp(min=1)
-    bounds = torch.cat((ends[0], scores, ends[1]))
-    cuts = torch.cat((ends[0], (scores[:-1] + scores[1:]) / 2, ends[1]))  # cut i keeps i scores
-    reach = SCORE_ROUNDING * cuts.abs().clamp(min=1)
-    ascending = scores.flip(0).contiguous()
-    num_near = torch.searchsorted(ascending, cuts + reach, right=True) - torch.searchsorted(ascending, cuts - reach)
-    num_kept = torch.arange(len(cuts), device=scores.device)
-    cost = (num_kept - min(num_wanted, len(scores))).abs() + num_near
-    gaps = bounds[:-1] - bounds[1:]
-    return float(cuts[gaps.where(cost == cost.min(), -1.0).argmax()])
 
 
 class TrackedThreshold(nn.Module):
@@ -309,7 +274,6 @@ __all__ = [
     "KEEP_NONE",
     "TrackedThreshold",
     "count_scores",
-    "cut_scores",
     "find_threshold",
     "interpolate_thresholds",
     "is_learning",

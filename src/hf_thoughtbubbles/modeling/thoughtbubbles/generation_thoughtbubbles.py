@@ -62,13 +62,7 @@ class ThoughtbubblesGenerationMixin:
         ).forks
 
     def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        inputs_embeds=None,
-        attention_mask=None,
-        is_first_iteration=False,
-        fork_record=None,
-        **kwargs,
+        self, input_ids, inputs_embeds=None, attention_mask=None, is_first_iteration=False, fork_record=None, **kwargs
     ):
         """Inputs of the next step; without a cache, a prompt of vectors is read again with the generated tokens."""
         if not self.config.is_cacheable and inputs_embeds is not None:

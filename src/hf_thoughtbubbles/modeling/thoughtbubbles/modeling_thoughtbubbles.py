@@ -37,7 +37,8 @@ from ..common.cache_names import CACHE_NAMES, accept_cache_names, alias_cache_fi
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding, get_layer_cache
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from ..common.position_ids import find_documents, get_position_ids, take_last
+from ..common.packed_documents import find_documents
+from ..common.position_ids import get_position_ids, take_last
 from .cache_streams import StreamCache, StreamSlots, allocate_slots
 from .checks_thoughtbubbles import check_documents, check_inputs, warn_of_forks_before_attention
 from .fork_thresholds import is_learning, read_thresholds
@@ -49,13 +50,7 @@ from .layers_thoughtbubbles import (
     ThoughtbubblesDecoderLayer,
     create_stream_mask,
 )
-from .streams import (
-    ThoughtbubblesStreams,
-    count_streams,
-    fold_streams,
-    get_stream_positions,
-    mix_stream_distributions,
-)
+from .streams import ThoughtbubblesStreams, count_streams, fold_streams, get_stream_positions, mix_stream_distributions
 
 
 @alias_cache_field

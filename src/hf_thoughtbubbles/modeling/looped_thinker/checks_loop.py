@@ -1,0 +1,45 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Input validation that both kinds of looped Thinkers share."""
+
+import numbers
+
+import torch.distributed as dist
+from torch import nn
+
+
+def check_count(name: str, count, highest: int | None = None, highest_name: str | None = None, lowest: int = 1):
+    """Refuse a count that is no whole number, or not between `lowest` and `highest`, the value of `highest_name`."""
+    if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < lowest:
+        raise ValueError(f"`{name}` is {count!r}; it must be a whole number of at least {lowest}.")
+    if highest is not None and count > highest:
+        raise ValueError(
+            f"`{name}` is {count}, but `{highest_name}` is {highest}. Use fewer, or build a model with a larger "
+            f"`{highest_name}`."
+        )
+
+
+def check_layers(layers: nn.ModuleList):
+    """
+    Refuse layers that FSDP gathers one by one when they are called: the memory is projected before that. The wrapper
+    classes are compared by name, because not every torch has them.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    wrappers = {"FSDPModule", "FullyShardedDataParallel"}
+    if any(parent.__name__ in wrappers for layer in layers for parent in type(layer).__mro__):
+        raise ValueError(
+            "FSDP wraps every `LoopedThinkerLayer` of this model, but the layers must be gathered together. Shard the "
+            "model as a whole: `accelerate launch --fsdp_auto_wrap_policy NO_WRAP`, or "
+            '`fsdp_config={"auto_wrap_policy": "NO_WRAP"}` in TrainingArguments.'
+        )
+
+
+def refuse_arguments(kwargs: dict, names: tuple[str, ...], owner: str):
+    """Refuse keyword arguments that only the other kind of looped Thinker, `owner`, has."""
+    for name in names:
+        value = kwargs.get(name)
+        if value is not None and value is not False:
+            raise ValueError(f"`{name}` was passed, but only `{owner}` has this argument. Remove it.")
+
+
+__all__ = ["check_count", "check_layers", "refuse_arguments"]

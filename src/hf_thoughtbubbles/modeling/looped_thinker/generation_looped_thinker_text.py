@@ -1,0 +1,41 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""Generation of text with looped Thinkers: caches sized by the number of steps."""
+
+import copy
+
+from transformers.cache_utils import DynamicCache, StaticCache
+
+from ..common.cache_names import CACHE_NAME
+from ..common.checks_tokens import check_generation_length
+from .checks_loop import check_count
+from .generation_loop import LoopedThinkerGenerationMixin
+
+
+class TextThinkingMixin(LoopedThinkerGenerationMixin):
+    """Generation of text: the cache has as many slots as the steps need."""
+
+    generation_config_fields = ("num_steps", "exit_threshold")
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        check_generation_length(self.config, max_cache_length)
+        is_given = model_kwargs.get(CACHE_NAME) is not None
+        super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+        num_steps, cache = model_kwargs.get("num_steps"), model_kwargs.get(CACHE_NAME)
+        if num_steps is None or cache is None or is_given or num_steps == self.config.num_steps:
+            return
+        check_count("num_steps", num_steps)
+        config = copy.deepcopy(self.config)
+        config.num_steps = int(num_steps)
+        if type(cache) is StaticCache:
+            model_kwargs[CACHE_NAME] = StaticCache(config=config, max_cache_len=max_cache_length)
+        elif type(cache) is DynamicCache:
+            model_kwargs[CACHE_NAME] = DynamicCache(config=config, offloading=cache.offloading)
+            if generation_config.is_assistant:
+                model_kwargs[CACHE_NAME].activate_past_recording()
+
+
+__all__ = ["TextThinkingMixin"]
