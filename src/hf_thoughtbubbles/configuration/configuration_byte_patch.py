@@ -84,8 +84,8 @@ class BytePatchConfig(GenericTransformerConfig):
     Example:
 
     >>> from hf_thoughtbubbles import BytePatchConfig
-    >>> BytePatchConfig(patching="fixed", patch_size=8).max_patches(2048)
-    256
+    >>> BytePatchConfig(core_hidden_size=256).core_head_dim
+    32
     """
 
     model_type = "byte_patch"
@@ -136,12 +136,6 @@ class BytePatchConfig(GenericTransformerConfig):
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "BytePatchConfig":
         """This configuration; transformers would take the field `decoder` for a nested one."""
         return self
-
-    def max_patches(self, num_bytes: int) -> int:
-        """Most patches that `num_bytes` bytes can make, special tokens aside for `"fixed"` patching."""
-        if self.patching == "fixed":
-            return -(-num_bytes // self.patch_size)
-        return num_bytes
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and heads divide widths evenly."""

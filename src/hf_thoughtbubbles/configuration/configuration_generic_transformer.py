@@ -8,12 +8,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
+from .layer_settings import Normalization, check_layers
 from .rope_settings import check_rope_parameters
-from .size_settings import check_counts, check_heads, check_key_value_heads, check_rotary_heads, check_scales
-
-
-Normalization = Literal["rms_norm", "layer_norm", "none"]
-HIDDEN_ACTS = ("gelu", "relu", "leaky_relu", "tanh", "sigmoid", "silu", "learned", "none")
+from .size_settings import check_counts, check_heads, check_key_value_heads, check_rotary_heads
 
 
 @strict
@@ -160,10 +157,7 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     def validate_activation(self):
         """Part of `@strict`-powered validation: a known activation, and scales in range."""
-        if self.hidden_act not in HIDDEN_ACTS:
-            raise ValueError(f'`hidden_act` is "{self.hidden_act}"; it must be one of {HIDDEN_ACTS}.')
-        dropouts = ("embedding_dropout", "attention_dropout", "hidden_dropout")
-        check_scales(self, ("rms_norm_eps", "layer_norm_eps", "initializer_range"), dropouts)
+        check_layers(self, "embedding_dropout", "attention_dropout", "hidden_dropout")
 
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings with an effect."""
@@ -171,4 +165,4 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         check_rope_parameters(self.rope_parameters)
 
 
-__all__ = ["HIDDEN_ACTS", "GenericTransformerConfig"]
+__all__ = ["GenericTransformerConfig"]

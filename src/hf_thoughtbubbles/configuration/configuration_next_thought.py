@@ -8,8 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from ..hub.remote_code import RemoteCodeConfigMixin
-from .configuration_generic_transformer import HIDDEN_ACTS, Normalization
-from .size_settings import check_counts, check_heads, check_key_value_heads, check_scales
+from .layer_settings import Normalization, check_layers
+from .size_settings import check_counts, check_heads, check_key_value_heads
 
 
 COUNTS = (
@@ -259,9 +259,7 @@ class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     def validate_activation(self):
         """Part of `@strict`-powered validation: a known activation, and scales in range."""
-        if self.hidden_act not in HIDDEN_ACTS:
-            raise ValueError(f'`hidden_act` is "{self.hidden_act}"; it must be one of {HIDDEN_ACTS}.')
-        check_scales(self, ("initializer_range", "rms_norm_eps", "layer_norm_eps"), ["dropout"])
+        check_layers(self, "dropout")
 
 
 class NextThoughtStackView:

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hf_thoughtbubbles.configuration.configuration_generic_transformer import HIDDEN_ACTS
+from hf_thoughtbubbles.configuration.layer_settings import HIDDEN_ACTS
 from tests.test_contract_bytes import VARIANTS, draw
 
 

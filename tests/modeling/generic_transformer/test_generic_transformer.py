@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_thoughtbubbles import GenericTransformerForCausalLM
-from hf_thoughtbubbles.configuration.configuration_generic_transformer import HIDDEN_ACTS
+from hf_thoughtbubbles.configuration.layer_settings import HIDDEN_ACTS
 from tests.families import draw_ids, make_generic
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_thoughtbubbles.conversion.stlm import generic_transformer_from_stlm, list_generic_parameters
-from hf_thoughtbubbles.modeling.generic_transformer.generic_layers import Activation, LearnedActivation
+from hf_thoughtbubbles.modeling.generic_transformer.generic_layers import LearnedActivation, build_activation
 
 
 FOLDER = Path(os.environ.get("GENERIC_PARITY_FOLDER", Path(__file__).parents[2] / "parity" / "stlm_generic"))
@@ -78,7 +78,7 @@ def test_every_activation_of_the_original_is_reproduced(path):
     names = [name.removeprefix("act/") for name in arrays.files if name.startswith("act/")]
     assert len(names) == 8
     for name in names:
-        activation = learned if name == "learned" else Activation({"leakyrelu": "leaky_relu"}.get(name, name))
+        activation = learned if name == "learned" else build_activation({"leakyrelu": "leaky_relu"}.get(name, name))
         np.testing.assert_allclose(activation(x).detach().numpy(), arrays[f"act/{name}"], atol=1e-5, rtol=1e-5)
 
 

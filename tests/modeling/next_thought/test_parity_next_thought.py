@@ -21,11 +21,11 @@ from hf_thoughtbubbles.conversion.next_thought import (
     next_thought_from_stlm,
 )
 from hf_thoughtbubbles.conversion.state_dicts import copy_parameters
+from hf_thoughtbubbles.modeling.next_thought.latent_space_query import LatentSpaceQuery
 from hf_thoughtbubbles.modeling.next_thought.pooling_layers import (
     AttentionPooling,
     BlockLinearCore,
     LatentSpaceDecoder,
-    LatentSpaceQuery,
 )
 
 

@@ -5,7 +5,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
-from ..common.checks_tokens import check_tokens
+from ..common.checks_tokens import check_ids, check_tokens
 
 
 def check_inputs(
@@ -24,14 +24,8 @@ def check_inputs(
             "`use_cache=True` or `past_key_values` was passed, but with `is_causal=False` earlier tokens attend to "
             "later ones, so no cache can be exact. Pass all tokens in one call with `use_cache=False`."
         )
-    if position_ids is None or position_ids.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    lowest, highest = int(position_ids.min()), int(position_ids.max())
-    if lowest < 0 or highest >= config.max_position_embeddings:
-        raise ValueError(
-            f"`position_ids` holds {lowest if lowest < 0 else highest}, but positions are 0 to "
-            f"{config.max_position_embeddings - 1} (`max_position_embeddings` {config.max_position_embeddings})."
-        )
+    if position_ids is not None:
+        check_ids(position_ids, "position_ids", config.max_position_embeddings, "max_position_embeddings")
 
 
 __all__ = ["check_inputs"]

@@ -2,6 +2,7 @@
 """The layers of the generic transformer (docs/reference_behaviour.md, "Generic transformer").
 
 Generic transformers use them over tokens, byte-patch models over patches, next-thought models over both thoughts.
+Their `config` has the fields of a [`GenericTransformerConfig`]: it is one, or a view of another configuration.
 
 Shapes: B batch, S positions, M keys, N heads, K heads of keys and values, H head size, D hidden, R relative distances.
 """
@@ -10,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from ...configuration.configuration_generic_transformer import GenericTransformerConfig
 from ..common.cache_names import CACHE_NAMES
 from ..common.common_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids, get_layer_cache
 
@@ -25,17 +27,9 @@ NUM_CURVE_POINTS = 10  # hidden units of the learned activation
 # Arguments that accelerate must not move to a layer's device: caches choose their device, and moving a shared module
 # moves its weights, which are absent while they are offloaded to disk.
 SKIP_DEVICE_PLACEMENT = [*CACHE_NAMES, "activation", "shared_mlp"]
-ACTIVATIONS = {
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "leaky_relu": F.leaky_relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "silu": F.silu,
-}
 
 
-def build_norm(config: GenericTransformerConfig, kind: str, bias: bool) -> nn.Module:
+def build_norm(config: PreTrainedConfig, kind: str, bias: bool) -> nn.Module:
     """Build the norm `kind` over `hidden_size` channels; `"none"` gives the identity."""
     if kind == "rms_norm":
         return nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -64,21 +58,15 @@ class LearnedActivation(nn.Module):
         return sum((F.relu(hidden_states * slope + bias) * weight for slope, bias, weight in units), self.down_bias)
 
 
-class Activation(nn.Module):
-    """The fixed activation that `hidden_act` names."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.name = name
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states if self.name == "none" else ACTIVATIONS[self.name](hidden_states)
+def build_activation(name: str) -> nn.Module:
+    """Build the activation that `hidden_act` names."""
+    return LearnedActivation() if name == "learned" else ACT2FN["linear" if name == "none" else name]
 
 
 class PositionVectors(nn.Module):
     """A vector for each position, to be added: learned, or sines in even and cosines in odd channels."""
 
-    def __init__(self, config: GenericTransformerConfig):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.hidden_size = config.hidden_size
         self.table = None
@@ -131,7 +119,7 @@ def add_mask(bias: torch.Tensor, attention_mask: torch.Tensor | None, is_causal:
 class GenericAttention(nn.Module):
     """Self-attention with grouped heads; causal or not, with rotary, relative or no positions of its own."""
 
-    def __init__(self, config: GenericTransformerConfig, layer_idx: int):
+    def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
@@ -207,7 +195,7 @@ class GenericAttention(nn.Module):
 class GenericMLP(nn.Module):
     """Feed-forward layer; the activation is an argument, because all layers share a learned one."""
 
-    def __init__(self, config: GenericTransformerConfig):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         width, wide = config.hidden_size, config.intermediate_size
         self.gate_proj = None
@@ -226,7 +214,7 @@ class GenericMLP(nn.Module):
 class GenericDecoderLayer(GradientCheckpointingLayer):
     """Pre-norm attention and feed-forward layer, each added to the residual stream."""
 
-    def __init__(self, config: GenericTransformerConfig, layer_idx: int):
+    def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__()
         self.self_attn = GenericAttention(config, layer_idx)
         self.mlp = None if config.share_feed_forward else GenericMLP(config)
@@ -249,13 +237,12 @@ class GenericDecoderLayer(GradientCheckpointingLayer):
 class GenericStack(nn.Module):
     """All layers, with the modules that they share: positions, activation and, as an option, a feed-forward layer."""
 
-    def __init__(self, config: GenericTransformerConfig):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.config = config
         self.positions = PositionVectors(config) if config.position_embedding in ("learned", "sinusoidal") else None
         self.rotary_emb = RotaryEmbedding(config) if config.position_embedding == "rope" else None
-        is_learned = config.hidden_act == "learned" and config.feed_forward == "mlp"
-        self.act_fn = LearnedActivation() if is_learned else Activation(config.hidden_act)
+        self.act_fn = build_activation(config.hidden_act if config.feed_forward == "mlp" else "none")
         self.shared_mlp = GenericMLP(config) if config.share_feed_forward else None
         self.layers = nn.ModuleList(GenericDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
@@ -294,7 +281,6 @@ def init_generic_weights(module: nn.Module):
 
 
 __all__ = [
-    "ACTIVATIONS",
     "SKIP_DEVICE_PLACEMENT",
     "GenericAttention",
     "GenericDecoderLayer",
@@ -302,6 +288,7 @@ __all__ = [
     "GenericStack",
     "LearnedActivation",
     "PositionVectors",
+    "build_activation",
     "build_norm",
     "init_generic_weights",
     "rotate_pairs",

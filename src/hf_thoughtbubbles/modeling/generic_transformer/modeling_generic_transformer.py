@@ -29,7 +29,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
 from ...hub.hub_models import HubModelMixin
-from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
+from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names, create_causal_mask
 from ..common.checks_tokens import check_cache_in_replay, check_generation_length
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from ..common.packed_documents import find_documents
@@ -144,8 +144,8 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
             return None
         num_tokens = inputs_embeds.shape[1]
         is_static = past_key_values.is_compileable
-        num_keys = past_key_values.layers[0].max_cache_len if is_static else past_key_values.get_seq_length()
-        num_keys += 0 if is_static else num_tokens
+        num_past = past_key_values.get_seq_length()
+        num_keys = past_key_values.layers[0].max_cache_len if is_static else num_past + num_tokens
         if attention_mask is not None and attention_mask.ndim == 2:
             positions = count_positions(attention_mask)
             positions = nn.functional.pad(positions, (0, num_keys - positions.shape[1]))
@@ -238,30 +238,13 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
         masks = {"attention_mask": attention_mask, "position_ids": position_ids, CACHE_NAME: past_key_values}
         return create_masks_for_generate(config=config, inputs_embeds=inputs_embeds, **masks, **kwargs)
 
-    @accept_cache_names
-    def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        inputs_embeds=None,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        is_first_iteration=False,
-        **kwargs,
-    ):
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
         """The inputs of the next step; without a cache, the vectors of the prompt and the generated tokens."""
-        if inputs_embeds is not None and past_key_values is None:
-            embed_tokens, is_first_iteration = self.get_input_embeddings(), True
-            inputs_embeds = append_generated(embed_tokens, inputs_embeds, input_ids, attention_mask, position_ids)
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            **{CACHE_NAME: past_key_values},
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
+        if inputs_embeds is not None and all(kwargs.get(name) is None for name in CACHE_NAMES):
+            tokens = kwargs.get("attention_mask"), kwargs.get("position_ids")
+            inputs_embeds = append_generated(self.get_input_embeddings(), inputs_embeds, input_ids, *tokens)
+            kwargs["is_first_iteration"] = True
+        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
     def unembed(self, last_hidden_state: torch.Tensor, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor:
         """Logits `(B, T, V)` of states `(B, T, D)`, or of the last or the listed tokens only."""

@@ -144,18 +144,6 @@ class LatentSpaceDecoder(nn.Module):
         return self.projection(latent).unflatten(-1, (self.length, -1))
 
 
-class LatentSpaceQuery(nn.Module):
-    """Cross-attention of tokens `(B, S, D)` to latent tokens `(B, M, D)`, without a norm or a residual stream."""
-
-    def __init__(self, hidden_size: int, num_heads: int = 12):
-        super().__init__()
-        self.attention = WrittenOutAttention(hidden_size, num_heads)
-
-    def forward(self, hidden_states: torch.Tensor, latent_tokens: torch.Tensor) -> torch.Tensor:
-        attn_output, _ = self.attention(hidden_states, latent_tokens)
-        return self.attention.o_proj(attn_output)
-
-
 class MLPCore(nn.Module):
     """A thought `(B, L)` to the next: two layers with a ReLU between them (the original's `BaselineCoreModel`)."""
 
@@ -191,4 +179,4 @@ class BlockLinearCore(nn.Module):
         return latent
 
 
-__all__ = ["AttentionPooling", "BlockLinearCore", "LatentSpaceDecoder", "LatentSpaceQuery", "MLPCore", "pool_mean"]
+__all__ = ["AttentionPooling", "BlockLinearCore", "LatentSpaceDecoder", "MLPCore", "WrittenOutAttention", "pool_mean"]

@@ -195,17 +195,29 @@ class Copy(CopyRule):
         return candidates.keep(torch.ones_like(candidates.token_index, dtype=torch.bool), capacity)
 
 
-def get_capacity(fork: nn.Module, num_tokens: int, num_candidates: int, is_static: bool) -> int | None:
-    """Slots of a row: fixed in training; in evaluation room for all candidates, or `None` where shapes may vary."""
+def choose_candidates(
+    fork: nn.Module,
+    candidates: ForkCandidates,
+    fork_budget: float | None,
+    threshold: float | torch.Tensor | None,
+    is_static: bool,
+) -> tuple[ForkChoice, torch.Tensor]:
+    """
+    The choice of the configuration's rule, and the log scores `(B, K)` of what stays, `-inf` for fillers.
+
+    The slots of a row are fixed in training. In evaluation there is room for all candidates if `is_static`; otherwise
+    for as many as stay.
+    """
+    rule, num_candidates = get_fork_rule(fork.config.fork_rule), candidates.log_scores.shape[1]
+    capacity = num_candidates if is_static else None
     if is_learning(fork):
-        return math.ceil(num_tokens * fork.config.fork_budget)
-    return num_candidates if is_static else None
-
-
-def gather_log_scores(choice: ForkChoice, num_tokens: int, has_fillers: bool) -> torch.Tensor:
-    """Log scores `(B, K)` of the kept candidates; `-inf` for fillers."""
+        capacity = math.ceil(candidates.num_tokens * fork.config.fork_budget)
+    budget = fork_budget or fork.config.fork_budget
+    choice = rule.choose(candidates, fork_budget=budget, threshold=threshold, capacity=capacity)
     log_scores = choice.log_scores if choice.kept is None else choice.log_scores.gather(1, choice.kept)
-    return log_scores.masked_fill(choice.token_index == num_tokens, -torch.inf) if has_fillers else log_scores
+    if not rule.has_dead_slots:
+        log_scores = log_scores.masked_fill(choice.token_index == candidates.num_tokens, -torch.inf)
+    return choice, log_scores
 
 
 def gather_parents(hidden_states: torch.Tensor, kept: torch.Tensor | None, num_candidates: int) -> torch.Tensor:
@@ -261,18 +273,11 @@ class ThoughtbubblesFork(TrackedThreshold):
                 uses the tracked one.
             is_static (`bool`): fill rows up to the most streams that there can be.
         """
-        rule = get_fork_rule(self.config.fork_rule)
         is_tracking = is_learning(self) and self.score_proj.weight.requires_grad
         if is_learning(self):
             threshold = self.open_window(self.score_proj.weight) if is_tracking else self.threshold
         candidates = self.score_candidates(streams, num_tokens, token_mask)
-        choice = rule.choose(
-            candidates,
-            fork_budget=fork_budget or self.config.fork_budget,
-            threshold=threshold,
-            capacity=get_capacity(self, num_tokens, candidates.log_scores.shape[1], is_static),
-        )
-        log_scores = gather_log_scores(choice, num_tokens, has_fillers=not rule.has_dead_slots)
+        choice, log_scores = choose_candidates(self, candidates, fork_budget, threshold, is_static)
         if is_tracking:
             num_kept = (log_scores > -torch.inf).sum()
             self.observe(choice.log_scores, candidates.token_index, num_tokens, num_kept, token_mask)
@@ -322,17 +327,10 @@ class ThoughtbubblesUnscoredFork(nn.Module):
         log_scores = torch.full(token_index.shape, -math.log(self.num_candidates), device=hidden_states.device)
         if streams.log_scores is not None:
             log_scores = log_scores + streams.log_scores.repeat_interleave(self.num_candidates, dim=1)
-        choice = get_fork_rule(self.config.fork_rule).choose(
-            ForkCandidates(log_scores, token_index, num_tokens, token_mask),
-            fork_budget=self.config.fork_budget,
-            threshold=None,
-            capacity=get_capacity(self, num_tokens, token_index.shape[1], is_static),
-        )
+        candidates = ForkCandidates(log_scores, token_index, num_tokens, token_mask)
+        choice, log_scores = choose_candidates(self, candidates, None, None, is_static)
         hidden_states = gather_parents(hidden_states, choice.kept, self.num_candidates)
-        has_fillers = choice.kept is not None
-        return ThoughtbubblesStreams(
-            hidden_states, choice.token_index, gather_log_scores(choice, num_tokens, has_fillers)
-        )
+        return ThoughtbubblesStreams(hidden_states, choice.token_index, log_scores)
 
 
 __all__ = [

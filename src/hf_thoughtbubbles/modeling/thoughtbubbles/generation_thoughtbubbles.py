@@ -61,21 +61,13 @@ class ThoughtbubblesGenerationMixin:
             fork_budget=fork_budget,
         ).forks
 
-    def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, attention_mask=None, is_first_iteration=False, fork_record=None, **kwargs
-    ):
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, fork_record=None, **kwargs):
         """Inputs of the next step; without a cache, a prompt of vectors is read again with the generated tokens."""
         if not self.config.is_cacheable and inputs_embeds is not None:
-            embed_tokens, position_ids = self.get_input_embeddings(), kwargs.get("position_ids")
-            inputs_embeds = append_generated(embed_tokens, inputs_embeds, input_ids, attention_mask, position_ids)
-            is_first_iteration = True
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
+            tokens = kwargs.get("attention_mask"), kwargs.get("position_ids")
+            inputs_embeds = append_generated(self.get_input_embeddings(), inputs_embeds, input_ids, *tokens)
+            kwargs["is_first_iteration"] = True
+        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
     @staticmethod
     @accept_cache_names

@@ -193,7 +193,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
 
         streams, forks = ThoughtbubblesStreams(inputs_embeds), []
         log_scores = gates = None
-        positions = self.get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
+        # The published rule does not count along the mask (docs/reference_behaviour.md, "Thoughtbubbles", T16).
+        counted_mask = None if self.config.has_dead_slots else attention_mask
+        positions = get_position_ids(inputs_embeds, counted_mask, position_ids, past_key_values)
         shared = self.prepare_tokens(
             inputs_embeds, positions, attention_mask, position_ids, past_key_values, token_mask
         )
@@ -220,14 +222,6 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         if not self.config.has_fork_thresholds or is_learning(self):
             return [None] * len(self.forks)
         return read_thresholds(self.config, list(self.forks.values()), fork_budget)
-
-    def get_position_ids(self, inputs_embeds, attention_mask, position_ids, past_key_values) -> torch.Tensor:
-        """
-        Position ids `(B or 1, T)` of tokens, from 0; the published rule does not count along the mask
-        (docs/reference_behaviour.md, "Thoughtbubbles", T16).
-        """
-        mask = None if self.config.has_dead_slots else attention_mask
-        return get_position_ids(inputs_embeds, mask, position_ids, past_key_values)
 
     def embed_rotary(self, positions: torch.Tensor, hidden_states: torch.Tensor):
         """Cosines and sines at `positions`; `None` for learned positions, which are part of the embedding."""
