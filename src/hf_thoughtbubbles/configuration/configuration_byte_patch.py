@@ -6,7 +6,8 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 
 from .configuration_generic_transformer import GenericTransformerConfig
-from .size_settings import check_counts, check_heads, check_key_value_heads
+from .layer_settings import check_key_value_heads
+from .size_settings import check_counts, check_heads
 
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8

@@ -8,9 +8,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
 from ..hub.remote_code import RemoteCodeConfigMixin
-from .layer_settings import Normalization, check_layers
+from .layer_settings import Normalization, check_key_value_heads, check_layers
 from .rope_settings import check_rope_parameters
-from .size_settings import check_counts, check_heads, check_key_value_heads, check_rotary_heads
+from .size_settings import check_counts, check_heads, check_rotary_heads
 
 
 @strict

@@ -8,8 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from ..hub.remote_code import RemoteCodeConfigMixin
-from .layer_settings import Normalization, check_layers
-from .size_settings import check_counts, check_heads, check_key_value_heads
+from .layer_settings import Normalization, check_key_value_heads, check_layers
+from .size_settings import check_counts, check_heads
 
 
 COUNTS = (

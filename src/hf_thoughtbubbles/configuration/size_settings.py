@@ -22,17 +22,6 @@ def check_heads(config: PreTrainedConfig, width: str = "hidden_size", heads: str
         )
 
 
-def check_key_value_heads(
-    config: PreTrainedConfig, heads: str = "num_attention_heads", kv_heads: str = "num_key_value_heads"
-):
-    """Raise for key and value heads that do not divide the query heads evenly."""
-    if getattr(config, heads) % getattr(config, kv_heads) != 0:
-        raise ValueError(
-            f"`{heads}` {getattr(config, heads)} is not a multiple of `{kv_heads}` {getattr(config, kv_heads)}. "
-            "Change one so that every head of keys serves as many queries."
-        )
-
-
 def check_rotary_heads(config: PreTrainedConfig):
     """Raise for an odd head size; for rotary positions only."""
     if config.head_dim % 2 != 0:
@@ -52,4 +41,4 @@ def check_scales(config: PreTrainedConfig, positive: Iterable[str], dropouts: It
             raise ValueError(f"`{name}` is {getattr(config, name)}; it must be in [0, 1).")
 
 
-__all__ = ["check_counts", "check_heads", "check_key_value_heads", "check_rotary_heads", "check_scales"]
+__all__ = ["check_counts", "check_heads", "check_rotary_heads", "check_scales"]

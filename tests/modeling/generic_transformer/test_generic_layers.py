@@ -14,7 +14,7 @@ OPTIONS = [
     *({f"{part}_normalization": kind} for part in ("attention", "mlp", "final") for kind in ("layer_norm", "none")),
     {"feed_forward": "swiglu", "mlp_bias": True},
     {"share_feed_forward": True, "attention_bias": True},
-    {"num_key_value_heads": 1},
+    {"core_num_key_value_heads": 1},
 ]
 
 

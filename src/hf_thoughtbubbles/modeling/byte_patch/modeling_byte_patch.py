@@ -292,11 +292,8 @@ class BytePatchModel(BytePatchPreTrainedModel):
             position_ids (`torch.LongTensor` of shape `(B or 1, P)`, *optional*): positions without `slots`; where they
                 begin again, a document begins.
         """
-        steps, key_positions, cache_kwargs = (
-            torch.arange(patch_embeds.shape[1], device=patch_embeds.device),
-            None,
-            None,
-        )
+        steps = torch.arange(patch_embeds.shape[1], device=patch_embeds.device)
+        key_positions = cache_kwargs = None
         if slots is None:
             position_ids = steps[None] if position_ids is None else position_ids
             inputs = {"inputs_embeds": patch_embeds, "attention_mask": None, "position_ids": position_ids}

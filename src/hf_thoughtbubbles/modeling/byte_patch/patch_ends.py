@@ -71,19 +71,10 @@ def is_word(ids: torch.Tensor) -> torch.Tensor:
     return is_digit | is_capital | is_small | ((ids >= 0x80) & (ids < NUM_BYTES))
 
 
-def is_continuing(ids: torch.Tensor) -> torch.Tensor:
-    """Whether ids are bytes of a character after its first."""
-    return (ids >= 0x80) & (ids < 0xC0)
-
-
-def count_following(ids: torch.Tensor) -> torch.Tensor:
-    """The number of bytes that a character has after its first byte; 0 for all other bytes."""
-    return sum(((ids >= first) & (ids < 0xF8)).long() for first in (0xC0, 0xE0, 0xF0))
-
-
 def is_character_open(ids: torch.Tensor, is_start: torch.Tensor | None = None) -> torch.Tensor:
     """Whether the character of each byte `(B, T)` continues after it, according to its first byte."""
-    num_following, continues = count_following(ids), is_continuing(ids)
+    num_following = sum(((ids >= first) & (ids < 0xF8)).long() for first in (0xC0, 0xE0, 0xF0))  # 0: no first byte
+    continues = (ids >= 0x80) & (ids < 0xC0)  # bytes of a character after its first
     if is_start is not None:
         continues = continues & ~is_start
     is_open, is_run = num_following > 0, torch.ones_like(continues)

@@ -42,7 +42,8 @@ def check_tokens(
             )
     elif attention_mask is not None and is_counted:
         _check_mask(attention_mask, batch_size, num_seen_tokens, past_key_values)
-    if position_ids is not None and not _is_one_per_token(position_ids, batch_size, num_tokens):
+    fitting = ((1, num_tokens), (batch_size, num_tokens))
+    if position_ids is not None and tuple(position_ids.shape) not in fitting:
         raise ValueError(
             f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
             f"{(batch_size, num_tokens)}: one entry per row and token."
@@ -95,13 +96,6 @@ def _check_mask(attention_mask: torch.Tensor, batch_size: int, num_tokens: int, 
             f"`attention_mask` has shape {tuple(attention_mask.shape)}, but the input needs "
             f"{(batch_size, num_tokens)}: one entry per row and token."
         )
-
-
-def _is_one_per_token(position_ids: torch.Tensor, batch_size: int, num_tokens: int) -> bool:
-    """Whether positions are `(1, T)` or `(B, T)`."""
-    if position_ids.ndim != 2 or position_ids.shape[1] != num_tokens:
-        return False
-    return position_ids.shape[0] == 1 or position_ids.shape[0] == batch_size
 
 
 def _check_length(config: PreTrainedConfig, num_tokens: int, position_ids: torch.Tensor | None):

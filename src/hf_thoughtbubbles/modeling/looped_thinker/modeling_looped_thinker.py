@@ -367,8 +367,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         if encoder_outputs is None:
             inputs_embeds = self.embed(input_ids, inputs_embeds, **tokens)
             if loop_decoder:
-                stream = self.embed_answer_stream(decoder_input_ids, inputs_embeds, attention_mask)
-                thinking["loop_embeds"] = stream
+                thinking["loop_embeds"] = self.embed_answer_stream(decoder_input_ids, inputs_embeds, attention_mask)
         return self.decode(
             inputs_embeds, attention_mask, encoder_outputs, past_key_values, thinking, reading, output_steps, **kwargs
         )
