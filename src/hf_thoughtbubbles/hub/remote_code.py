@@ -100,6 +100,3 @@ class RemoteCodeConfigMixin(resaving.RemoteCodeConfigMixin):
         modules = {name: public.__module__ for name, public in classes.items()}
         auto_map = {name: f"{modules[name].split('.')[-1]}.{public.__name__}" for name, public in classes.items()}
         return {name: source.encode() for name, source in flatten_modules([*modules.values()]).items()}, auto_map
-
-
-__all__ = ["RemoteCodeConfigMixin", "collect_auto_classes", "flatten_modules"]
