@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Quan
 
 from hf_thoughtbubbles import build_byte_tokenizer
 from hf_thoughtbubbles.modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesFork
-from tests import test_contract_bytes, test_contract_next_thought
+from tests.contract import test_contract_byte_patch, test_contract_next_thought
 from tests.families import ANSWERERS, FAMILIES, Answerer, Family, draw_ids
 
 
@@ -54,7 +54,7 @@ def to_prompt(inputs: dict) -> dict:
 
 
 def draw_bytes() -> dict:
-    return {"input_ids": test_contract_bytes.draw(2, 17)}
+    return {"input_ids": test_contract_byte_patch.draw(2, 17)}
 
 
 def draw_thoughts() -> dict:
@@ -74,7 +74,7 @@ def list_loads() -> list[Load]:
 
     loads = [Load(f.name, f.build, read(f), f.undecided_changes) for f in FAMILIES if f.name in families]
     loads += [Load(a.name, a.build, read(a), {}) for a in ANSWERERS if a.name in answerers]
-    variants = [("bytes", v, draw_bytes) for v in test_contract_bytes.VARIANTS if v.name in patchings]
+    variants = [("bytes", v, draw_bytes) for v in test_contract_byte_patch.VARIANTS if v.name in patchings]
     variants += [("next", v, draw_thoughts) for v in test_contract_next_thought.VARIANTS if v.name in thoughts]
     loads += [Load(f"{kind}-{v.name}", v.build, draw, {}) for kind, v, draw in variants]
     assert len(loads) == len(families) + len(answerers) + len(patchings) + len(thoughts)

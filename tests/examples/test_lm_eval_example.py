@@ -18,10 +18,10 @@ import torch
 from hf_thoughtbubbles import build_byte_tokenizer
 from hf_thoughtbubbles.data.text import load_text
 from hf_thoughtbubbles.evaluation.scoring import score_continuations, score_dataset
+from tests.contract.test_contract_byte_patch import VARIANTS
+from tests.contract.test_contract_next_thought import VARIANTS as THOUGHTS
 from tests.families import ANSWERERS as THINKERS
 from tests.families import FAMILIES
-from tests.test_contract_bytes import VARIANTS
-from tests.test_contract_next_thought import VARIANTS as THOUGHTS
 
 
 FOLDER = Path(__file__).parents[2] / "examples" / "lm_eval"

@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
+from tests.contract.test_contract_byte_patch import VARIANTS as BYTE_VARIANTS
+from tests.contract.test_contract_next_thought import VARIANTS as THOUGHT_VARIANTS
 from tests.families import ANSWERERS, FAMILIES, draw_ids
-from tests.test_contract_bytes import VARIANTS as BYTE_VARIANTS
-from tests.test_contract_next_thought import VARIANTS as THOUGHT_VARIANTS
 
 
 NUM_ROWS = 24

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_thoughtbubbles.configuration.layer_settings import HIDDEN_ACTS
-from tests.test_contract_bytes import VARIANTS, draw
+from tests.contract.test_contract_byte_patch import VARIANTS, draw
 
 
 OPTIONS = [

@@ -30,7 +30,7 @@ from tests.families import ANSWERERS, VOCAB_SIZE, draw_ids
 from tests.training.train_answers_once import make_answer_trainer
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 STEPS = (1, 3, 12)  # fewest, as trained, four times as many
 
 

@@ -29,7 +29,7 @@ from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from hf_thoughtbubbles.modeling.next_thought.pooling_layers import AttentionPooling
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 VOCAB_SIZE = 61
 LONGEST = 37
 
