@@ -17,6 +17,9 @@ import pytest
 import torch
 
 
+pytest.register_assert_rewrite("tests.contract.contract")
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Every test starts from the same random state."""

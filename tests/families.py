@@ -1,18 +1,35 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""What is the smallest honest configuration of each family? Sizes are distinct, so a swapped axis cannot pass."""
+"""The models that the tests build: tiny, with distinct sizes, so that a swapped axis cannot pass.
+
+Each entry has what the promises in tests/contract need: how to build its model, and inputs for it.
+"""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    DynamicCache,
+    EncoderDecoderCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+    StaticCache,
+)
 
 from hf_thoughtbubbles import (
+    BytePatchConfig,
+    BytePatchForCausalLM,
     GenericTransformerConfig,
     GenericTransformerForCausalLM,
     LoopedThinkerConfig,
     LoopedThinkerForCausalLM,
     LoopedThinkerForConditionalGeneration,
     LoopedThinkerTextConfig,
+    NextThoughtConfig,
+    NextThoughtForConditionalGeneration,
+    PatchCache,
     ThoughtbubblesConfig,
     ThoughtbubblesForCausalLM,
     calibrate_forks,
@@ -47,24 +64,65 @@ def sharpen_forks(model: ThoughtbubblesForCausalLM) -> ThoughtbubblesForCausalLM
     return model
 
 
+def draw_bytes(*shape: int) -> torch.Tensor:
+    """Random letters and spaces."""
+    return torch.tensor(list(b"abc de")).index_select(0, torch.randint(0, 6, shape).flatten()).view(shape)
+
+
+def select_rows(inputs: dict, rows) -> dict:
+    """Some rows of a batch."""
+    return {key: value[rows] if torch.is_tensor(value) else value for key, value in inputs.items()}
+
+
+def take_row(inputs: dict, row: int) -> dict:
+    """One row of a padded batch without its padding."""
+    alone = select_rows(inputs, slice(row, row + 1))
+    alone.pop("position_ids", None)
+    alone["input_ids"] = alone["input_ids"][alone.pop("attention_mask").bool()][None]
+    if "patch_lengths" in alone:
+        alone["patch_lengths"] = alone["patch_lengths"][alone["patch_lengths"] > 0][None]
+    return alone
+
+
 @dataclass(frozen=True)
 class Family:
-    """One entry of the contract: how to build it, and which promises its documentation excepts it from."""
+    """A model that continues text, and which promises its documentation excepts it from."""
 
     name: str
     config: PreTrainedConfig
     is_causal: bool = True  # the published top-k rule is not: promises 3, 4 and 5 do not hold for it
     has_cache: bool = True
     model_class: type[PreTrainedModel] = ThoughtbubblesForCausalLM
-    # What makes a smaller model of the same kind, to assist it.
+    # The changes that give a smaller model of the same kind, to assist it.
     assistant_changes: dict = field(default_factory=lambda: {"num_hidden_layers": 2, "fork_layers": [1]})
-    # What leaves no choice that rounding could turn.
+    # The changes that leave no choice to rounding.
     undecided_changes: dict = field(default_factory=lambda: {"fork_budget": 8.0})
-    # Fields that no model takes, set while loading, each with the error.
+    # Fields that no model takes, on construction and set while loading, each with the error.
     bad_changes: tuple[tuple[dict, str], ...] = (
         ({"fork_layers": [9]}, "names layer 9"),
         ({"fork_budget": 0.5}, "`fork_budget` is 0.5"),
     )
+    # How the promises call it.
+    text_name: ClassVar[str] = "input_ids"  # the ids of which each has a row of logits
+    row_lengths: ClassVar[tuple[int, ...]] = (17, 11, 9, 1)
+    text_length: ClassVar[int] = 23
+    num_new_tokens: ClassVar[int] = 11
+    num_distinct: ClassVar[int] = 4  # tokens that generated text has, so that a lost context would show
+    takes_vectors: ClassVar[bool] = True
+    later_tokens_act_at_once: ClassVar[bool] = True  # a token changes the logits of its own position
+    compute: ClassVar[tuple[dict, ...]] = ({},)  # arguments for less, the usual and more compute
+    unsupported: ClassVar[tuple[str, ...]] = ()  # ways to generate
+    # A training step that is compiled: the changes that make the model smaller, and arguments beside the lesson.
+    compile_changes: ClassVar[dict] = {}
+    compile_options: ClassVar[dict] = {"use_cache": False}
+    # Training in bfloat16, and how far its probabilities may be from those of float32.
+    bf16_changes: ClassVar[dict] = {}
+    bf16_steps: ClassVar[int] = 12
+    bf16_distance: ClassVar[float] = 0.02
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return self.text_name == "decoder_input_ids"
 
     @property
     def is_forking(self) -> bool:
@@ -72,9 +130,35 @@ class Family:
         return self.model_class is ThoughtbubblesForCausalLM and not self.is_causal
 
     @property
+    def generates_uncached(self) -> bool:
+        """Whether a cache can be compared with none."""
+        return self.has_cache
+
+    def supports(self, way: str) -> bool:
+        """Whether it generates in this way: greedy, beam, static and so on."""
+        return way not in self.unsupported and (self.has_cache or way != "static")
+
+    @property
     def needs_positions(self) -> bool:
         """Whether a padded batch needs the positions that `generate` passes: learned ones do not follow the mask."""
         return self.config.to_dict().get("position_embedding") == "learned"
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether its training step is compiled: that of many steps takes long."""
+        slow = ("kept-autoregressive", "window-autoregressive", "static-memory-parallel")
+        return not isinstance(self, Answerer) or self.name in slow
+
+    @property
+    def compute_options(self) -> dict:
+        """Fields of `GenerationConfig` that change how much the model computes."""
+        if self.model_class is LoopedThinkerForCausalLM:
+            return {"num_steps": 9}
+        return {"fork_budget": 4.0} if self.config.to_dict().get("fork_rule") == "threshold" else {}
+
+    @property
+    def auto_class(self) -> type:
+        return AutoModelForSeq2SeqLM if self.is_encoder_decoder else AutoModelForCausalLM
 
     def build(self, seed: int = 0, **changes):
         """A model with reproducible weights whose forks decide by more than rounding, calibrated where it can be."""
@@ -87,6 +171,86 @@ class Family:
             input_ids = torch.randint(1, model.config.vocab_size - 1, (8, model.config.max_position_embeddings))
             calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))
         return model
+
+    def draw(self, *shape: int) -> torch.Tensor:
+        """Random ids."""
+        return draw_ids(*shape)
+
+    def change(self, ids: torch.Tensor) -> torch.Tensor:
+        """Ids of which each differs from the one given."""
+        return ids % (VOCAB_SIZE - 2) + 1
+
+    def ask(self, batch_size: int = 2, length: int | None = None) -> dict:
+        """The inputs that generation starts from, without padding."""
+        return {"input_ids": self.draw(batch_size, length or self.row_lengths[0])}
+
+    def read(self, batch_size: int = 2, length: int = 7) -> dict:
+        """The inputs that a forward pass needs beside them."""
+        return {}
+
+    def draw_rows(self) -> list[torch.Tensor]:
+        """Inputs of unequal length, one a row."""
+        return [self.draw(length) for length in self.row_lengths]
+
+    def pad(self, rows: list[torch.Tensor], side: str, longest: int | None = None) -> dict:
+        """Rows as one batch, from which generation starts."""
+        longest = longest or max(map(len, rows))
+        input_ids = torch.full((len(rows), longest), self.config.pad_token_id)
+        mask = torch.zeros_like(input_ids)
+        for i, row in enumerate(rows):
+            span = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+            input_ids[i, span], mask[i, span] = row, 1
+        return {"input_ids": input_ids, "attention_mask": mask}
+
+    def complete(self, batch: dict) -> dict:
+        """The inputs of a forward pass over a batch."""
+        if self.needs_positions and "attention_mask" in batch:
+            batch = {**batch, "position_ids": (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)}
+        return {**batch, **self.read(len(batch["input_ids"]))}
+
+    def draw_prompt(self, batch_size: int = 3) -> dict:
+        """A prompt that generation leaves room to continue."""
+        prompt = self.ask(batch_size, 9)
+        return {**prompt, "attention_mask": torch.ones_like(prompt["input_ids"])}
+
+    def draw_text(self) -> dict:
+        """The inputs of a forward pass over a longer text."""
+        return {**self.ask(2, self.text_length), **self.read()}
+
+    def draw_readings(self) -> list[dict]:
+        """Inputs that are read part after part: without padding, and with padding on the left."""
+        return [self.ask(2, 19), self.complete(self.pad(self.draw_rows()[:2], "left"))]
+
+    def draw_lesson(self, batch_size: int = 4, padding: str | None = None) -> dict:
+        """Inputs with labels, of unequal length where there is padding."""
+        batch = self.pad(self.draw_rows()[:batch_size], padding) if padding else self.ask(batch_size)
+        is_real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+        is_scored = is_real & is_real.roll(1, 1)  # a first token is predicted by none, or by padding
+        return {**batch, "labels": batch["input_ids"].masked_fill(~is_scored, -100)}
+
+    def count_targets(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels that are scored."""
+        return (labels[:, 1:] != -100).sum()
+
+    def mask_text(self, inputs: dict) -> torch.Tensor:
+        """Which rows of the logits (B, T, V) are not those of padding."""
+        name = self.text_name.replace("input_ids", "attention_mask")
+        return inputs.get(name, torch.ones(inputs[self.text_name].shape)).bool()
+
+    def take_part(self, inputs: dict, start: int, end: int) -> dict:
+        """The inputs that read some tokens of the text after those before."""
+        part = dict(inputs)
+        mask_name = self.text_name.replace("input_ids", "attention_mask")
+        for name, span in ((self.text_name, slice(start, end)), (mask_name, slice(0, end))):
+            if name in part:
+                part[name] = part[name][:, span]
+        if "position_ids" in part:
+            part["position_ids"] = part["position_ids"][:, start:end]
+        return part
+
+    def make_caches(self, config: PreTrainedConfig) -> list:
+        """Empty caches of each kind; `None` stands for the model's own."""
+        return [None, DynamicCache(config=config)]
 
 
 def make_config(**changes) -> ThoughtbubblesConfig:
@@ -232,40 +396,92 @@ FAMILIES = [
 ]
 
 
-@dataclass(frozen=True)
-class Answerer:
-    """A looped Thinker that answers problems: how to build it, and what to ask it."""
+class EncoderDecoderFamily(Family):
+    """A model that is given an input and writes a text of its own."""
 
-    name: str
-    config: LoopedThinkerConfig
+    text_name = "decoder_input_ids"
+    text_length = 11
+    num_distinct = 3
+
+    def read(self, batch_size: int = 2, length: int = 7) -> dict:
+        return {"decoder_input_ids": self.draw(batch_size, length)}
+
+    def draw_text(self) -> dict:
+        return {**self.ask(), **self.read(2, self.text_length)}
+
+    def count_targets(self, labels: torch.Tensor) -> torch.Tensor:
+        return (labels != -100).sum()
+
+    def make_caches(self, config: PreTrainedConfig) -> list:
+        return [
+            None,
+            EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
+            EncoderDecoderCache(StaticCache(config=config, max_cache_len=13), DynamicCache()),
+        ]
+
+
+@dataclass(frozen=True)
+class Answerer(EncoderDecoderFamily):
+    """A looped Thinker that answers problems."""
+
+    model_class: type[PreTrainedModel] = LoopedThinkerForConditionalGeneration
+    assistant_changes: dict = field(default_factory=lambda: {"num_steps": 1})
+    undecided_changes: dict = field(default_factory=dict)
+    bad_changes: tuple[tuple[dict, str], ...] = (({"num_steps": 0}, "`num_steps` is 0"),)
+    row_lengths = (9, 5, 1, 7)
+    compute = ({"num_steps": 1}, {"num_steps": 3}, {"num_steps": 12})
+    compute_options = {"num_steps": 9, "num_latents": 7}
+    unsupported = ("chunked",)
+    compile_changes = {"num_steps": 2, "num_hidden_layers": 1}
+    compile_options = {}
+    bf16_steps = 10
+    bf16_distance = 0.05
 
     @property
     def is_parallel(self) -> bool:
         return self.config.readout == "parallel"
 
-    def build(self, seed: int = 0, **changes) -> LoopedThinkerForConditionalGeneration:
-        """A model with reproducible weights."""
-        torch.manual_seed(seed)
-        config = LoopedThinkerConfig(**{**self.config.to_dict(), **changes})
-        return LoopedThinkerForConditionalGeneration(config).eval()
+    def ask(self, batch_size: int = 2, length: int | None = None) -> dict:
+        return {**super().ask(batch_size, length), **self.draw_memories(batch_size)}
 
-    def ask(self, batch_size: int = 2, length: int = 9) -> dict:
-        """Problems, with static memories where the model has them."""
-        problem = {"input_ids": draw_ids(batch_size, length)}
-        if self.config.static_memory_size > 0:
-            problem["memory_ids"] = torch.randint(0, self.config.static_memory_size, (batch_size, 2))
-        return problem
+    def pad(self, rows: list[torch.Tensor], side: str, longest: int | None = None) -> dict:
+        return {**super().pad(rows, side, longest), **self.draw_memories(len(rows))}
+
+    def draw_memories(self, batch_size: int) -> dict:
+        """Static memories where the model has them."""
+        size = self.config.static_memory_size
+        return {"memory_ids": torch.randint(0, size, (batch_size, 2))} if size > 0 else {}
 
     def read(self, batch_size: int = 2, length: int = 7) -> dict:
-        """What makes a forward pass read out so many positions."""
-        return {"answer_length": length} if self.is_parallel else {"decoder_input_ids": draw_ids(batch_size, length)}
+        return {"answer_length": length} if self.is_parallel else super().read(batch_size, length)
+
+    def mask_text(self, inputs: dict) -> torch.Tensor:
+        length = inputs["labels"].shape[1] if "labels" in inputs else inputs.get("answer_length")
+        is_known = length is not None
+        return torch.ones(len(inputs["input_ids"]), length).bool() if is_known else super().mask_text(inputs)
+
+    def draw_prompt(self, batch_size: int = 3) -> dict:
+        return self.ask(batch_size)
+
+    def draw_readings(self) -> list[dict]:
+        return [{**problem, **self.read(2, 12)} for problem in (self.ask(), self.pad(self.draw_rows()[:2], "left"))]
+
+    def draw_lesson(self, batch_size: int = 4, padding: str | None = None) -> dict:
+        """Problems and answers of unequal length, with all terms of the loss that the model has."""
+        problem = self.pad(self.draw_rows()[:batch_size], padding) if padding else self.ask(batch_size)
+        lesson = {**problem, "labels": self.draw(batch_size, 7)}
+        for row in range(batch_size):
+            lesson["labels"][row, 7 - row :] = -100
+        if self.config.num_probes > 0:
+            lesson["probe_targets"] = torch.rand(batch_size, 7, self.config.num_probes)
+        return lesson if self.is_parallel else {**lesson, "loop_decoder": True}
 
 
 def make_answerers(name: str, **changes) -> list[Answerer]:
     """A variant with either read-out."""
     return [
-        Answerer(f"{name}-{readout}", make_thinker_config(readout=readout, **changes))
-        for readout in ("autoregressive", "parallel")
+        Answerer(f"{name}-{readout}", make_thinker_config(readout=readout, **changes), is_read, is_read)
+        for readout, is_read in (("autoregressive", True), ("parallel", False))
     ]
 
 
@@ -277,4 +493,257 @@ ANSWERERS = [
     *make_answerers("static-memory", static_memory_size=3),
     *make_answerers("output-steps", num_output_steps=2, tie_word_embeddings=False),
     *make_answerers("kept", num_kept_outputs=3, num_probes=2, position_frequencies="single"),
+]
+
+
+TEXTS = (
+    "To be, or not to be: that is the question.",
+    "naïve café, Приве́т мир, 漢字かな交じり文, नमस्ते, שלום",
+    "👩‍👩‍👧 family\r\nand\tNUL \0 here",
+    "x" * 41,
+)
+
+
+@dataclass(frozen=True)
+class BytePatchFamily(Family):
+    """A byte-patch model; where its patches are tokens, their lengths are passed with the bytes."""
+
+    model_class: type[PreTrainedModel] = BytePatchForCausalLM
+    assistant_changes: dict = field(default_factory=lambda: {"core_num_hidden_layers": 1})
+    undecided_changes: dict = field(default_factory=dict)
+    bad_changes: tuple[tuple[dict, str], ...] = ()
+    num_new_tokens = 29
+    takes_vectors = False
+    unsupported = ("static", "static-beam")
+    compile_options = {}
+    bf16_changes = {"initializer_range": 0.02}
+    bf16_steps = 20
+
+    @property
+    def generates_uncached(self) -> bool:
+        return self.config.patching != "token"
+
+    @property
+    def needs_positions(self) -> bool:
+        return False
+
+    @property
+    def later_tokens_act_at_once(self) -> bool:
+        return self.config.decoder != "parallel"
+
+    def draw(self, *shape: int) -> torch.Tensor:
+        return draw_bytes(*shape)
+
+    def change(self, ids: torch.Tensor) -> torch.Tensor:
+        return (ids + torch.randint(1, 259, ids.shape)) % 259
+
+    def measure(self, rows: list[list[int]]) -> dict:
+        """Patch lengths of the rows, for a model that needs them: three bytes, then one, and so on."""
+        if self.config.patching != "token":
+            return {}
+        measured = []
+        for row in rows:
+            full, rest = divmod(len(row), 4)
+            measured.append([3, 1] * full + [part for part in (min(rest, 3),) if part])
+        longest = max(map(len, measured))
+        return {"patch_lengths": torch.tensor([patches + [0] * (longest - len(patches)) for patches in measured])}
+
+    def ask(self, batch_size: int = 2, length: int | None = None) -> dict:
+        asked = super().ask(batch_size, length or 23)
+        return {**asked, **self.measure(asked["input_ids"].tolist())}
+
+    def draw_rows(self) -> list[torch.Tensor]:
+        return [torch.tensor(list(text.encode())) for text in TEXTS]
+
+    def pad(self, rows: list[torch.Tensor], side: str, longest: int | None = None) -> dict:
+        return {**super().pad(rows, side, longest), **self.measure(rows)}
+
+    def draw_text(self) -> dict:
+        return {"input_ids": self.draw_rows()[1][None], **self.measure(self.draw_rows()[1:2])}
+
+    def take_part(self, inputs: dict, start: int, end: int) -> dict:
+        part = super().take_part(inputs, start, end)
+        if part.pop("patch_lengths", None) is not None and start == 0:
+            part |= self.measure(part["input_ids"].tolist())
+        return part
+
+    def make_caches(self, config: PreTrainedConfig) -> list:
+        return [None, PatchCache(config)]
+
+    def draw_prompt(self, batch_size: int = 3) -> dict:
+        """Rows that end at different bytes of their patches, of different lengths."""
+        prompts = ("to be, or", "a b c de", "é漢")[:batch_size]
+        return self.pad([torch.tensor(list(prompt.encode())) for prompt in prompts], "left")
+
+
+def make_byte_patch(name: str, bad_changes=(), **changes) -> BytePatchFamily:
+    """A byte-patch model of tiny, distinct sizes."""
+    sizes = {
+        **BYTE_PATCH_SIZES,
+        "num_hidden_layers": 3,
+        "max_position_embeddings": 151,
+        "pad_token_id": 258,
+        "initializer_range": 0.3,
+    }
+    return BytePatchFamily(name, BytePatchConfig(**{**sizes, **changes}), bad_changes=bad_changes)
+
+
+BYTE_VARIANTS = [
+    make_byte_patch(
+        "space",
+        bad_changes=(
+            ({"max_patch_bytes": 3}, "`max_patch_bytes` is 3"),
+            ({"patching": "fixed", "patch_size": 17}, "`patch_size` 17 is larger"),
+            ({"hidden_size": 12, "num_attention_heads": 5}, "`hidden_size` 12 is not a multiple"),
+            ({"reconstruction_loss_weight": 1.0}, "`reconstruction_loss_weight` is 1.0"),
+            ({"is_causal": False}, "`is_causal` is False"),
+            ({"hidden_act": "swish"}, '`hidden_act` is "swish"'),
+            ({"num_key_value_heads": 1}, "or set `core_num_key_value_heads`"),
+            ({"core_num_key_value_heads": 2}, "is not a multiple of `core_num_key_value_heads`"),
+            ({"core_hidden_size": 24, "core_num_attention_heads": 8}, "is odd; rotary positions"),
+            ({"byte_layers": "published", "encoder_num_hidden_layers": 1}, "`encoder_num_hidden_layers` is 1"),
+        ),
+    ),
+    make_byte_patch("space-parallel", decoder="parallel", reconstruction_loss_weight=0.5),
+    make_byte_patch("fixed", patching="fixed", position_embedding="relative", core_num_key_value_heads=1),
+    make_byte_patch("fixed-parallel", patching="fixed", decoder="parallel", position_embedding="learned"),
+    make_byte_patch("token", patching="token", feed_forward="swiglu", position_embedding="sinusoidal"),
+    make_byte_patch("token-parallel", patching="token", decoder="parallel", share_feed_forward=True),
+    make_byte_patch("published", decoder="parallel", byte_layers="published", hidden_act="learned"),
+    make_byte_patch("layer-norm", attention_normalization="layer_norm", attention_bias=True, mlp_bias=True),
+]
+
+
+@dataclass(frozen=True)
+class NextThoughtFamily(EncoderDecoderFamily):
+    """A next-thought model."""
+
+    model_class: type[PreTrainedModel] = NextThoughtForConditionalGeneration
+    assistant_changes: dict = field(default_factory=lambda: {"num_decoder_layers": 1})
+    undecided_changes: dict = field(default_factory=dict)
+    bad_changes: tuple[tuple[dict, str], ...] = ()
+    # Lengths at which padding would change what is kept, were it counted.
+    row_lengths = (17, 5, 9, 10)
+    num_new_tokens = 23
+    compute = ({"num_thoughts": 1}, {"num_thoughts": 3})
+    compute_options = {"num_thoughts": 4}
+    unsupported = ("chunked",)
+    bf16_changes = {"initializer_range": 0.1}
+    bf16_steps = 20
+    bf16_distance = 0.1
+
+    @property
+    def compile_options(self) -> dict:
+        return {"num_thoughts": self.config.num_thoughts}
+
+    @property
+    def needs_positions(self) -> bool:
+        return False
+
+    def build(self, seed: int = 0, **changes):
+        if "pad_token_id" in changes:
+            changes = {"decoder_start_token_id": None, **changes}  # it follows the padding
+        return super().build(seed, **changes)
+
+    def draw_prompt(self, batch_size: int = 4) -> dict:
+        return self.pad(self.draw_rows()[:batch_size], "left")
+
+    def draw_readings(self) -> list[dict]:
+        """Inputs that are read part after part; any part may be padding."""
+        thought, text = self.pad(self.draw_rows()[:2], "left"), self.read(2, 12)
+        mask = torch.ones(2, 12, dtype=torch.long)
+        mask[1, :3] = 0
+        return [{**thought, **text}, {**thought, **text, "decoder_attention_mask": mask}, {**self.ask(2, 9), **text}]
+
+    def draw_lesson(self, batch_size: int = 4, padding: str | None = None) -> dict:
+        """Thoughts and next thoughts of unequal length."""
+        thought = self.pad(self.draw_rows()[:batch_size], padding) if padding else self.ask(batch_size, 13)
+        lesson = {**thought, "labels": self.draw(batch_size, 8)}
+        for row in range(batch_size):
+            lesson["labels"][row, 8 - row :] = -100
+        return lesson
+
+    def mask_text(self, inputs: dict) -> torch.Tensor:
+        is_lesson = "labels" in inputs
+        return torch.ones(inputs["labels"].shape).bool() if is_lesson else super().mask_text(inputs)
+
+
+def make_next_thought(name: str, bad_changes=(), **changes) -> NextThoughtFamily:
+    """A next-thought model of tiny, distinct sizes."""
+    sizes = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 24,
+        "pooling_sizes": [36, 20],
+        "removed_shares": [0.3, 0.4],
+        "num_decoder_layers": 2,
+        "encoder_attention_heads": 3,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 47,
+        "decoder_ffn_dim": 31,
+        "num_latent_tokens": 5,
+        "max_position_embeddings": 37,
+        "pad_token_id": 0,
+        "eos_token_id": 60,
+        "initializer_range": 0.15,
+    }
+    return NextThoughtFamily(name, NextThoughtConfig(**{**sizes, **changes}), bad_changes=bad_changes)
+
+
+THOUGHT_VARIANTS = [
+    make_next_thought(
+        "plain",
+        bad_changes=(
+            ({"encoder_attention_heads": 5}, "`hidden_size` 24 is not a multiple of `encoder_attention_heads`"),
+            (
+                {"decoder_key_value_heads": 3},
+                "`decoder_attention_heads` 4 is not a multiple of `decoder_key_value_heads`",
+            ),
+            ({"pooling_sizes": []}, "need one entry for each pooling layer"),
+            ({"pooling_sizes": [36]}, "need one entry for each pooling layer"),
+            ({"pooling_sizes": [35, 20]}, "`num_pooling_heads` 12 does not divide 35"),
+            ({"removed_shares": [0.5, 1.0]}, "`removed_shares` holds 1.0"),
+            ({"removed_shares": [-0.1, 0.5]}, "`removed_shares` holds -0.1"),
+            ({"removed_shares": [0.9, 0.9]}, "leave no token of a thought"),
+            ({"core": "block_linear"}, "`core_block_sizes` holds 30, which does not divide the `latent_size` 20"),
+            ({"core": "block_linear", "core_block_sizes": []}, r"`core_block_sizes` is \[\]"),
+            ({"hidden_act": "swish"}, '`hidden_act` is "swish"'),
+            ({"num_thoughts": 0}, "`num_thoughts` is 0"),
+            ({"num_latent_tokens": 0}, "`num_latent_tokens` is 0"),
+            ({"dropout": 1.0}, "`dropout` is 1.0"),
+            ({"hidden_size": 0}, "`hidden_size` is 0"),
+            ({"initializer_range": 0}, "`initializer_range` is 0"),
+        ),
+    ),
+    make_next_thought(
+        "sinusoidal-biased",
+        position_embedding="sinusoidal",
+        decoder_key_value_heads=2,
+        encoder_key_value_heads=1,
+        attention_normalization="layer_norm",
+        mlp_normalization="layer_norm",
+        attention_bias=True,
+        mlp_bias=True,
+        feed_forward="mlp",
+    ),
+    make_next_thought(
+        "blocks-tied",
+        position_embedding="none",
+        core="block_linear",
+        core_block_sizes=[4, 10, 2],
+        tie_word_embeddings=True,
+        feed_forward="mlp",
+        hidden_act="learned",
+        initializer_range=0.3,
+    ),
+    make_next_thought(
+        "deep",
+        pooling_sizes=[18, 33, 7],
+        removed_shares=[0, 0.6, 0.25],
+        num_pooling_heads=3,
+        num_encoder_layers=2,
+        num_decoder_layers=3,
+        num_thoughts=2,
+        mlp_normalization="none",
+        initializer_range=0.1,
+    ),
 ]

@@ -16,8 +16,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Quan
 
 from hf_thoughtbubbles import build_byte_tokenizer
 from hf_thoughtbubbles.modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesFork
-from tests.contract import test_contract_byte_patch, test_contract_next_thought
-from tests.families import ANSWERERS, FAMILIES, Answerer, Family, draw_ids
+from tests.families import (
+    ANSWERERS,
+    BYTE_VARIANTS,
+    FAMILIES,
+    THOUGHT_VARIANTS,
+    Answerer,
+    Family,
+    draw_bytes,
+    draw_ids,
+)
 
 
 # accelerate says so of a parameter that lies beside modules; it is placed all the same,
@@ -53,8 +61,8 @@ def to_prompt(inputs: dict) -> dict:
     return {name: value for name, value in inputs.items() if not name.startswith(("decoder_", "answer_"))}
 
 
-def draw_bytes() -> dict:
-    return {"input_ids": test_contract_byte_patch.draw(2, 17)}
+def read_bytes() -> dict:
+    return {"input_ids": draw_bytes(2, 17)}
 
 
 def draw_thoughts() -> dict:
@@ -74,8 +82,8 @@ def list_loads() -> list[Load]:
 
     loads = [Load(f.name, f.build, read(f), f.undecided_changes) for f in FAMILIES if f.name in families]
     loads += [Load(a.name, a.build, read(a), {}) for a in ANSWERERS if a.name in answerers]
-    variants = [("bytes", v, draw_bytes) for v in test_contract_byte_patch.VARIANTS if v.name in patchings]
-    variants += [("next", v, draw_thoughts) for v in test_contract_next_thought.VARIANTS if v.name in thoughts]
+    variants = [("bytes", v, read_bytes) for v in BYTE_VARIANTS if v.name in patchings]
+    variants += [("next", v, draw_thoughts) for v in THOUGHT_VARIANTS if v.name in thoughts]
     loads += [Load(f"{kind}-{v.name}", v.build, draw, {}) for kind, v, draw in variants]
     assert len(loads) == len(families) + len(answerers) + len(patchings) + len(thoughts)
     return loads

@@ -18,10 +18,8 @@ import torch
 from hf_thoughtbubbles import build_byte_tokenizer
 from hf_thoughtbubbles.data.text import load_text
 from hf_thoughtbubbles.evaluation.scoring import score_continuations, score_dataset
-from tests.contract.test_contract_byte_patch import VARIANTS
-from tests.contract.test_contract_next_thought import VARIANTS as THOUGHTS
 from tests.families import ANSWERERS as THINKERS
-from tests.families import FAMILIES
+from tests.families import BYTE_VARIANTS, FAMILIES, THOUGHT_VARIANTS
 
 
 FOLDER = Path(__file__).parents[2] / "examples" / "lm_eval"
@@ -40,13 +38,13 @@ MODELS = {
 }
 MODELS |= {
     f"bytes-{variant.name}": lambda variant=variant: variant.build(**SIZES)
-    for variant in VARIANTS
+    for variant in BYTE_VARIANTS
     if variant.name in ("space", "space-parallel", "fixed", "fixed-parallel", "token")
 }
 ANSWERERS = {
     "answering-thinker": lambda: THINKERS[0].build(max_answer_length=LONGEST, **SIZES),
     "parallel-thinker": lambda: THINKERS[1].build(max_answer_length=LONGEST, **SIZES),
-    "next-thought": lambda: THOUGHTS[0].build(**SIZES),
+    "next-thought": lambda: THOUGHT_VARIANTS[0].build(**SIZES),
 }
 CAUSAL = [name for name in MODELS if name not in ("thoughtbubbles", "bytes-token")]
 COMPUTE = {"threshold": {"fork_budget": 3.0}, "thinker": {"num_steps": 5}}

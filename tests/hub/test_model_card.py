@@ -9,9 +9,7 @@ from huggingface_hub.repocard import metadata_load
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from hf_thoughtbubbles.hub.model_card import BEGIN_MARK, END_MARK, SIZES, build_model_card, update_model_card
-from tests.contract.test_contract_byte_patch import VARIANTS as BYTE_VARIANTS
-from tests.contract.test_contract_next_thought import VARIANTS as THOUGHT_VARIANTS
-from tests.families import ANSWERERS, FAMILIES, make_config
+from tests.families import ANSWERERS, BYTE_VARIANTS, FAMILIES, THOUGHT_VARIANTS, make_config
 
 
 ONE_OF_EACH = {family.config.model_type: family for family in FAMILIES}

@@ -18,8 +18,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tests.contract import test_contract_byte_patch, test_contract_next_thought
-from tests.families import FAMILIES, make_config, make_thinker_config, make_thinker_text_config
+from tests.families import (
+    BYTE_VARIANTS,
+    FAMILIES,
+    THOUGHT_VARIANTS,
+    make_config,
+    make_thinker_config,
+    make_thinker_text_config,
+)
 
 
 HEADS = [
@@ -139,7 +145,7 @@ def travel_as_bytes(variant, auto_class: type) -> Traveller:
 GENERIC = {family.name: family.config for family in FAMILIES if family.name.startswith("generic")}
 THRESHOLD = next(family for family in FAMILIES if family.name == "threshold")  # its thresholds are saved with it
 THINKER = make_thinker_text_config(exit_threshold=0.3)
-BYTES, THOUGHTS = test_contract_byte_patch.VARIANTS, test_contract_next_thought.VARIANTS
+BYTES, THOUGHTS = BYTE_VARIANTS, THOUGHT_VARIANTS
 
 TRAVELLERS = [
     *(travel_as_text(f"thoughtbubbles-{head.__name__}", head, make_config()) for head in HEADS),

@@ -10,9 +10,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 
 from hf_thoughtbubbles.modeling.looped_thinker.layers_looped_thinker import LowRankLinear
-from tests.contract.test_contract_byte_patch import VARIANTS as BYTE_VARIANTS
-from tests.contract.test_contract_next_thought import VARIANTS as THOUGHT_VARIANTS
-from tests.families import ANSWERERS, FAMILIES, draw_ids
+from tests.families import ANSWERERS, BYTE_VARIANTS, FAMILIES, THOUGHT_VARIANTS, draw_ids
 
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "training.md"

@@ -11,9 +11,7 @@ from transformers import PreTrainedModel, StaticCache
 from transformers.utils.logging import warning_once
 
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME, CACHE_NAMES
-from tests.contract.test_contract_byte_patch import VARIANTS as BYTE_VARIANTS
-from tests.contract.test_contract_next_thought import VARIANTS as THOUGHT_VARIANTS
-from tests.families import ANSWERERS, FAMILIES, draw_ids
+from tests.families import ANSWERERS, BYTE_VARIANTS, FAMILIES, THOUGHT_VARIANTS, draw_ids
 
 
 NUM_PAST = 4

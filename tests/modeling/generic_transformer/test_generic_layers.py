@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_thoughtbubbles.configuration.layer_settings import HIDDEN_ACTS
-from tests.contract.test_contract_byte_patch import VARIANTS, draw
+from tests.families import BYTE_VARIANTS, draw_bytes
 
 
 OPTIONS = [
@@ -20,7 +20,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_option_of_the_core_acts_trains_and_is_cached(options):
-    plain, model, ids = VARIANTS[0].build(), VARIANTS[0].build(**options), draw(2, 29)
+    plain, model, ids = BYTE_VARIANTS[0].build(), BYTE_VARIANTS[0].build(**options), draw_bytes(2, 29)
     logits = model(ids, use_cache=False).logits
     defaults = {"hidden_act": "gelu", "position_embedding": "rope"}
     if options.items() - defaults.items():
@@ -35,7 +35,7 @@ def test_every_option_of_the_core_acts_trains_and_is_cached(options):
 
 
 def test_shared_feed_forward_is_one_and_so_is_the_learned_curve():
-    model = VARIANTS[0].build(share_feed_forward=True, hidden_act="learned", num_hidden_layers=5)
+    model = BYTE_VARIANTS[0].build(share_feed_forward=True, hidden_act="learned", num_hidden_layers=5)
     core = model.model.core
     assert all(layer.mlp is None for layer in core.layers)
     assert sum(p.numel() for p in core.shared_mlp.parameters()) == 2 * 24 * 47
@@ -43,7 +43,7 @@ def test_shared_feed_forward_is_one_and_so_is_the_learned_curve():
 
 
 def test_relative_positions_add_the_vector_of_the_distance():
-    model = VARIANTS[0].build(position_embedding="relative", max_relative_position=2)
+    model = BYTE_VARIANTS[0].build(position_embedding="relative", max_relative_position=2)
     attention = model.model.core.layers[0].self_attn
     with torch.no_grad():
         attention.distances.weight.copy_(torch.tensor([-2.0, -1, 0, 1, 2])[:, None] / 8)  # a head has 8 channels
@@ -54,7 +54,10 @@ def test_relative_positions_add_the_vector_of_the_distance():
 
 
 def test_dropout_acts_in_training_alone():
-    model, ids = VARIANTS[0].build(attention_dropout=0.5, hidden_dropout=0.5, embedding_dropout=0.5), draw(1, 29)
+    model, ids = (
+        BYTE_VARIANTS[0].build(attention_dropout=0.5, hidden_dropout=0.5, embedding_dropout=0.5),
+        draw_bytes(1, 29),
+    )
     assert torch.equal(model(ids).logits, model(ids).logits)
     model.train()
     assert not torch.equal(model(ids).logits, model(ids).logits)
