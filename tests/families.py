@@ -600,7 +600,7 @@ BYTE_VARIANTS = [
             ({"hidden_act": "swish"}, '`hidden_act` is "swish"'),
             ({"num_key_value_heads": 1}, "or set `core_num_key_value_heads`"),
             ({"core_num_key_value_heads": 2}, "is not a multiple of `core_num_key_value_heads`"),
-            ({"core_hidden_size": 24, "core_num_attention_heads": 8}, "is odd; rotary positions"),
+            ({"core_num_attention_heads": 8, "core_num_key_value_heads": 8}, "is odd; rotary positions"),
             ({"byte_layers": "published", "encoder_num_hidden_layers": 1}, "`encoder_num_hidden_layers` is 1"),
         ),
     ),

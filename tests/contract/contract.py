@@ -378,11 +378,8 @@ class ModelContract:
     @holds_for(lambda family: family.is_compiled)
     @pytest.mark.parametrize("padding", [False, True])
     def test_promise_7_a_compiled_training_step_has_no_graph_break(self, family, padding):
-        side = "left" if family.is_encoder_decoder else "right"
-        model, lesson = (
-            family.build(**family.compile_changes).train(),
-            family.draw_lesson(2, side if padding else None),
-        )
+        side = None if not padding else "left" if family.is_encoder_decoder else "right"
+        model, lesson = family.build(**family.compile_changes).train(), family.draw_lesson(2, side)
         lesson |= family.compile_options
         loss, expected = compute_gradients(model, lesson)
         torch._dynamo.reset()

@@ -17,14 +17,14 @@ ROWS = [row for row in ROWS if row[0] != "tool"]
 
 
 def list_tests(path: Path) -> set[str]:
-    """Names of the test functions of a file, read without running it."""
-    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+    """Names of the test functions and methods of a file, read without running it."""
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
 
 
 def exists(test: str) -> bool:
-    """Whether `tests/folder/test_file.py::test_name` is a test that pytest collects."""
+    """Whether `tests/folder/test_file.py::test_name` is a test that pytest collects, or one of every family."""
     file, name = test.split("::")
-    is_collected = Path(file).name.startswith("test_") and name.startswith("test_")
+    is_collected = Path(file).name.startswith(("test_", "contract.py")) and name.startswith("test_")
     return is_collected and (REPOSITORY / file).is_file() and name in list_tests(REPOSITORY / file)
 
 

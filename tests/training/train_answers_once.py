@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Train three steps on answers and save, alone or under torchrun. For test_contract_answers.py.
+"""Train three steps on answers and save, alone or under torchrun. For tests/contract/test_contract_looped_thinker.py.
 
 Arguments: folder, batch per process, answerer.
 """

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Generic transformers: every option acts, trains, is cached and compiles; shared layers exist once.
 
-The promises of docs/architecture.md are in tests/test_contract.py, parity in test_parity_generic_transformer.py.
+The promises of docs/architecture.md are in tests/contract, parity in test_parity_generic_transformer.py.
 """
 
 import copy

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Looped Thinkers: the memory of a step, exit, caches over steps, and two model types over one block.
 
-The promises of all families are in tests/test_contract.py and tests/test_contract_answers.py.
+The promises of all families are in tests/contract.
 """
 
 import copy

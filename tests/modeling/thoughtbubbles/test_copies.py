@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """`fork_rule="copy"` is the baseline of the paper: equal streams for every token, their outputs averaged.
 
-The promises of docs/architecture.md are in tests/test_contract.py.
+The promises of docs/architecture.md are in tests/contract.
 """
 
 import pytest
