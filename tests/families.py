@@ -225,7 +225,7 @@ class Family:
         """Inputs with labels, of unequal length where there is padding."""
         batch = self.pad(self.draw_rows()[:batch_size], padding) if padding else self.ask(batch_size)
         is_real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-        is_scored = is_real & is_real.roll(1, 1)  # a first token is predicted by none, or by padding
+        is_scored = is_real & is_real.roll(1, 1) if padding == "left" else is_real  # padding predicts no first token
         return {**batch, "labels": batch["input_ids"].masked_fill(~is_scored, -100)}
 
     def count_targets(self, labels: torch.Tensor) -> torch.Tensor:
@@ -572,8 +572,9 @@ class BytePatchFamily(Family):
 
     def draw_prompt(self, batch_size: int = 3) -> dict:
         """Rows that end at different bytes of their patches, of different lengths."""
-        prompts = ("to be, or", "a b c de", "é漢")[:batch_size]
-        return self.pad([torch.tensor(list(prompt.encode())) for prompt in prompts], "left")
+        if batch_size == 1:
+            return self.pad([self.draw(19)], "left")
+        return self.pad([torch.tensor(list(text.encode())) for text in ("to be, or", "a b c de", "é漢")], "left")
 
 
 def make_byte_patch(name: str, bad_changes=(), **changes) -> BytePatchFamily:
@@ -655,7 +656,7 @@ class NextThoughtFamily(EncoderDecoderFamily):
         mask[1, :3] = 0
         return [{**thought, **text}, {**thought, **text, "decoder_attention_mask": mask}, {**self.ask(2, 9), **text}]
 
-    def draw_lesson(self, batch_size: int = 4, padding: str | None = None) -> dict:
+    def draw_lesson(self, batch_size: int = 4, padding: str | None = "right") -> dict:
         """Thoughts and next thoughts of unequal length."""
         thought = self.pad(self.draw_rows()[:batch_size], padding) if padding else self.ask(batch_size, 13)
         lesson = {**thought, "labels": self.draw(batch_size, 8)}
