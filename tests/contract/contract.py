@@ -61,8 +61,8 @@ def has_cache(family: Family) -> bool:
     return family.has_cache
 
 
-def has_tokens_alone(family: Family) -> bool:
-    """Whether a row of logits stands for each input id."""
+def is_decoder_only(family: Family) -> bool:
+    """Whether each input id has a row of logits."""
     return not family.is_encoder_decoder
 
 
@@ -234,7 +234,7 @@ class ModelContract:
         cache = model(**family.take_part(inputs, 0, 4), use_cache=True).past_key_values
         rest = family.take_part(inputs, 4, length)
         for num_rejected in (6, 1):
-            rejected = {**rest, family.text_name: family.draw(2, num_rejected)}
+            rejected = {**rest, family.text_name: family.draw(len(expected), num_rejected)}
             model(**rejected, past_key_values=cache)
             cache.crop(-num_rejected)
         torch.testing.assert_close(model(**rest, past_key_values=cache).logits, expected[:, 4:], atol=1e-4, rtol=0)
@@ -265,7 +265,7 @@ class ModelContract:
             torch.testing.assert_close(model(**prompt, decoder_inputs_embeds=queries).logits, expected)
         options = {"max_new_tokens": 11, "do_sample": False}
         generated = model.generate(**prompt, **options)
-        if has_tokens_alone(family):
+        if is_decoder_only(family):
             both = model.generate(**prompt, inputs_embeds=embedded["inputs_embeds"], **options)
             assert torch.equal(both, generated)
             generated = generated[:, prompt["input_ids"].shape[1] :]
@@ -283,7 +283,7 @@ class ModelContract:
         logits, is_real = model(**batch).logits, batch["attention_mask"].bool()
         assert logits.isfinite().all()
         for row in range(len(rows)):
-            own = logits[row][is_real[row]] if has_tokens_alone(family) else logits[row]
+            own = logits[row][is_real[row]] if is_decoder_only(family) else logits[row]
             torch.testing.assert_close(own, model(**take_row(batch, row)).logits[0], atol=1e-5, rtol=1e-4)
 
     @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -322,7 +322,7 @@ class ModelContract:
         for same in (2 * mask, mask.bool(), mask.float()):
             assert torch.equal(model(**batch, attention_mask=same, use_cache=False).logits, expected)
 
-    @holds_for(lambda family: family.is_causal and has_tokens_alone(family))
+    @holds_for(lambda family: family.is_causal and is_decoder_only(family))
     def test_packed_documents_stay_apart(self, family):
         model, first, second = family.build(), family.draw(1, 5), family.draw(1, 8)
         packed = torch.cat((first, second), dim=1)
@@ -427,7 +427,7 @@ class ModelContract:
 
     # Outputs and errors
 
-    @holds_for(has_tokens_alone)
+    @holds_for(is_decoder_only)
     def test_promise_9_the_last_hidden_state_has_a_row_for_each_input_id(self, family):
         model, inputs = family.build(), family.ask()
         states = model.model(**inputs).last_hidden_state
@@ -478,7 +478,7 @@ class ModelContract:
             with pytest.raises(ValueError, match=message):
                 model.generate(**options)
 
-    @holds_for(has_tokens_alone)
+    @holds_for(is_decoder_only)
     def test_promise_10_generation_reaches_the_longest_text(self, family):
         """The last new token is never read, so one more fits."""
         model, prompt = family.build(), family.ask(2, 7)
