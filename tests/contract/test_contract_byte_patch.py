@@ -136,7 +136,8 @@ class TestBytePatch(ModelContract):
         model.model.core.register_forward_hook(lambda module, inputs, output: runs.append(output.shape[:2]))
         is_parallel = model.config.decoder == "parallel"
         if is_parallel:
-            model.byte_decoder.register_forward_hook(lambda module, inputs, output: written.append(output.shape[:2]))
+            projection = model.model.byte_decoder.projection
+            projection.register_forward_hook(lambda module, inputs, output: written.append(output.shape[:2]))
         for i in range(3, 12):
             model(ids[:, i : i + 1], past_key_values=cache)
         ended = cache.is_end[:, 3:].sum(0)
@@ -162,10 +163,10 @@ class TestBytePatch(ModelContract):
         model, ids = family.build(), torch.tensor([list(b"to be, or")])
         with torch.no_grad():
             outputs = model.model(ids, use_cache=True, **family.measure(ids.tolist()))
-            before = outputs.last_hidden_state.clone()
+            before = outputs.patch_hidden_states.clone()
             for byte in b" not to be":
                 model.model(torch.tensor([[byte]]), past_key_values=outputs.past_key_values)
-        assert torch.equal(outputs.last_hidden_state, before)
+        assert torch.equal(outputs.patch_hidden_states, before)
 
     def test_promise_5_padding_in_reach_of_a_short_prompt_is_not_read(self, family):
         """Byte by byte, while the first patch is still open, with any ids for padding."""
@@ -259,9 +260,9 @@ class TestBytePatch(ModelContract):
 
     @pytest.mark.parametrize(("byte_layers", "scale"), [("residual", 4.0), ("published", 1.0)])
     def test_bytes_are_scaled_by_the_root_of_their_width_unless_as_published(self, byte_layers, scale):
-        model = BYTE_VARIANTS[1].build(byte_layers=byte_layers, byte_hidden_size=16, num_byte_encoder_layers=2)
+        model = BYTE_VARIANTS[1].build(byte_layers=byte_layers, hidden_size=16, encoder_num_hidden_layers=2)
         table = model.model.embed_tokens.weight
-        assert torch.equal(model.model.embed_bytes(torch.tensor([[97, 257]])), table[[97, 257]][None] * scale)
+        assert torch.equal(model.model.embed(torch.tensor([[97, 257]])), table[[97, 257]][None] * scale)
 
     def test_packed_documents_stay_apart(self, family):
         model = family.build()
@@ -319,7 +320,7 @@ class TestBytePatch(ModelContract):
         assert num_read == outputs.sequences.shape[1] - 1
         assert torch.equal(outputs.patches.is_end[:, :num_read], getattr(outputs, CACHE_NAME).is_end)
         if lengths:
-            with pytest.raises(ValueError, match="`patch_lengths` came with bytes in `past_key_values`"):
+            with pytest.raises(ValueError, match="`patch_lengths` was passed with bytes in `past_key_values`"):
                 model.generate(text, **{CACHE_NAME: cache}, patch_lengths=torch.tensor([[22], [22]]), **options)
 
     def test_promise_8_patches_are_returned_without_a_prompt(self):
@@ -355,7 +356,7 @@ class TestBytePatch(ModelContract):
         ]
         if not family.generates_uncached:
             refusals += [
-                ({**prompt, "use_cache": False}, "`use_cache=False` came"),
+                ({**prompt, "use_cache": False}, "`use_cache=False` was passed"),
                 ({**prompt, "patch_lengths": torch.tensor([[7], [7]])}, "of row 0 sum to 7"),
             ]
         return refusals
@@ -370,14 +371,14 @@ class TestBytePatch(ModelContract):
             (lambda: model(torch.zeros(1, 0, dtype=torch.long)), "no size 0"),
             (lambda: model(draw_bytes(1, 152)), "`max_position_embeddings` is 151"),
             (lambda: model(ids, attention_mask=torch.ones(2, 8)), "`attention_mask` has shape"),
-            (lambda: model(ids, position_ids=PACKED, use_cache=True), "and a cache came too"),
+            (lambda: model(ids, position_ids=PACKED, use_cache=True), "passed with a cache"),
             (
                 lambda: model(ids, position_ids=PACKED, past_key_values=PatchCache(model.config)),
-                "and a cache came too",
+                "passed with a cache",
             ),
             (
                 lambda: model(ids, position_ids=PACKED, attention_mask=torch.ones(2, 9)),
-                "and an `attention_mask` came too",
+                "passed with an `attention_mask`",
             ),
             (lambda: model(ids, position_ids=torch.arange(8)[None]), "`position_ids` has shape"),
             (
@@ -391,10 +392,10 @@ class TestBytePatch(ModelContract):
             (lambda: model(ids, past_key_values=DynamicCache()), "is a DynamicCache"),
             (lambda: model(patch_input_ids=torch.zeros(1, 2, 7, dtype=torch.long)), 'needs `decoder="parallel"`'),
             (lambda: model(ids, attention_mask=torch.ones(2, 1, 9, 9)), "`attention_mask` has 4 dimensions"),
-            (lambda: parallel(**blocks, logits_to_keep=1), "`patch_input_ids` came with"),
-            (lambda: parallel(**blocks, output_patches=True), "`patch_input_ids` came with"),
-            (lambda: parallel(**blocks, use_cache=True), "`patch_input_ids` came with"),
-            (lambda: parallel(**blocks, position_ids=torch.arange(2)[None]), "`patch_input_ids` came with"),
+            (lambda: parallel(**blocks, logits_to_keep=1), "`patch_input_ids` was passed with"),
+            (lambda: parallel(**blocks, output_patches=True), "`patch_input_ids` was passed with"),
+            (lambda: parallel(**blocks, use_cache=True), "`patch_input_ids` was passed with"),
+            (lambda: parallel(**blocks, position_ids=torch.arange(2)[None]), "`patch_input_ids` was passed with"),
             (lambda: token(ids), "`patch_lengths` is missing"),
             (lambda: token(ids, patch_lengths=torch.tensor([[7, 2]])), "`patch_lengths` has shape"),
             (lambda: token(ids, patch_lengths=torch.tensor([[7, 2], [7, 1]])), "of row 1 sum to 8"),

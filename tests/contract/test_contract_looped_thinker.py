@@ -19,9 +19,9 @@ from transformers import (
 
 from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerForConditionalGeneration, build_byte_tokenizer
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
-from hf_thoughtbubbles.modeling.looped_thinker.modeling_looped_thinker import LoopedThinkerEncoderOutput
+from hf_thoughtbubbles.modeling.looped_thinker.outputs_looped_thinker import LoopedThinkerEncoderOutput
 from tests.contract.contract import ModelContract, holds_for
-from tests.families import ANSWERERS, VOCAB_SIZE, Answerer, draw_ids, make_thinker_config, select_rows, take_row
+from tests.families import ANSWERERS, VOCAB_SIZE, Answerer, draw_ids, select_rows, take_row
 from tests.training.train_answers_once import make_answer_trainer
 
 
@@ -95,7 +95,7 @@ class TestLoopedThinker(ModelContract):
         model, lesson = family.build(), family.draw_lesson()
         logits = model(**lesson).logits
         shorter = select_rows(lesson, slice(3, None))
-        shorter.pop("probe_labels", None)
+        shorter.pop("probe_targets", None)
         shorter["labels"] = shorter["labels"][:, :4]
         torch.testing.assert_close(logits[3:, :4], model(**shorter).logits, atol=1e-5, rtol=1e-4)
 
@@ -116,8 +116,8 @@ class TestLoopedThinker(ModelContract):
         if "loop_decoder" in lesson:
             assert outputs.loop_logits.shape == (4, 3, 7, VOCAB_SIZE)
             expected = expected + score(outputs.loop_logits)
-        if "probe_labels" in lesson:
-            errors = (outputs.step_probes - lesson["probe_labels"][:, None]).square().mean((1, 3))
+        if "probe_targets" in lesson:
+            errors = (outputs.step_probes - lesson["probe_targets"][:, None]).square().mean((1, 3))
             expected = expected + errors[is_scored].mean()
         torch.testing.assert_close(outputs.loss, expected)
         assert torch.equal(outputs.logits, outputs.step_logits[:, -1])
@@ -220,7 +220,7 @@ class TestLoopedThinker(ModelContract):
             ({**whole, "num_steps": 2.5}, "`num_steps` is 2.5"),
             ({**whole, "num_steps": True}, "`num_steps` is True"),
             ({**whole, "num_read_steps": -1}, "`num_read_steps` is -1; it must be a whole number of at least 0"),
-            ({**whole, "exit_threshold": 0.1}, "`exit_threshold` came to a model that answers problems"),
+            ({**whole, "exit_threshold": 0.1}, "`exit_threshold` was passed, but only `LoopedThinkerTextModel` has"),
             ({**whole, "input_ids": draw_ids(2, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
             ({**whole, "input_ids": input_ids + VOCAB_SIZE}, "`input_ids` holds .* ids are 0 to 60"),
             ({**whole, "input_ids": input_ids - VOCAB_SIZE}, "`input_ids` holds -.* ids are 0 to 60"),
@@ -259,7 +259,7 @@ class TestLoopedThinker(ModelContract):
             ),
             ({**whole, "decoder_attention_mask": torch.ones(2, 5)}, r"`decoder_attention_mask` has shape \(2, 5\)"),
             ({**whole, "past_key_values": DynamicCache()}, "`past_key_values`"),
-            ({**whole, "probe_labels": torch.rand(2, 7, 2)}, "`probe_labels` came"),
+            ({**whole, "probe_targets": torch.rand(2, 7, 2)}, "`probe_targets` was passed"),
         ]
         if static:
             refusals += [
@@ -271,13 +271,13 @@ class TestLoopedThinker(ModelContract):
         else:
             refusals.append(({**whole, "memory_ids": torch.zeros(2, 1).long()}, "the model has no static memory"))
         if family.config.num_probes > 0:
-            wrong = {**problem, "labels": draw_ids(2, 7), "probe_labels": torch.rand(2, 7, 1)}
-            refusals.append((wrong, r"`probe_labels` has shape \(2, 7, 1\).* \(2, 7, 2\)"))
+            wrong = {**problem, "labels": draw_ids(2, 7), "probe_targets": torch.rand(2, 7, 1)}
+            refusals.append((wrong, r"`probe_targets` has shape \(2, 7, 1\).* \(2, 7, 2\)"))
         if family.is_parallel:
             refusals += [
                 (
                     {**problem, "labels": draw_ids(2, 5), "decoder_input_ids": draw_ids(2, 5)},
-                    "`decoder_input_ids` came",
+                    "`decoder_input_ids` was passed",
                 ),
                 ({**whole, "loop_decoder": True}, "`loop_decoder=True` needs"),
                 ({**problem, "answer_length": 14}, "answer is 14 tokens long, but `max_answer_length` is 13"),
@@ -286,7 +286,7 @@ class TestLoopedThinker(ModelContract):
             ]
         else:
             refusals += [
-                (problem, "needs `labels`, `decoder_input_ids` or `decoder_inputs_embeds`; none came"),
+                (problem, "needs `labels`, `decoder_input_ids` or `decoder_inputs_embeds`; none was passed"),
                 ({**problem, "answer_length": 5}, "needs `labels`, `decoder_input_ids`"),
                 (
                     {**problem, "labels": draw_ids(2, 5), "decoder_input_ids": draw_ids(2, 6)},
@@ -318,14 +318,14 @@ class TestLoopedThinker(ModelContract):
     def test_promise_10_what_one_pass_cannot_do_is_refused(self, family):
         model, problem = family.build(), family.ask(1)
         for options, message in (
-            ({"assistant_model": family.build(seed=1)}, "Assisted and prompt-lookup generation came"),
-            ({"prompt_lookup_num_tokens": 2}, "Assisted and prompt-lookup generation came"),
-            ({"cache_implementation": "static"}, "`cache_implementation` came"),
-            ({CACHE_NAME: EncoderDecoderCache(DynamicCache(), DynamicCache())}, f"`{CACHE_NAME}` came"),
+            ({"assistant_model": family.build(seed=1)}, "Assisted or prompt-lookup generation was requested"),
+            ({"prompt_lookup_num_tokens": 2}, "Assisted or prompt-lookup generation was requested"),
+            ({"cache_implementation": "static"}, "`cache_implementation` was passed"),
+            ({CACHE_NAME: EncoderDecoderCache(DynamicCache(), DynamicCache())}, f"`{CACHE_NAME}` was passed"),
         ):
             with pytest.raises(ValueError, match=message):
                 model.generate(**problem, max_new_tokens=3, **options)
-        with pytest.raises(ValueError, match="Give the collator no `model`"):
+        with pytest.raises(ValueError, match="Remove `model` from the arguments of the collator"):
             model.prepare_decoder_input_ids_from_labels(draw_ids(1, 3))
 
     @holds_for(is_reading)
@@ -350,12 +350,6 @@ class TestLoopedThinker(ModelContract):
         if is_input_read:
             logits = model(encoder_outputs=bare, decoder_input_ids=answer).logits
             torch.testing.assert_close(logits[0], expected[0], atol=1e-5, rtol=1e-4)
-
-    def test_a_configuration_for_text_is_copied_before_it_becomes_one_for_answers(self):
-        config = make_thinker_config(is_encoder_decoder=False)
-        model = LoopedThinkerForConditionalGeneration(config)
-        assert model.config.is_encoder_decoder
-        assert not config.is_encoder_decoder
 
     def test_an_answer_needs_something_to_start_from(self):
         model = LoopedThinkerForConditionalGeneration(

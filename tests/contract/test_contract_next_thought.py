@@ -267,12 +267,12 @@ class TestNextThought(ModelContract):
             ({"decoder_input_ids": text}, "exactly one of `input_ids` and `inputs_embeds`; neither"),
             ({**whole, "input_ids": draw_ids(2, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
             ({**whole, "input_ids": ids + VOCAB_SIZE}, "`input_ids` holds .* ids are 0 to 60"),
-            ({**whole, "input_ids": ids[:, :1]}, rf"has 1 tokens, of which .* at least {least} tokens"),
-            ({**whole, **short}, rf"Row 1 of the input.* has 1 tokens, .* at least {least} tokens"),
+            ({**whole, "input_ids": ids[:, :1]}, rf"has 1 tokens\. .* Pass at least {least} tokens"),
+            ({**whole, **short}, rf"Row 1 of the input.* has 1 tokens\. .* Pass at least {least} tokens"),
             ({**whole, "attention_mask": torch.ones(2, 6)}, r"`attention_mask` has shape \(2, 6\)"),
             ({**whole, "attention_mask": torch.ones(2, 1, 9, 9)}, "`attention_mask` has 4 dimensions"),
-            ({"input_ids": ids}, "give exactly one of `labels` or `decoder_input_ids`.*; neither came"),
-            ({**whole, "decoder_inputs_embeds": torch.rand(2, 5, 24)}, "; both came"),
+            ({"input_ids": ids}, "pass exactly one of `labels` or `decoder_input_ids`.*; neither was passed"),
+            ({**whole, "decoder_inputs_embeds": torch.rand(2, 5, 24)}, "; both were passed"),
             ({**whole, "decoder_input_ids": draw_ids(3, 5)}, r"`decoder_input_ids` has shape \(3, 5\).* B = 2"),
             ({**whole, "decoder_input_ids": text + VOCAB_SIZE}, "`decoder_input_ids` holds"),
             (
@@ -283,8 +283,8 @@ class TestNextThought(ModelContract):
             ({"input_ids": ids, "decoder_inputs_embeds": torch.rand(2, 5, 7)}, r"must be \(B, T, 24\) with B = 2"),
             ({**whole, "decoder_attention_mask": torch.ones(2, 4)}, r"`decoder_attention_mask` has shape \(2, 4\)"),
             ({**whole, "past_key_values": DynamicCache()}, "`past_key_values` is a `DynamicCache`"),
-            ({**whole, "position_ids": torch.arange(9)[None]}, "`position_ids` came"),
-            ({**whole, "decoder_position_ids": torch.arange(5)[None]}, "`decoder_position_ids` came"),
+            ({**whole, "position_ids": torch.arange(9)[None]}, "`position_ids` was passed"),
+            ({**whole, "decoder_position_ids": torch.arange(5)[None]}, "`decoder_position_ids` was passed"),
             ({**whole, "num_thoughts": 0}, "`num_thoughts` is 0; it must be a whole number"),
             ({**whole, "num_thoughts": 1.5}, "`num_thoughts` is 1.5"),
             ({**whole, "num_thoughts": True}, "`num_thoughts` is True"),
@@ -292,7 +292,7 @@ class TestNextThought(ModelContract):
             ({"input_ids": ids, "labels": draw_ids(5)}, r"`labels` has shape \(5,\)"),
             ({"input_ids": ids, "labels": torch.full((2, 5), -7)}, "`labels` holds -7"),
             ({**whole, "labels": draw_ids(2, 4)}, r"`labels` has shape \(2, 4\).* \(2, 5\)"),
-            ({"input_ids": ids, "labels": text, "logits_to_keep": 1}, "`logits_to_keep` came with `labels`"),
+            ({"input_ids": ids, "labels": text, "logits_to_keep": 1}, "`logits_to_keep` was passed with `labels`"),
             ({"encoder_outputs": (latent,), "decoder_input_ids": text}, "`encoder_outputs` is a `tuple`"),
             (
                 {"encoder_outputs": BaseModelOutput(last_hidden_state=latent[:, 1:]), "decoder_input_ids": text},
@@ -304,10 +304,7 @@ class TestNextThought(ModelContract):
     def get_generation_refusals(self, family) -> list[tuple[dict, str]]:
         thought = family.ask()
         return [
-            (
-                {**thought, "max_new_tokens": 38},
-                "may become 38 tokens long before its last, but `max_position_embeddings`",
-            ),
+            ({**thought, "max_new_tokens": 38}, "may read 38 tokens .* `max_position_embeddings` is 37"),
             ({**thought, "num_thoughts": 0}, "`num_thoughts` is 0"),
             ({**thought, "generation_config": GenerationConfig(num_thoughts=-1)}, "`num_thoughts` is -1"),
             ({"input_ids": draw_ids(2, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
@@ -317,11 +314,13 @@ class TestNextThought(ModelContract):
     def test_promise_10_generation_reaches_the_longest_text(self, family):
         assert family.build().generate(**family.ask(), max_new_tokens=37, eos_token_id=-1).shape == (2, 38)
 
-    def test_promise_10_a_cache_is_refused_under_gradient_checkpointing(self, family):
-        model, lesson = family.build().train(), family.draw_lesson(padding="right")
-        enable_checkpointing(model)
-        with pytest.raises(ValueError, match="came with gradient checkpointing"):
-            model(**lesson, use_cache=True)
+    def test_promise_10_a_filled_cache_is_refused_under_gradient_checkpointing(self, family):
+        model, lesson = family.build(), family.draw_lesson(padding="right")
+        cache = model(**lesson).past_key_values
+        enable_checkpointing(model.train())
+        assert model(**lesson, use_cache=True).past_key_values.get_seq_length() == 0
+        with pytest.raises(ValueError, match=r"`past_key_values` with 8 tokens was passed .* gradient checkpointing"):
+            model(**lesson, past_key_values=cache)
 
     def test_promise_2_compute_can_be_changed_while_loading(self, family, tmp_path):
         model, inputs = family.build(), {**family.ask(), **family.read()}

@@ -22,7 +22,7 @@ class TestThoughtbubbles(ModelContract):
 
     @holds_for(is_forking)
     def test_promise_3_the_published_rule_is_the_stated_exception(self, family):
-        """Documented, so measured: later tokens do change earlier logits under `fork_policy="topk"`."""
+        """Documented, so measured: later tokens do change earlier logits under `fork_rule="topk"`."""
         model, input_ids = family.build(), draw_ids(8, 23)
         edited = torch.cat((input_ids[:, :11], draw_ids(8, 12)), dim=1)
         assert (model(edited).logits[:, :11] - model(input_ids).logits[:, :11]).abs().max() > 1e-3
@@ -104,8 +104,8 @@ class TestThoughtbubbles(ModelContract):
         for strategy, message in (
             ({"assistant_model": assistant}, "Assisted and prompt-lookup generation need a cache"),
             ({"prompt_lookup_num_tokens": 2}, "Assisted and prompt-lookup generation need a cache"),
-            ({"prefill_chunk_size": 2}, "`prefill_chunk_size` came"),
-            ({"cache_implementation": "static"}, "`cache_implementation` came"),
+            ({"prefill_chunk_size": 2}, "`prefill_chunk_size` was passed"),
+            ({"cache_implementation": "static"}, "`cache_implementation` was passed"),
         ):
             with pytest.raises(ValueError, match=message):
                 model.generate(prompt, **options, **strategy)
@@ -125,5 +125,5 @@ class TestThoughtbubbles(ModelContract):
         ):
             with pytest.raises(ValueError, match=message):
                 model(input_ids, **inputs)
-        with pytest.raises(ValueError, match=f"`{CACHE_NAME}` came"):
+        with pytest.raises(ValueError, match=f"`{CACHE_NAME}` was passed"):
             model.generate(input_ids, **{CACHE_NAME: DynamicCache()}, max_new_tokens=2)
