@@ -76,7 +76,7 @@ def check_patch_lengths(config: BytePatchConfig, patch_lengths: torch.Tensor, re
         )
     if patch_lengths.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    sums, counts = patch_lengths.sum(1), real.long().sum(1)
+    sums, counts = patch_lengths.sum(1), real.bool().sum(1)
     wrong = (sums != counts).nonzero().flatten().tolist()
     if wrong:
         row = wrong[0]
