@@ -157,6 +157,11 @@ class Family:
         return {"fork_budget": 4.0} if self.config.to_dict().get("fork_rule") == "threshold" else {}
 
     @property
+    def averages_once(self) -> bool:
+        """Whether all terms of the loss are means over the same targets."""
+        return True
+
+    @property
     def auto_class(self) -> type:
         return AutoModelForSeq2SeqLM if self.is_encoder_decoder else AutoModelForCausalLM
 
@@ -526,6 +531,10 @@ class BytePatchFamily(Family):
     @property
     def needs_positions(self) -> bool:
         return False
+
+    @property
+    def averages_once(self) -> bool:
+        return self.config.reconstruction_loss_weight == 0  # which also scores the first byte
 
     @property
     def later_tokens_act_at_once(self) -> bool:

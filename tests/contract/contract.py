@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from transformers import AutoModel, GenerationConfig, PreTrainedModel
+from transformers import AutoModel, Cache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
 
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from tests.families import VOCAB_SIZE, Family, draw_ids, select_rows, take_row
@@ -166,6 +166,7 @@ class ModelContract:
         plain = {key: strategy[key] for key in ("do_sample", "temperature", "num_beams") if key in strategy}
         for compute in family.compute:
             options = {"max_new_tokens": family.num_new_tokens, **compute, **prompt}
+            options |= {"eos_token_id": -1} if way == "lookup" else {}
             torch.manual_seed(1)
             expected = model.generate(use_cache=False, **options, **plain)
             written = expected if family.is_encoder_decoder else expected[:, prompt["input_ids"].shape[1] :]
@@ -209,7 +210,12 @@ class ModelContract:
                             outputs = model(**part, past_key_values=cache, use_cache=True)
                             cache, real = outputs.past_key_values, is_real[:, start:end]
                             torch.testing.assert_close(outputs.logits[real], expected[:, start:end][real], **tolerance)
-                        assert int(cache.get_seq_length()) == length
+                        self.check_cache(family, cache, length)
+
+    def check_cache(self, family: Family, cache: Cache, length: int) -> None:
+        """Check the kind of a returned cache and the tokens that it holds."""
+        assert int(cache.get_seq_length()) == length
+        assert (type(cache) is EncoderDecoderCache) == family.is_encoder_decoder
 
     @holds_for(has_cache)
     def test_promise_4_generation_goes_on_from_its_own_cache(self, family):
@@ -243,6 +249,7 @@ class ModelContract:
     def test_a_training_model_returns_a_cache_only_when_asked(self, family):
         model, inputs = family.build().train(), family.draw_text()
         assert model(**inputs).past_key_values is None
+        assert model(**family.draw_lesson()).past_key_values is None
         cache = model(**family.take_part(inputs, 0, 9), use_cache=True).past_key_values
         assert cache.get_seq_length() == 9
         model(**family.take_part(inputs, 9, 11), past_key_values=cache)
@@ -250,11 +257,8 @@ class ModelContract:
 
     @holds_for(lambda family: family.takes_vectors)
     def test_promise_4_vectors_instead_of_tokens_give_the_same(self, family):
-        model, prompt, reading = (
-            family.build(),
-            family.draw_prompt(),
-            family.read(family.draw_prompt()["input_ids"].shape[0]),
-        )
+        """Of prompts padded on the left, and of the text that the decoder is given."""
+        model, prompt, reading = family.build(), family.pad(family.draw_rows()[:3], "left"), family.read(3)
         embed = model.get_input_embeddings()
         embedded = {**prompt, "inputs_embeds": embed(prompt["input_ids"])}
         del embedded["input_ids"]
@@ -262,7 +266,8 @@ class ModelContract:
         torch.testing.assert_close(model(**embedded, **reading).logits, expected)
         if "decoder_input_ids" in reading:
             queries = embed(reading["decoder_input_ids"])
-            torch.testing.assert_close(model(**prompt, decoder_inputs_embeds=queries).logits, expected)
+            for inputs in (prompt, embedded):
+                torch.testing.assert_close(model(**inputs, decoder_inputs_embeds=queries).logits, expected)
         options = {"max_new_tokens": 11, "do_sample": False}
         generated = model.generate(**prompt, **options)
         if is_decoder_only(family):
@@ -336,7 +341,8 @@ class ModelContract:
     def test_promise_6_parts_of_a_batch_add_up_to_the_whole(self, family):
         model, lesson = family.build().train(), family.draw_lesson(padding="right")
         num_items = family.count_targets(lesson["labels"])
-        loss, expected = compute_gradients(model, lesson)
+        whole = lesson if family.averages_once else {**lesson, "num_items_in_batch": num_items}
+        loss, expected = compute_gradients(model, whole)
         parts = [
             model(**select_rows(lesson, rows), num_items_in_batch=num_items).loss for rows in (slice(1), slice(1, 4))
         ]

@@ -69,6 +69,10 @@ class TestNextThought(ModelContract):
             difference, largest = (gradient - expected[name]).abs().max(), expected[name].abs().max()
             assert difference <= 5e-5 * largest + 1e-7, (name, difference, largest)
 
+    def check_cache(self, family, cache, length):
+        super().check_cache(family, cache, length)
+        assert cache.cross_attention_cache.get_seq_length() == family.config.num_latent_tokens
+
     def test_promise_4_thinking_and_latent_tokens_happen_once(self, family):
         model, batch, calls = family.build(), family.pad(family.draw_rows(), "left"), []
         for part in (model.model.encoder, model.model.core, model.model.decoder.latent_decoder):
