@@ -382,6 +382,7 @@ class ModelContract:
         rounded = copy.deepcopy(model).to(torch.bfloat16)(**lesson).logits.float().softmax(-1)
         assert (rounded - expected).abs().max() < family.bf16_distance
 
+    @pytest.mark.slow
     @holds_for(lambda family: family.is_compiled)
     @pytest.mark.parametrize("padding", [False, True])
     def test_promise_7_a_compiled_training_step_has_no_graph_break(self, family, padding):

@@ -211,6 +211,7 @@ class TestBytePatch(ModelContract):
         model.config.patch_size = 7
         assert model(ids, output_patches=True).patches.lengths.tolist() == [[7, 7, 7, 2]]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("data", ["né漢😀\r\n\0 Приве́т".encode(), RANDOM_BYTES[:17]], ids=["text", "bytes"])
     @holds_for(lambda family: family.name not in ("published", "layer-norm"))
     def test_anything_survives_encoding_training_generation_and_decoding(self, family, data):
@@ -298,6 +299,7 @@ class TestBytePatch(ModelContract):
         twice = {name: value.repeat(2, 1) for name, value in packed.items() if name != "labels"}
         torch.testing.assert_close(model(**twice).logits[1:], outputs.logits, atol=1e-5, rtol=1e-5)
 
+    @pytest.mark.slow
     @holds_for(lambda family: family.name in ("space", "fixed-parallel"))
     def test_packed_documents_compile_without_a_graph_break(self, family):
         model = family.build().train()
@@ -328,6 +330,7 @@ class TestBytePatch(ModelContract):
         outputs = model.generate(max_new_tokens=6, return_dict_in_generate=True, output_patches=True, do_sample=False)
         assert torch.equal(outputs.patches.is_end[:, :-1], getattr(outputs, CACHE_NAME).is_end)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("smoothing", [0.0, 0.1])
     def test_a_reconstruction_loss_that_needs_labels_warns_without_them(
         self, smoothing, tmp_path, caplog, monkeypatch

@@ -122,6 +122,7 @@ class TestLoopedThinker(ModelContract):
         torch.testing.assert_close(outputs.loss, expected)
         assert torch.equal(outputs.logits, outputs.step_logits[:, -1])
 
+    @pytest.mark.slow
     @holds_for(lambda family: family.name in ("kept-autoregressive", "static-memory-autoregressive", "kept-parallel"))
     def test_promise_6_accumulated_steps_equal_one_big_batch(self, family, tmp_path):
         models = []
@@ -134,6 +135,7 @@ class TestLoopedThinker(ModelContract):
         for name, parameter in models[0].items():
             torch.testing.assert_close(models[1][name], parameter, atol=1e-6, rtol=1e-4)
 
+    @pytest.mark.slow
     def test_promise_6_two_processes_equal_one_with_twice_the_batch(self, tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         script = REPOSITORY / "tests" / "training" / "train_answers_once.py"
@@ -149,6 +151,7 @@ class TestLoopedThinker(ModelContract):
         for name in one:
             torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=1e-4)
 
+    @pytest.mark.slow
     @holds_for(lambda family: family.name in ("plain-autoregressive", "plain-parallel"))
     def test_the_trainer_evaluates_by_generation(self, family, tmp_path):
         seen = {}

@@ -133,6 +133,7 @@ class TestNextThought(ModelContract):
         assert torch.equal(model(**lesson, labels=strided).loss, outputs.loss) and not strided.is_contiguous()
         assert torch.equal(model(**lesson, decoder_input_ids=given, logits_to_keep=2).logits, outputs.logits[:, -2:])
 
+    @pytest.mark.slow
     def test_promise_6_accumulated_steps_equal_one_big_batch(self, tmp_path):
         models = []
         for name, (batch, accumulation) in {"big": (8, 1), "accumulated": (2, 4)}.items():
@@ -144,6 +145,7 @@ class TestNextThought(ModelContract):
         for name, parameter in models[0].items():
             torch.testing.assert_close(models[1][name], parameter, atol=1e-5, rtol=1e-3)
 
+    @pytest.mark.slow
     def test_the_trainer_smooths_labels_and_evaluates_by_generation(self, tmp_path):
         trainer = make_trainer(
             tmp_path, 8, label_smoothing_factor=0.25, predict_with_generate=True, generation_max_length=5
@@ -174,6 +176,7 @@ class TestNextThought(ModelContract):
         learned = {name for name, _ in model.named_parameters() if not name.endswith("k_proj.bias")}
         assert {name for name, gradient in gradients.items() if gradient.abs().max() > 1e-9} >= learned
 
+    @pytest.mark.slow
     def test_what_follows_a_thought_is_learned_and_depends_on_it(self, family):
         """A model that learned pairs by heart writes them again, each after its own thought."""
         model, lesson = family.build(initializer_range=None).train(), family.pad(family.draw_rows(), "left")
@@ -246,6 +249,7 @@ class TestNextThought(ModelContract):
         assert not torch.equal(layer(tokens)[0], layer(tokens)[0])
         assert torch.equal(layer.eval()(tokens)[0], layer(tokens)[0])
 
+    @pytest.mark.slow
     def test_a_compiled_step_with_a_static_cache_has_no_graph_break(self, family):
         model, thought, text = family.build(), {"input_ids": draw_ids(2, 9)}, draw_ids(2, 6)
         expected = model(**thought, decoder_input_ids=text).logits

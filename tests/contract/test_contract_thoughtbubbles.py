@@ -60,6 +60,7 @@ class TestThoughtbubbles(ModelContract):
         best = int((first[:, None] + second).argmax())
         assert found[0, 6:].tolist() == [best // VOCAB_SIZE, best % VOCAB_SIZE]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("padding", ["none", "right"])
     def test_promise_7_flex_attention_agrees_in_inference(self, padding):
         """Without gradients: on a CPU it has no backward pass. Its head sizes are powers of two."""
@@ -72,6 +73,7 @@ class TestThoughtbubbles(ModelContract):
         with torch.no_grad():
             torch.testing.assert_close(model(**inputs).logits[mask.bool()], expected, atol=1e-5, rtol=1e-4)
 
+    @pytest.mark.slow
     @holds_for(is_forking)
     def test_a_compiled_model_generates_the_same_text(self, family):
         model, prompt = family.build(), draw_ids(1, 5)
