@@ -35,7 +35,7 @@ def test_every_option_of_the_core_acts_trains_and_is_cached(options):
 
 
 def test_shared_feed_forward_is_one_and_so_is_the_learned_curve():
-    model = BYTE_VARIANTS[0].build(share_feed_forward=True, hidden_act="learned", num_hidden_layers=5)
+    model = BYTE_VARIANTS[0].build(share_feed_forward=True, hidden_act="learned", core_num_hidden_layers=5)
     core = model.model.core
     assert all(layer.mlp is None for layer in core.layers)
     assert sum(p.numel() for p in core.shared_mlp.parameters()) == 2 * 24 * 47
