@@ -371,7 +371,7 @@ def test_saving_over_a_file_is_an_error_and_leaves_the_file_as_it_was(saved, tmp
     model, path = saved[0], tmp_path / "notes.txt"
     path.write_text("important")
     for part in (model, model.config):
-        with pytest.raises(NotADirectoryError, match=r"`save_directory` .*notes\.txt' is a file; give a folder"):
+        with pytest.raises(NotADirectoryError, match=r"`save_directory=.*notes\.txt'` was passed, but it must be a "):
             part.save_pretrained(path)
     build_byte_tokenizer().save_pretrained(path)
     assert [record.levelname for record in logs.records] == ["ERROR"]

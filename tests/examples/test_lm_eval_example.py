@@ -365,7 +365,7 @@ def test_a_task_of_ones_own_asks_for_single_tokens_which_top_k_forks_answer_hone
 
 def test_what_the_harness_cannot_evaluate_is_one_clear_error(evaluated):
     errors = evaluated[2]
-    assert errors["bytes-token"].startswith('ValueError: `patch_lengths` is missing, which `patching="token"` needs')
+    assert errors["bytes-token"].startswith('ValueError: `patch_lengths` is missing, but `patching="token"` needs it')
     assert "trust_remote_code=True" in errors["untrusted"]
     assert errors["next-thought-as-causal"].startswith("ValueError: Unrecognized configuration class")
 
