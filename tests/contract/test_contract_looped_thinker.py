@@ -137,7 +137,8 @@ class TestLoopedThinker(ModelContract):
 
     @pytest.mark.slow
     def test_promise_6_two_processes_equal_one_with_twice_the_batch(self, tmp_path):
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        paths = (str(REPOSITORY / "src"), str(REPOSITORY))  # this checkout, whatever is installed
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         script = REPOSITORY / "tests" / "training" / "train_answers_once.py"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         command = [sys.executable, *launcher, str(script), str(tmp_path / "two"), "4", "kept-autoregressive"]
