@@ -4,6 +4,7 @@
 Each entry has what the promises in tests/contract need: how to build its model, and inputs for it.
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -47,6 +48,7 @@ BYTE_PATCH_SIZES = {
     "max_patch_bytes": 7,
     "patch_size": 5,
 }
+CALIBRATED: dict[str, tuple] = {}
 SHARPENING = 3.0  # fork scores start near one half each; scaled up, decisions are real and not ties of rounding
 
 
@@ -82,6 +84,17 @@ def take_row(inputs: dict, row: int) -> dict:
     if "patch_lengths" in alone:
         alone["patch_lengths"] = alone["patch_lengths"][alone["patch_lengths"] > 0][None]
     return alone
+
+
+def calibrate_once(model: ThoughtbubblesForCausalLM, key: str) -> ThoughtbubblesForCausalLM:
+    """The calibrated model, and the random state after calibration; computed once for each key."""
+    if key not in CALIBRATED:
+        input_ids = torch.randint(1, model.config.vocab_size - 1, (8, model.config.max_position_embeddings))
+        calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))
+        CALIBRATED[key] = copy.deepcopy(model), torch.get_rng_state()
+    calibrated, random_state = CALIBRATED[key]
+    torch.set_rng_state(random_state)
+    return copy.deepcopy(calibrated)
 
 
 @dataclass(frozen=True)
@@ -173,8 +186,7 @@ class Family:
             return model
         sharpen_forks(model)
         if model.config.fork_layers and model.config.fork_rule == "threshold":
-            input_ids = torch.randint(1, model.config.vocab_size - 1, (8, model.config.max_position_embeddings))
-            calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))
+            return calibrate_once(model, f"{seed} {model.config.to_json_string(use_diff=False)}")
         return model
 
     def draw(self, *shape: int) -> torch.Tensor:
