@@ -379,7 +379,9 @@ def main():
     if compare.seeds < 1:
         parser.error(f"--seeds is {compare.seeds}; at least one run is needed")
     if data.tokenizer or data.streaming:
-        parser.error("--tokenizer or --streaming was passed, but models are compared on local bytes. Remove it")
+        parser.error(
+            "--tokenizer or --streaming was passed, but models are compared on bytes of local text. Remove it"
+        )
     known = [*OURS, *NATIVE]
     for name in compare.models:
         if name not in known and not Path(name).is_dir() and "/" not in name:

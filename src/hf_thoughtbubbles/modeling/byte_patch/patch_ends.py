@@ -191,7 +191,7 @@ def index_patches(
 
 def measure_lengths(patch_index: torch.Tensor, num_patches: int) -> torch.Tensor:
     """The bytes `(B, P)` of each patch, by the patch of each byte `(B, T)`; -1 is none."""
-    counts = torch.zeros(len(patch_index), num_patches + 1, dtype=torch.long, device=patch_index.device)
+    counts = torch.zeros(patch_index.shape[0], num_patches + 1, dtype=torch.long, device=patch_index.device)
     index = torch.where(patch_index < 0, num_patches, patch_index)
     return counts.scatter_add(1, index, torch.ones_like(index))[:, :-1]
 
