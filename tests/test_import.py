@@ -12,6 +12,9 @@ import hf_thoughtbubbles
 from benchmarks.import_time import FORBIDDEN_MODULES
 
 
+pytestmark = pytest.mark.slow
+
+
 FIRST_IMPORT = "from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, GenerationMixin\n"
 MODULES = f"""
 import json, sys

@@ -85,6 +85,7 @@ def nest(params: dict) -> dict:
     return {"params": tree}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npz", "msgpack", "orbax"])
 def test_the_script_turns_a_checkpoint_into_a_folder_that_loads(kind, params, tmp_path):
     source = tmp_path / f"checkpoint.{kind}"

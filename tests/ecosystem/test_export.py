@@ -14,7 +14,10 @@ from tests.families import Family, make_config, make_generic, make_thinker
 
 
 # torch.onnx asks pytree under a name that pytree is about to drop
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
+]
 
 SMALL = {**BYTES, "num_hidden_layers": 2}
 FORKING = {**SMALL, "fork_layers": [1]}

@@ -142,6 +142,7 @@ def test_half_precision_loads_computes_and_is_saved_again(load, tmp_path):
             assert torch.equal(again(**inputs).logits, logits)
 
 
+@pytest.mark.slow
 @ALL
 @LONE_PARAMETER
 @SHARD_FITS

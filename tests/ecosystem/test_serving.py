@@ -19,6 +19,9 @@ from tests.ecosystem.byte_models import BYTES, CAUSAL, NO_LETTERS, build, build_
 from tests.families import Answerer, make_thinker_config
 
 
+pytestmark = pytest.mark.slow
+
+
 START_SECONDS = 120  # a server imports everything first, perhaps on a busy machine
 QUESTION = [{"role": "user", "content": "hi"}]
 LIMITS = {"max_tokens": 7, "temperature": 0}

@@ -124,6 +124,7 @@ def test_a_baseline_has_as_many_parameters(family, seed):
         assert getattr(baseline.config, name) == getattr(get_sizes(model), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", NATIVE_CLASSES)
 @pytest.mark.parametrize("seed", range(NUM_DRAWS))
 def test_a_baseline_has_as_many_flops(family, seed):
@@ -179,6 +180,7 @@ def test_of_many_matches_of_both_the_most_usual_is_taken():
     assert config.n_inner > 2 * config.n_embd, "not the model's own proportions, which would be nearer"
 
 
+@pytest.mark.slow
 def test_a_match_of_both_outside_the_tolerance_can_be_accepted():
     model = LoopedThinkerForCausalLM(make_thinker_text_config(num_steps=9))
     with pytest.raises(

@@ -207,6 +207,7 @@ def test_a_budget_is_taken_to_the_letter(changes):
     assert estimate_flops(config, 50).training == measured, "50 * 1.1 is a little more than 55"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", THINKERS)
 def test_more_steps_of_a_text_are_estimated_exactly_as_if_no_token_exits(name):
     model, input_ids = LoopedThinkerForCausalLM(make_text_thinker(**THINKERS[name])), draw_ids(NUM_ROWS, NUM_TOKENS)
@@ -216,6 +217,7 @@ def test_more_steps_of_a_text_are_estimated_exactly_as_if_no_token_exits(name):
     assert config.exit_threshold == 0.1, "the estimate changed the configuration"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize("readout", ["autoregressive", "parallel"])
 @pytest.mark.parametrize("thinking", [{}, {"num_steps": 4, "num_latents": 3, "num_read_steps": 0}])
@@ -229,6 +231,7 @@ def test_an_answer_is_estimated_exactly(name, readout, thinking):
     assert (flops.num_tokens, flops.forward_per_row) == (16, flops.forward / NUM_ROWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_last_token_of_an_answer_and_its_cache_are_estimated_exactly(name):
     config = make_thinker_config(**ANSWERS[name])
@@ -256,6 +259,7 @@ def test_a_parallel_answer_costs_each_token_its_share_of_one_reading():
     assert estimate_memory(config, 9).cache == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", THOUGHTS)
 def test_next_thoughts_are_estimated_exactly(name):
     config = make_thoughts(**THOUGHTS[name])

@@ -13,6 +13,9 @@ from hf_thoughtbubbles.data.patches import measure_patch_lengths
 from tests.examples.scripts import run_script
 
 
+pytestmark = pytest.mark.slow
+
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_byte_text.py"
 TINY = ["--core_hidden_size", "16", "--core_num_attention_heads", "2", "--core_num_hidden_layers", "1"]
 TINY += ["--hidden_size", "16", "--block_size", "32", "--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "5"]

@@ -17,6 +17,9 @@ from hf_thoughtbubbles.modeling.byte_patch.patch_ends import find_patch_ends, nu
 from tests.examples.scripts import run_script
 
 
+pytestmark = pytest.mark.slow
+
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "compare.py"
 TINY = ["--hidden_size", "16", "--num_attention_heads", "2", "--num_hidden_layers", "4", "--block_size", "32"]
 TINY += ["--max_steps", "4", "--scored_blocks", "4", "--prefix_blocks", "1", "--use_cpu", "--disable_tqdm", "true"]

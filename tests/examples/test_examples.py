@@ -12,6 +12,9 @@ import pytest
 from tests.examples.scripts import run_script
 
 
+pytestmark = pytest.mark.slow
+
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = ["--hidden_size", "16", "--num_hidden_layers", "3", "--num_attention_heads", "2", "--block_size", "32"]
 TINY += ["--max_steps", "4", "--eval_steps", "2", "--scored_blocks", "4", "--prefix_blocks", "2", "--use_cpu"]

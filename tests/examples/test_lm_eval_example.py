@@ -22,6 +22,9 @@ from tests.families import ANSWERERS as THINKERS
 from tests.families import BYTE_VARIANTS, FAMILIES, THOUGHT_VARIANTS
 
 
+pytestmark = pytest.mark.slow
+
+
 FOLDER = Path(__file__).parents[2] / "examples" / "lm_eval"
 README = (FOLDER / "README.md").read_text()
 TOKENIZER = build_byte_tokenizer()

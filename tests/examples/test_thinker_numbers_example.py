@@ -9,6 +9,9 @@ import pytest
 from tests.examples.test_examples import run
 
 
+pytestmark = pytest.mark.slow
+
+
 TINY = ["--hidden_size", 16, "--num_attention_heads", 2, "--num_latents", 3, "--num_steps", 2, "--max_latents", 5]
 TINY += ["--per_device_train_batch_size", 8, "--logging_steps", 2, "--use_cpu", "--test_steps", 1, 3]
 SCRIPT = "train_thinker_numbers.py"

@@ -10,6 +10,9 @@ import pytest
 from tests.examples.scripts import run_script
 
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "train_thinker_text.py"
 TINY = ["--hidden_size", "16", "--num_attention_heads", "2", "--block_size", "32", "--random_steps", "2", "3"]

@@ -250,6 +250,7 @@ def run_sharded(rank: int, folder: str):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_sharded_model_writes_the_same_tokens(tmp_path):
     torch.multiprocessing.spawn(run_sharded, args=(str(tmp_path),), nprocs=2)
 

@@ -3,11 +3,15 @@
 
 import unittest
 
+import pytest
 import torch
 from transformers import PreTrainedConfig
 
 from .upstream import import_common_tests
 from .variants import VARIANTS, Variant, public_classes
+
+
+pytestmark = pytest.mark.slow
 
 
 modeling = import_common_tests("test_modeling_common")

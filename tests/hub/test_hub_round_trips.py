@@ -20,6 +20,9 @@ from tests.hub.hub_server import USER
 from tests.hub.travellers import BY_NAME, FAMILY_TRAVELLERS, LOAD, Traveller, are_equal, read_files
 
 
+pytestmark = pytest.mark.slow
+
+
 SHARD_SIZE = "30KB"  # several shards; hub_server.py takes the larger ones in several parts
 PUSH = """
 import transformers

@@ -209,6 +209,7 @@ def test_what_could_not_travel_is_refused(package, sources, message):
         flatten_modules(["house.a.x"])
 
 
+@pytest.mark.slow
 def test_a_users_own_classes_save_and_never_take_their_script_along(tmp_path):
     """A script is `__main__` with a file, a notebook without one."""
     (tmp_path / "script.py").write_text(USERS_SCRIPT)
@@ -317,6 +318,7 @@ class MyLM(ThoughtbubblesForCausalLM):
 """
 
 
+@pytest.mark.slow
 def test_a_class_that_its_user_told_to_copy_is_the_one_that_loads(owner, tmp_path):
     (tmp_path / "my_lm.py").write_text(MY_LM)
     owner.run(SUBCLASS, folder=str(tmp_path), target=str(tmp_path / "mine"))

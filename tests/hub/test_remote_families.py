@@ -21,6 +21,9 @@ from tests.hub.python_process import PythonProcess
 from tests.hub.travellers import BY_NAME, LOAD, TRAVELLERS, are_equal, read_files
 
 
+pytestmark = pytest.mark.slow
+
+
 SAVE = LOAD + "\nmodel.save_pretrained(target)"
 
 

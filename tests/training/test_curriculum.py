@@ -144,6 +144,7 @@ class Difficulties(IterableDataset):
             yield self.curriculum.difficulty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_a_worker_reads_the_raised_difficulty(context):
     curriculum = Curriculum(start=1, limit=9)
@@ -354,6 +355,7 @@ def run_process(rank: int, folder: str):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_all_processes_agree(tmp_path):
     torch.multiprocessing.spawn(run_process, args=(str(tmp_path),), nprocs=2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))

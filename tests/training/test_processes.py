@@ -26,6 +26,9 @@ from tests.families import VOCAB_SIZE
 from tests.training.lessons import ALL_LESSONS, COPIED_LESSONS, LESSONS, SHARDED_LESSONS, get_losses, make_optimizer
 
 
+pytestmark = pytest.mark.slow
+
+
 REPOSITORY = Path(__file__).parents[2]
 CONFIGURATIONS = REPOSITORY / "examples" / "accelerate"
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file"]

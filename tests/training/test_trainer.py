@@ -23,6 +23,9 @@ from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallba
 from tests.families import FAMILIES, make_config
 
 
+pytestmark = pytest.mark.slow
+
+
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -64,6 +64,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", COMPILED, ids=str)
 def test_every_option_trains_and_compiles_without_a_graph_break(options):
     model, ids = build(**options).train(), draw_ids(2, 17)

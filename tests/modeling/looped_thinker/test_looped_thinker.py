@@ -281,6 +281,7 @@ def test_a_padded_row_exits_as_it_does_alone(family, side):
         torch.testing.assert_close(outputs.logits[row, mask[row].bool()], alone.logits[0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize(
     "strategy",
@@ -350,6 +351,7 @@ def test_padding_keeps_no_row_thinking():
     assert rows == [int((most > step).sum()) for step in range(len(rows))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "is_padded"), [(EXITING, True), (EXITING_KINDS[1], False)], ids=["exit", "skip"])
 def test_a_compiled_model_exits_at_the_same_steps(family, is_padded):
     model, (input_ids, mask) = family.build(), pad_left(draw_ids(3, 10), (0, 4, 9) if is_padded else (0, 0, 0))

@@ -327,6 +327,7 @@ def test_gradients_flow_through_a_cache():
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_compiled_step_with_a_static_cache_has_no_graph_break_and_one_graph():
     model = build([1, 3], 2.0)
