@@ -86,10 +86,10 @@ def take_row(inputs: dict, row: int) -> dict:
     return alone
 
 
-def calibrate_once(model: ThoughtbubblesForCausalLM, key: str) -> ThoughtbubblesForCausalLM:
+def calibrate_once(model: ThoughtbubblesForCausalLM, key: str, num_rows: int = 8) -> ThoughtbubblesForCausalLM:
     """The calibrated model, and the random state after calibration; computed once for each key."""
     if key not in CALIBRATED:
-        input_ids = torch.randint(1, model.config.vocab_size - 1, (8, model.config.max_position_embeddings))
+        input_ids = torch.randint(1, model.config.vocab_size - 1, (num_rows, model.config.max_position_embeddings))
         calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))
         CALIBRATED[key] = copy.deepcopy(model), torch.get_rng_state()
     calibrated, random_state = CALIBRATED[key]

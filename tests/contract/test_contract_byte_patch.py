@@ -67,6 +67,7 @@ def read_in_parts(model, ids: torch.Tensor, starts: list[int], cache=None) -> tu
 class TestBytePatch(ModelContract):
     families = BYTE_VARIANTS
     accumulation_tolerance = {"atol": 1e-5, "rtol": 1e-3}
+    attention_tolerance = 1e-4  # published layers widen the residual stream, and logits grow with it
 
     @pytest.mark.parametrize("data", [*(text.encode() for text in TEXTS), RANDOM_BYTES], ids=range(len(TEXTS) + 1))
     def test_promise_4_bytes_read_in_parts_give_the_logits_of_the_whole(self, family, data):
