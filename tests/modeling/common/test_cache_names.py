@@ -120,6 +120,7 @@ def test_a_compiled_graph_is_not_broken_by_the_renaming():
     family = next(family for family in FAMILIES if family.name == "generic")
     model, cache = family.build(num_hidden_layers=1), StaticCache(family.config, max_cache_len=11)
     tokens = draw_ids(2, 7)
+    torch._dynamo.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(tokens, cache=cache).logits, model(tokens).logits)
     assert cache.get_seq_length() == tokens.shape[1]
