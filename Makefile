@@ -24,7 +24,7 @@ demo: .venv/installed  ## train beside a native GPT-2, reload, generate, draw (u
 test: .venv/installed  ## all tests, under 15 minutes on 2 cores
 	$(PYTEST)
 
-test-fast: .venv/installed  ## all tests but those marked slow, under 3 minutes on 2 cores
+test-fast: .venv/installed  ## all tests but those marked slow, about 3 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 # The same promises under three instruction sets: rounding differs between processors, and no promise may depend on it.

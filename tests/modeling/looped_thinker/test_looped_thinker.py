@@ -206,7 +206,7 @@ def test_fewer_steps_are_used_as_the_threshold_rises(family):
         used = outputs.num_steps_used
         assert used.shape == (4, 13)
         assert outputs.latents.shape == (4, 5, 13, 24)
-        assert torch.equal(outputs.step_logits[:, -1], outputs.logits)
+        torch.testing.assert_close(outputs.step_logits[:, -1], outputs.logits)  # products of other shapes round apart
         means.append(used.float().mean().item())
     assert means == sorted(means, reverse=True)
     assert means[0] == 5
