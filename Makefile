@@ -24,11 +24,11 @@ demo: .venv/installed  ## train beside a native GPT-2, reload, generate, draw (u
 test: .venv/installed  ## all tests, under 15 minutes on 2 cores
 	$(PYTEST)
 
-test-fast: .venv/installed  ## all tests but those marked slow, about 3 minutes on 2 cores
-	$(PYTEST) -m "not slow"
+test-fast: .venv/installed  ## all tests but those marked slow, under 3 minutes on 2 cores
+	$(PYTEST) --dist worksteal -m "not slow"
 
 # The same promises under three instruction sets: rounding differs between processors, and no promise may depend on it.
-NUMERIC_TESTS := -m "not slow" tests/contract tests/modeling
+NUMERIC_TESTS := --dist worksteal -m "not slow" tests/contract tests/modeling
 test-numerics: .venv/installed  ## contract, cache and parity tests with SSE 4.2, AVX2 and the best that this processor has
 	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 $(PYTEST) $(NUMERIC_TESTS)
 	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(NUMERIC_TESTS)
