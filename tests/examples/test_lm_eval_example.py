@@ -116,7 +116,7 @@ class Run:
         return [(sample["arguments"]["gen_args_0"]["arg_0"], float(sample["resps"][0][0])) for sample in samples]
 
     def list_written(self) -> list[tuple[str, str]]:
-        """Prompts, and what came after each."""
+        """Prompts, and the text generated after each."""
         samples = self.samples["stdlib_lines"]
         return [(sample["arguments"]["gen_args_0"]["arg_0"], sample["resps"][0][0]) for sample in samples]
 

@@ -9,8 +9,8 @@ from tests.hub.hub_server import HubServer
 from tests.hub.python_process import PythonProcess
 
 
-# The client waits up to 23 s between its tries when a connection fails, and keeps what came in pieces of 10 MiB. Here
-# it tries again at once, and keeps small pieces.
+# When a connection fails, the client waits up to 23 s before it retries, and it stores downloads in pieces of 10 MiB.
+# In tests it retries at once and stores small pieces.
 IMPATIENCE = """
 import time
 from huggingface_hub import constants

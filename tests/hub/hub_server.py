@@ -159,7 +159,7 @@ class HubServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one connection. Each method of `ROUTES` gets what its pattern found, then the JSON that came."""
+    """Answers one connection. Each method of `ROUTES` gets the groups of its pattern, then the JSON of the request."""
 
     hub: HubServer
     protocol_version = "HTTP/1.1"
@@ -200,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(json.dumps({"error": message}).encode(), status, headers)
 
     def read_chunks(self) -> bytes:
-        """A body that came in chunks, each after its size."""
+        """A body that is sent in chunks, each after its size."""
         chunks = []
         while size := int(self.rfile.readline(), 16):
             chunks.append(self.rfile.read(size))
@@ -237,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The repository of a name, if who asks may read or change it."""
         if is_change and not self.is_user:
             raise RequestError(401, None, "Invalid username or password.")
-        if name not in self.hub.repositories:  # the Hub hides from strangers what is missing and what is private
+        if name not in self.hub.repositories:  # without a token, missing and private look the same
             raise RequestError(404 if self.is_user else 401, "RepoNotFound", "Repository not found")
         if is_change and name.split("/")[0] != USER:
             raise RequestError(403, None, f"You don't have the rights to change {name}")
@@ -317,9 +317,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_json({})
 
     def keep(self, oid: str, content: bytes):
-        """Store what was uploaded, if it is what was announced."""
+        """Store an upload whose digest is the announced one."""
         if hashlib.sha256(content).hexdigest() != oid:
-            raise RequestError(400, None, f"What came is not {oid}")
+            raise RequestError(400, None, f"The digest of the upload must be {oid}")
         self.hub.store(content)
 
     def verify_upload(self, oid: str):

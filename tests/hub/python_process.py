@@ -101,7 +101,7 @@ class PythonProcess:
             arguments: names that the source finds assigned. As the result: tensors, numbers, text, and containers.
 
         Raises:
-            `AssertionError`: with the traceback when the source raised, with the log when it never came to an end.
+            `AssertionError`: with the traceback when the source raised, with the log when it ran out of time.
         """
         message = io.BytesIO()
         torch.save({"source": source, "arguments": arguments}, message)

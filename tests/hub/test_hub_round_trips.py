@@ -40,7 +40,7 @@ def push(process, source: Path | str, repository: str, traveller: Traveller = TR
 
 
 def pull(process, repository: str, traveller: Traveller = TRAVELLER, **options) -> list[torch.Tensor]:
-    """What a model computes in a process that got it from the Hub, by the package's code or by what came with it."""
+    """Outputs of a model in a process that pulls it, by the package's code or by the code in the repository."""
     package = process.run("import sys\nresult = 'hf_thoughtbubbles' in sys.modules")
     order = traveller.order(package="hf_thoughtbubbles" if package else "transformers_modules", **options)
     return process.run(LOAD, source=repository, **order)
@@ -81,7 +81,7 @@ def test_every_family_comes_back_bit_for_bit(traveller, hub, owner, online_bare_
     assert set(read_files(tmp_path / "saved", ".py")) <= set(files)
     uploads = [path for method, path in hub.requests[first_request:] if method == "PUT"]
     assert len({path.split("/")[2] for path in uploads}) == len(shards)
-    assert any(re.search(r"/objects/\w+/2$", path) for path in uploads), "one came in several parts"
+    assert any(re.search(r"/objects/\w+/2$", path) for path in uploads), "one is uploaded in several parts"
     for process in (owner, online_bare_process):
         assert are_equal(pull(process, repository, traveller), traveller.expect(model))
 

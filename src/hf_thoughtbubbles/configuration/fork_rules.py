@@ -46,7 +46,7 @@ class ForkRule:
         Returns:
             [`ForkChoice`], usually from `candidates.keep(mask, capacity)`.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # `register_fork_rule` refuses a rule that does not define it
 
     def count_candidates(self, config) -> int:
         """Candidates of each stream, and so the most streams that one fork makes of it."""

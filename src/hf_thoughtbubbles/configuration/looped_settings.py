@@ -70,14 +70,14 @@ class LoopedThinkerSettings(RemoteCodeConfigMixin, PreTrainedConfig):
     @property
     def num_cache_slots(self) -> int:
         """Number of pairs of keys and values that generation stores, see `cache_steps.py`."""
-        raise NotImplementedError
+        raise NotImplementedError  # each of the two configurations counts its own
 
     @property
     def layer_types(self) -> list[str]:
         """One entry for each pair of keys and values; transformers sizes its caches by it."""
         return ["full_attention"] * self.num_cache_slots
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # transformers has a property with a setter
     def per_layer_config(self) -> Sequence[PreTrainedConfig]:
         """This configuration for each pair of keys and values; transformers' caches have as many layers."""
         return [self] * self.num_cache_slots
