@@ -22,4 +22,4 @@ class HubCallback(TrainerCallback):
             text = update_model_card(card, model, repo_id) if card.exists() else str(build_model_card(model, repo_id))
             model.config.save_pretrained(args.output_dir)
             card.write_text(text, encoding="utf-8")
-            model.add_model_tags([PACKAGE_TAG, model.config.model_type])  # type: ignore[attr-defined]
+            model.add_model_tags([PACKAGE_TAG, model.config.model_type])  # type: ignore[attr-defined]  # of the model

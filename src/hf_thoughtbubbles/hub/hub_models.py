@@ -35,7 +35,7 @@ class HubModelMixin(resaving.HubModelMixin):
     def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo | None:
         """Upload the model, its code and its card in one commit, with the arguments of transformers' method."""
         if not self.saves_full_model:
-            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[misc]
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[misc]  # of the class behind this mixin
         with TemporaryDirectory() as folder:
             return self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
 

@@ -82,7 +82,7 @@ class RemoteCodeConfigMixin(resaving.RemoteCodeConfigMixin):
 
     def __post_init__(self, **kwargs):
         saved = kwargs.pop(VERSION_FIELD, __version__)
-        super().__post_init__(**kwargs)  # type: ignore[misc]
+        super().__post_init__(**kwargs)  # type: ignore[misc]  # of the class behind this mixin
         if str(saved).split(".")[:2] != __version__.split(".")[:2]:
             logging.get_logger(__name__).warning_once(
                 f"hf-thoughtbubbles {saved} saved this model. {__version__} may compute otherwise. Install {saved}."
@@ -90,7 +90,7 @@ class RemoteCodeConfigMixin(resaving.RemoteCodeConfigMixin):
 
     def to_dict(self) -> dict:
         """The configuration as a dictionary, with the version of this package."""
-        return {**super().to_dict(), VERSION_FIELD: __version__}  # type: ignore[misc]
+        return {**super().to_dict(), VERSION_FIELD: __version__}  # type: ignore[misc]  # of the class behind this mixin
 
     def export_code(self) -> tuple[dict[str, bytes], dict[str, str]]:
         """The files to save, by name, and the `auto_map` of the classes in them; none for a user's own class."""

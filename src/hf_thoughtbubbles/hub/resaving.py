@@ -64,7 +64,7 @@ class RemoteCodeConfigMixin:
                 auto_map.setdefault(name, local if file_name in code else target)
         if code:
             self.auto_map = auto_map
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]  # of the class behind this mixin
         for name, source in code.items():
             (folder / name).write_bytes(source)
 
@@ -83,7 +83,7 @@ class HubModelMixin:
         folder, writes = Path(save_directory), is_writer(is_main_process)
         has_code = writes and (self.saves_full_model or self._auto_class is not None)  # type: ignore[attr-defined]
         check_folder(folder, {**self.config.export_code()[0], **read_remote_code(type(self))} if has_code else {})
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]  # of the model
         forms = [folder / name for name in WEIGHT_FORMS if (folder / name).is_file()]
         if writes and self.saves_full_model and len(forms) == 2:  # of which from_pretrained would read only one
             min(forms, key=lambda path: path.lstat().st_mtime_ns).unlink()
