@@ -20,7 +20,7 @@ from transformers import (
 
 from hf_thoughtbubbles import ThoughtbubblesForCausalLM, build_byte_tokenizer
 from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback, draw_forks
-from tests.families import FAMILIES, make_config
+from tests.families import ANSWERERS, FAMILIES, THOUGHT_VARIANTS, draw_ids, make_config
 
 
 pytestmark = pytest.mark.slow
@@ -72,6 +72,46 @@ def test_it_trains_evaluates_and_predicts(family, tmp_path):
     prediction = trainer.predict(make_dataset(5))
     assert prediction.predictions.shape == (5, 24, 61), "logits alone: forks, streams and caches are left out"
     assert prediction.metrics["test_loss"] > 0
+
+
+@pytest.mark.parametrize("family", [*ANSWERERS[:2], THOUGHT_VARIANTS[0]], ids=lambda family: family.name)
+def test_models_that_answer_are_evaluated_predict_logits_and_keep_the_best(family, tmp_path):
+    rows = Dataset.from_dict({"input_ids": draw_ids(4, 9).tolist(), "labels": draw_ids(4, 6).tolist()})
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        learning_rate=1e-2,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="quality",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    shapes = []
+
+    def measure(prediction):
+        shapes.append(prediction.predictions.shape)
+        return {"quality": -float(len(shapes))}  # falls, so that the first is the best
+
+    trainer = Trainer(
+        model=family.build(),
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=default_data_collator,
+        compute_metrics=measure,
+    )
+    trainer.train()
+    assert [entry["eval_loss"] > 0 for entry in trainer.state.log_history if "eval_loss" in entry] == [True] * 3
+    assert shapes == [(4, 6, 61)] * 3
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    best = type(trainer.model).from_pretrained(tmp_path / "checkpoint-1").state_dict()
+    assert all(torch.equal(value, best[name]) for name, value in trainer.model.state_dict().items())
+    assert trainer.predict(rows).predictions.shape == (4, 6, 61)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
