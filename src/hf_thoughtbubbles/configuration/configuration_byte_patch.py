@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """The configuration of byte-patch models."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -10,6 +11,7 @@ from .layer_settings import check_key_value_heads
 from .size_settings import check_counts, check_heads
 
 
+NUM_BYTES = 256
 LONGEST_CHARACTER = 4  # bytes of UTF-8
 # What the core has under the prefix `core_`, because bytes have their own.
 CORE_SIZES = (
@@ -143,6 +145,11 @@ class BytePatchConfig(GenericTransformerConfig):
         names = ("vocab_size", "max_position_embeddings", "max_relative_position", "patch_size", "num_key_value_heads")
         sizes = [name for name in CORE_SIZES if name not in ("num_key_value_heads", "head_dim")]
         check_counts(self, (*names, *sizes, "core_num_key_value_heads", *(f"core_{name}" for name in sizes)))
+        if self.vocab_size < NUM_BYTES:
+            raise ValueError(
+                f"`vocab_size` is {self.vocab_size}; it must be at least {NUM_BYTES}, an id for each byte, and more "
+                "with special tokens."
+            )
         check_heads(self)
         check_heads(self, "core_hidden_size", "core_num_attention_heads")
         if self.num_key_value_heads != self.num_attention_heads:
@@ -178,8 +185,10 @@ class BytePatchConfig(GenericTransformerConfig):
 
     def validate_reconstruction(self):
         """Part of `@strict`-powered validation: only a decoder of whole patches can reconstruct them."""
-        if self.reconstruction_loss_weight < 0:
-            raise ValueError(f"`reconstruction_loss_weight` is {self.reconstruction_loss_weight}; use 0 or more.")
+        if not 0 <= self.reconstruction_loss_weight < math.inf:
+            raise ValueError(
+                f"`reconstruction_loss_weight` is {self.reconstruction_loss_weight}; it must be finite and at least 0."
+            )
         if self.reconstruction_loss_weight > 0 and self.decoder != "parallel":
             raise ValueError(
                 f"`reconstruction_loss_weight` is {self.reconstruction_loss_weight}, but only "

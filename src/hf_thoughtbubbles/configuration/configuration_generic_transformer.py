@@ -4,17 +4,16 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
-from ..hub.remote_code import RemoteCodeConfigMixin
+from .family_config import FamilyConfig
 from .layer_settings import Normalization, check_key_value_heads, check_layers
 from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_heads, check_rotary_heads
 
 
 @strict
-class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
+class GenericTransformerConfig(FamilyConfig):
     r"""
     The configuration of a generic transformer, with all options of the core of the tiny-models library
     (docs/reference_behaviour.md, "Generic transformer").
@@ -161,8 +160,8 @@ class GenericTransformerConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings with an effect."""
+        check_rope_parameters(self)
         super().validate_rope()
-        check_rope_parameters(self.rope_parameters)
 
 
 __all__ = ["GenericTransformerConfig"]

@@ -5,9 +5,8 @@ from dataclasses import field
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
 
-from ..hub.remote_code import RemoteCodeConfigMixin
+from .family_config import FamilyConfig
 from .layer_settings import Normalization, check_key_value_heads, check_layers
 from .size_settings import check_counts, check_heads
 
@@ -31,7 +30,7 @@ COUNTS = (
 
 
 @strict
-class NextThoughtConfig(RemoteCodeConfigMixin, PreTrainedConfig):
+class NextThoughtConfig(FamilyConfig):
     r"""
     The configuration of a [`NextThoughtModel`]: a thought (a line or a sentence) is pooled to one vector, a core
     predicts the vector of the next thought, and a decoder writes it out (docs/reference_behaviour.md, "Next-thought

@@ -7,17 +7,16 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
-from ..hub.remote_code import RemoteCodeConfigMixin
+from .family_config import FamilyConfig
 from .fork_rules import get_fork_rule
 from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_heads, check_rotary_heads, check_scales
 
 
 @strict
-class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
+class ThoughtbubblesConfig(FamilyConfig):
     r"""
     The configuration of a [`ThoughtbubblesModel`]: a GPT whose tokens fork into parallel residual streams
     (arXiv 2510.00219). With `fork_layers=[]` it is the GPT that Thoughtbubbles extends.
@@ -198,8 +197,8 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
 
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""
+        check_rope_parameters(self)
         super().validate_rope()
-        check_rope_parameters(self.rope_parameters)
 
     def validate_forks(self):
         """Part of `@strict`-powered validation: the rule is known, fork layers exist once, budgets are 1 or more."""
@@ -239,6 +238,13 @@ class ThoughtbubblesConfig(RemoteCodeConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"`fork_calibration` has the `budgets` {budgets} and {len(thresholds)} rows of `thresholds`; it must "
                 "have ascending budgets of at least 1 and a row for each. `calibrate_forks(model, batches)` makes one."
+            )
+        numbers = [*budgets, *itertools.chain(*thresholds)]
+        are_numbers = all(isinstance(number, int | float) and not math.isnan(number) for number in numbers)
+        if not are_numbers or budgets[-1] == math.inf:
+            raise ValueError(
+                f"`fork_calibration` has the `budgets` {budgets} and the `thresholds` {thresholds}; they must be "
+                "numbers, and budgets finite. `calibrate_forks(model, batches)` makes such a table."
             )
         if sizes != [len(self.fork_layers)]:
             raise ValueError(

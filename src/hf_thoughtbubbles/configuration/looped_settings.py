@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
-from ..hub.remote_code import RemoteCodeConfigMixin
+from .family_config import FamilyConfig
 from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_heads, check_rotary_heads, check_scales
 
@@ -23,7 +23,7 @@ COUNTS = (
 LOWEST_OPTIONAL_COUNTS = {"low_rank": 1, "num_memory_steps": 1, "num_read_steps": 0}
 
 
-class LoopedThinkerSettings(RemoteCodeConfigMixin, PreTrainedConfig):
+class LoopedThinkerSettings(FamilyConfig):
     """Base of [`LoopedThinkerConfig`] and [`LoopedThinkerTextConfig`], whose docstrings describe the fields."""
 
     # FSDP2 gathers the layers with the whole model, because every step applies all of them.
@@ -97,8 +97,8 @@ class LoopedThinkerSettings(RemoteCodeConfigMixin, PreTrainedConfig):
 
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""
+        check_rope_parameters(self)
         super().validate_rope()
-        check_rope_parameters(self.rope_parameters)
 
     def validate_scales(self):
         """Part of `@strict`-powered validation: scales are positive."""

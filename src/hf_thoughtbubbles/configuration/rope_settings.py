@@ -1,16 +1,32 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Input validation for the settings of rotary positions."""
 
+import math
 from collections.abc import Mapping
+
+from transformers.configuration_utils import PreTrainedConfig
 
 
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+LOWEST = {"rope_theta": 1, "original_max_position_embeddings": 1, "mscale": 0, "mscale_all_dim": 0}
+TEXTS_AND_FLAGS = ("rope_type", "type", "truncate")
 
 
-def check_rope_parameters(rope_parameters: Mapping[str, object] | None):
-    """Raise for rotary settings without effect. Inputs are never longer than `max_position_embeddings`."""
-    rope_parameters = rope_parameters or {}
+def check_rope_parameters(config: PreTrainedConfig):
+    """
+    Raise for rotary settings without effect, and for those with which angles are no numbers.
+
+    Inputs are never longer than `max_position_embeddings`.
+    """
+    rope_parameters = config.rope_parameters or {}
     rope_type = rope_parameters.get("rope_type", "default")
+    position_embedding = getattr(config, "position_embedding", "rope")  # looped Thinkers have rotary positions alone
+    default = {"rope_type": "default", "rope_theta": config.default_theta}  # which transformers fills in
+    if position_embedding != "rope" and {**default, **rope_parameters} != default:
+        raise ValueError(
+            f'`rope_parameters={rope_parameters}` was passed, but with `position_embedding="{position_embedding}"` '
+            'nothing is rotated. Remove it or set `position_embedding="rope"`.'
+        )
     if rope_type not in ROPE_TYPES:
         raise ValueError(
             f'`rope_parameters` have the `rope_type` "{rope_type}"; it must be one of {ROPE_TYPES}. Other types '
@@ -20,6 +36,26 @@ def check_rope_parameters(rope_parameters: Mapping[str, object] | None):
         raise ValueError(
             f"`rope_parameters` have a `partial_rotary_factor` of {rope_parameters['partial_rotary_factor']}; all "
             "channels are rotated here. Remove it."
+        )
+    check_rope_numbers(rope_parameters)
+
+
+def check_rope_numbers(rope_parameters: Mapping[str, object]):
+    """Raise for numbers that are not finite, or too small."""
+    for name, value in rope_parameters.items():
+        if name in TEXTS_AND_FLAGS or (value is None and name not in ("rope_theta", "factor")):
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        lowest = LOWEST.get(name)
+        if not is_number or value <= 0 if lowest is None else not is_number or value < lowest:
+            raise ValueError(
+                f"`rope_parameters` have the `{name}` {value!r}; it must be a finite number, "
+                f"{'above 0' if lowest is None else f'{lowest} or more'}."
+            )
+    low, high = (rope_parameters.get(f"{side}_freq_factor") for side in ("low", "high"))
+    if low is not None and high is not None and low >= high:
+        raise ValueError(
+            f"`rope_parameters` have the `high_freq_factor` {high}; it must be above the `low_freq_factor` {low}."
         )
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Input validation for the sizes and scales of a configuration."""
 
+import math
 from collections.abc import Iterable
 
 from transformers.configuration_utils import PreTrainedConfig
@@ -32,10 +33,10 @@ def check_rotary_heads(config: PreTrainedConfig):
 
 
 def check_scales(config: PreTrainedConfig, positive: Iterable[str], dropouts: Iterable[str] = ()):
-    """Raise for epsilons and deviations that are not positive, and dropouts outside [0, 1)."""
+    """Raise for epsilons and deviations that are not positive and finite, and dropouts outside [0, 1)."""
     for name in positive:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"`{name}` is {getattr(config, name)}; it must be positive.")
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"`{name}` is {getattr(config, name)}; it must be positive and finite.")
     for name in dropouts:
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"`{name}` is {getattr(config, name)}; it must be in [0, 1).")
