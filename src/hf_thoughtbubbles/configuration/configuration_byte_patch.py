@@ -194,6 +194,16 @@ class BytePatchConfig(GenericTransformerConfig):
                 f"`reconstruction_loss_weight` is {self.reconstruction_loss_weight}, but only "
                 '`decoder="parallel"` decodes a patch from one vector. Use 0, or that decoder.'
             )
+        if self.reconstruction_ignore_id != -100 and not 0 <= self.reconstruction_ignore_id < self.vocab_size:
+            raise ValueError(
+                f"`reconstruction_ignore_id` is {self.reconstruction_ignore_id}, which no target is; use an id from 0 "
+                f"to {self.vocab_size - 1}, or -100 for none."
+            )
+        if self.head_bias and self.final_normalization != "layer_norm":
+            raise ValueError(
+                "`head_bias` is True, but the output over bytes has no bias, only a final `layer_norm` of the core. "
+                'Remove it or set `final_normalization="layer_norm"`.'
+            )
         if not self.is_causal:
             raise ValueError(
                 "`is_causal` is False; the core must be causal over patches, because bytes are predicted."

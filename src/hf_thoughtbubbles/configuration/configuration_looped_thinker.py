@@ -133,6 +133,11 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
         """Number of pairs of keys and values that an answer stores, besides those of the memory."""
         return self.num_hidden_layers * self.num_output_steps
 
+    @property
+    def has_rotary_positions(self) -> bool:
+        """Whether any attention rotates queries and keys: latents and answers rotate in self-attention alone."""
+        return not self.skip_self_attention
+
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
         super().validate_sizes()

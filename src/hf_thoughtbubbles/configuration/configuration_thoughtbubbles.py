@@ -197,7 +197,8 @@ class ThoughtbubblesConfig(FamilyConfig):
 
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""
-        check_rope_parameters(self)
+        is_rotary = self.position_embedding == "rope"
+        check_rope_parameters(self, None if is_rotary else f'position_embedding="{self.position_embedding}"')
         super().validate_rope()
 
     def validate_forks(self):

@@ -30,7 +30,9 @@ TOOL_FIELDS = {
     "transformers_weights",
 }
 ROTARY_FIELDS = {"rope_theta", "rope_scaling", "partial_rotary_factor"}  # older names, which transformers converts
-NEAR = 0.7  # similarity of a misspelt name and the right one, from 0 to 1
+# Similarity of a misspelt name and the right one, from 0 to 1. Where arguments of loaders and tokenizers pass (as
+# `eos_token`, `batch_size`), a name must be nearer to be taken for one of ours.
+NEAR, NEAR_IN_LOADERS = 0.7, 0.905
 
 
 class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
@@ -43,7 +45,7 @@ class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         if unknown and not is_saved:
             raise ValueError(describe_unknown(type(self), unknown))
         if unknown:
-            logger.warning_once(f"{describe_unknown(type(self), unknown)} It was saved, and is kept without effect.")
+            logger.warning_once(f"In a saved configuration {describe_unknown(type(self), unknown)} It has no effect.")
         kwargs = {name: value for name, value in kwargs.items() if not is_derived(type(self), name)}
         super().__post_init__(**kwargs)
         if not is_saved:  # of a saved one transformers warns, so that any checkpoint loads
@@ -55,12 +57,14 @@ class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         The configuration of a dictionary, with the fields in `kwargs` replaced, as transformers does.
 
         Raises:
-            `ValueError`: for a name in `kwargs` that is no field, when nothing else can use it, or when it looks like
-                a misspelt field; and for special token ids outside the vocabulary.
+            `ValueError`: for a name in `kwargs` that is no field; from a model or an Auto class only when it looks
+                like a misspelt field. Also for special token ids in `kwargs` outside the vocabulary.
         """
-        is_loader = kwargs.get("return_unused_kwargs") or "_from_auto" in kwargs  # other code takes what is not ours
+        # Models and Auto classes (which add `name_or_path`) pass arguments that are not for the configuration.
+        is_loader = kwargs.get("return_unused_kwargs") or "name_or_path" in kwargs
         names = [name for name in kwargs if name != "return_unused_kwargs" and not is_known(cls, name)]
-        unknown = [name for name in names if find_field(cls, name)] if is_loader else names
+        unknown = [name for name in names if not is_loader or find_field(cls, name, NEAR_IN_LOADERS)]
+        unknown += [name for name in ("rope_theta", "partial_rotary_factor") if name in kwargs and name not in unknown]
         if unknown:
             raise ValueError(describe_unknown(cls, unknown))
         loaded = super().from_dict(config_dict, **kwargs)
@@ -72,6 +76,8 @@ class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         """Raise for special token ids that have no row in the embeddings."""
         for name in (field.name for field in dataclasses.fields(self) if field.name.endswith("_token_id")):
             value = getattr(self, name)
+            if value == []:
+                raise ValueError(f"`{name}` is an empty list. Use None for no such token.")
             for token_id in value if isinstance(value, list) else [value]:
                 if token_id is not None and not 0 <= token_id < self.vocab_size:
                     raise ValueError(
@@ -80,13 +86,13 @@ class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
                     )
 
 
-def is_derived(config_class: type, name: str) -> bool:
+def is_derived(config_class: type[PreTrainedConfig], name: str) -> bool:
     """Whether a name is that of a property which follows from fields and cannot be set."""
     attribute = getattr(config_class, name, None)
     return isinstance(attribute, property) and attribute.fset is None
 
 
-def is_known(config_class: type, name: str) -> bool:
+def is_known(config_class: type[PreTrainedConfig], name: str) -> bool:
     """Whether a configuration can be given a value by this name."""
     has_rotary = "rope_parameters" in config_class.__dataclass_fields__
     return (
@@ -98,19 +104,21 @@ def is_known(config_class: type, name: str) -> bool:
     )
 
 
-def find_field(config_class: type, name: str) -> str | None:
+def find_field(config_class: type[PreTrainedConfig], name: str, cutoff: float = NEAR) -> str | None:
     """The field whose name is nearest to a misspelt one; `None` when none is near."""
     names = [*config_class.__dataclass_fields__, *config_class.attribute_map]
-    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=NEAR)), None)
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), None)
 
 
-def describe_unknown(config_class: type, unknown: Iterable[str]) -> str:
+def describe_unknown(config_class: type[PreTrainedConfig], unknown: Iterable[str]) -> str:
     """Say for each unknown name what to do with it."""
     advices = []
     for name in unknown:
         nearest = find_field(config_class, name)
         if is_derived(config_class, name):
             advices.append(f"`{name}` follows from other fields: remove it.")
+        elif name in ROTARY_FIELDS and "rope_parameters" in config_class.__dataclass_fields__:
+            advices.append("Pass it as an entry of `rope_parameters`.")
         elif nearest:
             advices.append(f"Did you mean `{nearest}`?")
         elif hasattr(GenerationConfig(), name):

@@ -95,9 +95,14 @@ class LoopedThinkerSettings(FamilyConfig):
         check_heads(self)
         check_rotary_heads(self)
 
+    @property
+    def has_rotary_positions(self) -> bool:
+        """Whether any attention rotates queries and keys."""
+        return True
+
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""
-        check_rope_parameters(self)
+        check_rope_parameters(self, None if self.has_rotary_positions else "skip_self_attention=True")
         super().validate_rope()
 
     def validate_scales(self):

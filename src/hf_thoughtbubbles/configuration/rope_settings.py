@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -12,20 +13,18 @@ LOWEST = {"rope_theta": 1, "original_max_position_embeddings": 1, "mscale": 0, "
 TEXTS_AND_FLAGS = ("rope_type", "type", "truncate")
 
 
-def check_rope_parameters(config: PreTrainedConfig):
+def check_rope_parameters(config: PreTrainedConfig, unrotated: str | None = None):
     """
     Raise for rotary settings without effect, and for those with which angles are no numbers.
 
-    Inputs are never longer than `max_position_embeddings`.
+    Inputs are never longer than `max_position_embeddings`. `unrotated` names the setting by which nothing is rotated.
     """
     rope_parameters = config.rope_parameters or {}
     rope_type = rope_parameters.get("rope_type", "default")
-    position_embedding = getattr(config, "position_embedding", "rope")  # looped Thinkers have rotary positions alone
     default = {"rope_type": "default", "rope_theta": config.default_theta}  # which transformers fills in
-    if position_embedding != "rope" and {**default, **rope_parameters} != default:
+    if unrotated is not None and {**default, **rope_parameters} != default:
         raise ValueError(
-            f'`rope_parameters={rope_parameters}` was passed, but with `position_embedding="{position_embedding}"` '
-            'nothing is rotated. Remove it or set `position_embedding="rope"`.'
+            f"`rope_parameters={rope_parameters}` was passed, but with `{unrotated}` nothing is rotated. Remove one."
         )
     if rope_type not in ROPE_TYPES:
         raise ValueError(
@@ -40,7 +39,7 @@ def check_rope_parameters(config: PreTrainedConfig):
     check_rope_numbers(rope_parameters)
 
 
-def check_rope_numbers(rope_parameters: Mapping[str, object]):
+def check_rope_numbers(rope_parameters: Mapping[str, Any]):
     """Raise for numbers that are not finite, or too small."""
     for name, value in rope_parameters.items():
         if name in TEXTS_AND_FLAGS or (value is None and name not in ("rope_theta", "factor")):

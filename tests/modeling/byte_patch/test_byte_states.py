@@ -64,7 +64,7 @@ def test_the_head_alone_computes_the_logits_of_blocks():
 def test_sizes_without_a_prefix_are_those_of_bytes():
     model = build("autoregressive", num_hidden_layers=3)
     ids = torch.tensor([list(TEXTS[0])])
-    outputs = model(ids, output_hidden_states=True, output_attentions=True, output_core_hidden_states=True)
+    outputs = model(ids, output_hidden_states=True, output_core_hidden_states=True)
     config, num_patches = model.config, model(ids, output_patches=True).patches.lengths.shape[1]
     assert model.get_input_embeddings().embedding_dim == config.hidden_size == 16
     assert [state.shape for state in outputs.hidden_states] == [(1, 19, 16)] * (config.num_hidden_layers + 1)

@@ -5,6 +5,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from ..common.cache_names import CACHE_NAME, CACHE_NAMES
+from ..common.checks_settings import check_generation_config
 from ..common.checks_tokens import check_generation_length
 from .cache_patches import PatchCache
 from .checks_byte_patch import check_patch_lengths
@@ -17,6 +18,7 @@ class BytePatchGenerationMixin:
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
+        check_generation_config(generation_config)
         check_generation_length(self.config, max_cache_length)
         if generation_config.cache_implementation is not None:
             raise ValueError(

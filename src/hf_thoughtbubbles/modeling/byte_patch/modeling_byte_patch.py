@@ -27,6 +27,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...configuration.configuration_byte_patch import BytePatchConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import get_layer_cache
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -64,6 +65,7 @@ class BytePatchModelOutput(BaseModelOutputWithPast):
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): the input of each layer of the byte decoder, then
             `last_hidden_state`. Each is `(B, T, E)`, or of whole patches `(B * P, W, E)` with the parallel decoder.
         attentions (`tuple(torch.FloatTensor)`, *optional*): attention weights of the core's layers, `(B, N, P, P)`.
+            With a cache, those of rows that finish a patch; empty when none does, because the core does not run.
         core_hidden_states (`tuple(torch.FloatTensor)`, *optional*): the output of each layer of the core,
             `(B, P, D)`; with `output_core_hidden_states=True`.
         patch_hidden_states (`torch.FloatTensor` of shape `(B, P, D)`, *optional*): the core's state of each patch;
@@ -357,6 +359,7 @@ class BytePatchModel(BytePatchPreTrainedModel):
         Raises:
             `ValueError`: when shapes, ids or lengths do not fit.
         """
+        check_arguments(self, kwargs)
         if patch_input_ids is not None:
             others = (input_ids, attention_mask, patch_lengths, past_key_values, position_ids, use_cache or None)
             check_blocks(self.config, patch_input_ids, *others)

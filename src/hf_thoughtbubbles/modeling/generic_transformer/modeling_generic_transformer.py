@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names, create_causal_mask
+from ..common.checks_settings import check_arguments, check_generation_config, check_uncached_generation
 from ..common.checks_tokens import check_cache_in_replay, check_generation_length
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from ..common.packed_documents import find_documents
@@ -182,6 +183,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         Raises:
             `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed.
         """
+        check_arguments(self, kwargs)
         check_inputs(self.config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
         check_cache_in_replay(self, past_key_values)
         documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
@@ -222,8 +224,10 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
+        check_generation_config(generation_config)
         check_generation_length(self.config, max_cache_length)
         if not self.config.is_causal:
+            check_uncached_generation(generation_config, model_kwargs, generation_mode, "`is_causal=False`")
             generation_config.use_cache = False  # every step reads all tokens
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length

@@ -18,6 +18,17 @@ def check_count(name: str, count, highest: int | None = None, highest_name: str 
         )
 
 
+def check_selection(selection):
+    """Refuse to count hidden states from the last: transformers counts layers, and each is applied in each step."""
+    if isinstance(selection, bool) or selection is None:
+        return
+    if any(index < 0 for index in ([selection] if isinstance(selection, int) else selection)):
+        raise ValueError(
+            f"`output_hidden_states={selection}` was passed, but this model counts hidden states from the first one. "
+            "Pass indices from 0, or True for all."
+        )
+
+
 def check_layers(layers: nn.ModuleList):
     """
     Refuse layers that FSDP gathers one by one when they are called: the memory is projected before that. The wrapper
@@ -34,12 +45,4 @@ def check_layers(layers: nn.ModuleList):
         )
 
 
-def refuse_arguments(kwargs: dict, names: tuple[str, ...], owner: str):
-    """Refuse keyword arguments that only the other kind of looped Thinker, `owner`, has."""
-    for name in names:
-        value = kwargs.get(name)
-        if value is not None and value is not False:
-            raise ValueError(f"`{name}` was passed, but only `{owner}` has this argument. Remove it.")
-
-
-__all__ = ["check_count", "check_layers", "refuse_arguments"]
+__all__ = ["check_count", "check_layers", "check_selection"]

@@ -4,6 +4,7 @@
 from transformers.generation import GenerationMode
 
 from ..common.cache_names import CACHE_NAME, accept_cache_names
+from ..common.checks_settings import check_generation_config
 from .generation_loop import LoopedThinkerGenerationMixin
 
 
@@ -37,6 +38,7 @@ class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
+        check_generation_config(generation_config, self.generation_config_fields)
         if max_cache_length > self.config.max_answer_length:
             raise ValueError(
                 f"The answer may become {max_cache_length} tokens long, but `max_answer_length` is "
@@ -53,6 +55,14 @@ class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
             asked += [CACHE_NAME] if model_kwargs.get(CACHE_NAME) is not None else []
             if asked:
                 raise ValueError(f'`{asked[0]}` was passed, but `readout="parallel"` needs no cache. Remove it.')
+            asked = [
+                name for name in ("output_attentions", "output_hidden_states") if getattr(generation_config, name)
+            ]
+            if asked:
+                raise ValueError(
+                    f'`{asked[0]}=True` was passed, but with `readout="parallel"` no step of `generate` reads the '
+                    "answer. Call the model on the generated answer instead."
+                )
             generation_config.use_cache = False
             encoder_outputs = model_kwargs["encoder_outputs"]
             encoder_outputs["answer_logits"] = self(

@@ -6,6 +6,7 @@ import copy
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from ..common.cache_names import CACHE_NAME
+from ..common.checks_settings import check_generation_config
 from ..common.checks_tokens import check_generation_length
 from .checks_loop import check_count
 from .generation_loop import LoopedThinkerGenerationMixin
@@ -19,6 +20,7 @@ class TextThinkingMixin(LoopedThinkerGenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
+        check_generation_config(generation_config, self.generation_config_fields)
         check_generation_length(self.config, max_cache_length)
         is_given = model_kwargs.get(CACHE_NAME) is not None
         super()._prepare_cache_for_generation(

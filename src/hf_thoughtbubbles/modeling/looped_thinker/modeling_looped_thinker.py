@@ -25,11 +25,12 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_looped_thinker import LoopedThinkerConfig
 from ..common.cache_names import accept_cache_names, create_causal_mask
+from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding, embed_sinusoids
 from ..common.position_ids import get_position_ids
 from .cache_steps import KeyValue
-from .checks_loop import refuse_arguments
+from .checks_loop import check_selection
 from .checks_looped_thinker import check_answer, check_labels, check_problem
 from .generation_looped_thinker import AnswerThinkingMixin
 from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock, Memory, create_memory_mask
@@ -349,7 +350,8 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         Raises:
             `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed.
         """
-        refuse_arguments(kwargs, ("exit_threshold",), "LoopedThinkerTextModel")
+        check_arguments(self, kwargs)
+        check_selection(kwargs.get("output_hidden_states"))
         past_key_values = self.create_cache(use_cache) if past_key_values is None else past_key_values
         tokens = {"attention_mask": attention_mask, "position_ids": position_ids}
         thinking = {"num_steps": num_steps, "num_latents": num_latents, "num_read_steps": num_read_steps}

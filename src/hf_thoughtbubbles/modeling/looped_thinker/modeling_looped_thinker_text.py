@@ -24,29 +24,17 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
 from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding
 from ..common.packed_documents import find_documents
 from ..common.position_ids import get_position_ids, take_last
 from .cache_steps import StepStates
-from .checks_loop import refuse_arguments
+from .checks_loop import check_selection
 from .checks_looped_thinker_text import check_text
 from .generation_looped_thinker_text import TextThinkingMixin
 from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock
 from .text_memory import TextMemory
-
-
-ARGUMENTS_FOR_ANSWERS = (
-    "num_latents",
-    "num_read_steps",
-    "memory_ids",
-    "decoder_input_ids",
-    "decoder_inputs_embeds",
-    "decoder_attention_mask",
-    "encoder_outputs",
-    "answer_length",
-    "loop_decoder",
-)
 
 
 @alias_cache_field
@@ -60,7 +48,8 @@ class LoopedThinkerTextModelOutput(BaseModelOutputWithPastAndCrossAttentions):
         past_key_values (`Cache`, *optional*): keys and values of tokens and steps.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): the input of the first layer, then the output of each
             application of a layer, in order.
-        attentions (`tuple(torch.FloatTensor)`, *optional*): self-attention weights in the same order.
+        attentions (`tuple(torch.FloatTensor)`, *optional*): self-attention weights in the same order; empty with
+            `skip_self_attention`.
         cross_attentions (`tuple(torch.FloatTensor)`, *optional*): weights over the memory in the same order.
         latents (`torch.FloatTensor` of shape `(B, R, T, D)`, *optional*): after each step, with `output_steps=True`.
         num_steps_used (`torch.LongTensor` of shape `(B, T)`): number of steps that each token took.
@@ -255,7 +244,8 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         Raises:
             `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed.
         """
-        refuse_arguments(kwargs, ARGUMENTS_FOR_ANSWERS, "LoopedThinkerModel")
+        check_arguments(self, kwargs)
+        check_selection(kwargs.get("output_hidden_states"))
         is_learning = self.training and torch.is_grad_enabled()
         steps = {"num_steps": num_steps, "exit_threshold": exit_threshold}
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}

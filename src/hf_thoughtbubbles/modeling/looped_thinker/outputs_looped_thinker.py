@@ -41,7 +41,8 @@ class LoopedThinkerModelOutput(BaseModelOutputWithPastAndCrossAttentions):
         past_key_values (`EncoderDecoderCache`, *optional*): keys and values of the answer and of the memory.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): the input of the first layer, then the output of each
             application of a layer, in order; thinking before reading out.
-        attentions (`tuple(torch.FloatTensor)`, *optional*): self-attention weights in the same order.
+        attentions (`tuple(torch.FloatTensor)`, *optional*): self-attention weights in the same order; empty with
+            `skip_self_attention`.
         cross_attentions (`tuple(torch.FloatTensor)`, *optional*): weights over the memory in the same order.
         encoder_last_hidden_state (`torch.FloatTensor` of shape `(B, M, D)`): the memory.
         latents (`torch.FloatTensor` of shape `(B, R, L, D)`, *optional*): after each step, with `output_steps=True`.

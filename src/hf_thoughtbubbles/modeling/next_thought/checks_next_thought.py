@@ -63,8 +63,8 @@ def check_num_thoughts(num_thoughts: int | None):
         raise ValueError(f"`num_thoughts` is {num_thoughts!r}; it must be a whole number of at least 1.")
 
 
-def check_encoder_outputs(config: NextThoughtConfig, encoder_outputs):
-    """Raise for an output without vectors of thoughts."""
+def check_encoder_outputs(config: NextThoughtConfig, encoder_outputs, output_pooling: bool):
+    """Raise for an output without vectors of thoughts, or without the pooling that is to be returned."""
     latent = getattr(encoder_outputs, "last_hidden_state", None)
     if latent is None or latent.ndim != 2 or latent.shape[1] != config.latent_size:
         passed = f"a `{type(encoder_outputs).__name__}`"
@@ -73,6 +73,11 @@ def check_encoder_outputs(config: NextThoughtConfig, encoder_outputs):
         raise ValueError(
             f"`encoder_outputs` is {passed}; it must have a `last_hidden_state` of shape (B, {config.latent_size}). "
             "Pass what `model.get_encoder()` returns."
+        )
+    if output_pooling and getattr(encoder_outputs, "pooling", None) is None:
+        raise ValueError(
+            "`output_pooling=True` was passed, but `encoder_outputs` has no `pooling`. Pass it to "
+            "`model.get_encoder()`, too."
         )
 
 

@@ -4,6 +4,7 @@
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from ..common.cache_names import CACHE_NAME, accept_cache_names
+from ..common.checks_settings import check_generation_config
 from ..common.checks_tokens import check_generation_length
 from .checks_next_thought import check_num_thoughts
 
@@ -49,6 +50,7 @@ class NextThoughtGenerationMixin:
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
+        check_generation_config(generation_config, ("num_thoughts",))
         check_generation_length(self.config, max_cache_length)
         is_given = model_kwargs.get(CACHE_NAME) is not None
         super()._prepare_cache_for_generation(

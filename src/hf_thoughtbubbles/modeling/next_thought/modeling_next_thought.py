@@ -29,6 +29,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...configuration.configuration_next_thought import NextThoughtConfig, NextThoughtStackView
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.position_ids import get_position_ids
 from ..generic_transformer.generic_layers import (
@@ -374,6 +375,7 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
             `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed. On
                 a CPU also for a row that is too short for pooling to keep a token.
         """
+        check_arguments(self, kwargs)
         check_num_thoughts(num_thoughts)
         check_positions(kwargs.pop("position_ids", None), kwargs.pop("decoder_position_ids", None))
         check_cache_in_replay(self, past_key_values)
@@ -381,7 +383,7 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
             latent, pooling = self.encode(input_ids, attention_mask, inputs_embeds)
             thoughts = None
         else:
-            check_encoder_outputs(self.config, encoder_outputs)
+            check_encoder_outputs(self.config, encoder_outputs, output_pooling)
             latent, pooling = encoder_outputs.last_hidden_state, getattr(encoder_outputs, "pooling", None)
             thoughts = getattr(encoder_outputs, "thoughts", None)
         if thoughts is None:

@@ -4,9 +4,9 @@
 import torch
 import torch.nn.functional as F
 from transformers.cache_utils import DynamicCache
-from transformers.generation import GenerationMode
 
 from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
+from ..common.checks_settings import check_generation_config, check_uncached_generation
 from ..common.checks_tokens import check_generation_length
 from ..common.position_ids import count_positions, pad_mask_to_cache
 from ..common.prompt_embeddings import append_generated
@@ -89,6 +89,7 @@ class ThoughtbubblesGenerationMixin:
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
+        check_generation_config(generation_config, ("fork_budget",))
         check_generation_length(self.config, max_cache_length)
         # transformers passes an assistant the generation configuration of the main model; it keeps its own budget.
         is_assistant = getattr(generation_config, "is_assistant", False)
@@ -99,7 +100,8 @@ class ThoughtbubblesGenerationMixin:
             check_budget(self.config, False, model_kwargs["fork_budget"])
         self.model.read_thresholds(model_kwargs.get("fork_budget"))  # an error for an unknown budget, before any work
         if not self.config.is_cacheable:
-            self.check_uncached_generation(generation_config, model_kwargs, generation_mode)
+            reason = f'`fork_rule="{self.config.fork_rule}"`'
+            check_uncached_generation(generation_config, model_kwargs, generation_mode, reason)
             generation_config.use_cache = False  # every step reads the whole prefix
             mask = model_kwargs.get("attention_mask")
             if mask is not None and bool((mask == 1).all()):  # nothing is padding, and a mask rounds the budget down
@@ -137,23 +139,6 @@ class ThoughtbubblesGenerationMixin:
             given = model_kwargs.get(name)
             record[name] = None if given is None else given[:: len(given) // batch_size]
         record["fork_budget"] = model_kwargs.get("fork_budget")
-
-    def check_uncached_generation(self, generation_config, model_kwargs, generation_mode):
-        """Refuse arguments that need a cache; `use_cache` is not one of them, because it is a default."""
-        asked = [name for name in ("prefill_chunk_size", "cache_implementation") if getattr(generation_config, name)]
-        if model_kwargs.get(CACHE_NAME) is not None:
-            asked.append(CACHE_NAME)
-        if asked:
-            raise ValueError(
-                f'`{asked[0]}` was passed, but `fork_rule="{self.config.fork_rule}"` cannot use a cache. Remove it.'
-            )
-        is_assistant = getattr(generation_config, "is_assistant", False)
-        if is_assistant or generation_mode == GenerationMode.ASSISTED_GENERATION:
-            raise ValueError(
-                "Assisted and prompt-lookup generation need a cache, which a model with "
-                f'`fork_rule="{self.config.fork_rule}"` cannot use, neither as the model nor as its assistant. Remove '
-                "`assistant_model` or `prompt_lookup_num_tokens`."
-            )
 
 
 __all__ = ["ThoughtbubblesGenerationMixin"]

@@ -34,6 +34,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAMES, accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding, get_layer_cache
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -341,6 +342,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         Raises:
             `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed.
         """
+        check_arguments(self, kwargs)
         check_inputs(
             self.config,
             is_learning(self),
