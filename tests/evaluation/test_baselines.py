@@ -72,6 +72,7 @@ def draw_answering_thinker(rng: random.Random, sizes: dict):
 
 
 def draw_bytes(rng: random.Random, sizes: dict):
+    sizes = {**sizes, "vocab_size": 256 + sizes["vocab_size"]}  # at least one for each byte
     config = BytePatchConfig(
         **{f"core_{name}" if name in CORE_SIZES else name: size for name, size in sizes.items()},
         hidden_size=32,

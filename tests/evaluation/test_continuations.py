@@ -38,7 +38,7 @@ def make_native(name: str):
 def make_byte_patch(name: str):
     torch.manual_seed(0)
     sizes = {"core_hidden_size": 24, "core_num_hidden_layers": 2, "core_num_attention_heads": 3, "hidden_size": 16}
-    config = BytePatchConfig(vocab_size=VOCAB_SIZE, max_patch_bytes=5, patch_size=3, initializer_range=0.3, **sizes)
+    config = BytePatchConfig(max_patch_bytes=5, patch_size=3, initializer_range=0.3, **sizes)
     config.patching, config.decoder = name.split("-")
     return BytePatchForCausalLM(config).eval()
 

@@ -109,7 +109,7 @@ def make_native(name: str):
 def make_byte_patch():
     torch.manual_seed(0)
     sizes = {"core_hidden_size": 24, "core_num_hidden_layers": 2, "core_num_attention_heads": 3, "hidden_size": 16}
-    return BytePatchForCausalLM(BytePatchConfig(vocab_size=61, initializer_range=0.3, **sizes)).eval()
+    return BytePatchForCausalLM(BytePatchConfig(initializer_range=0.3, **sizes)).eval()
 
 
 MODELS = {

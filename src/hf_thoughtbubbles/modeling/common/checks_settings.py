@@ -8,7 +8,7 @@ of our families, or nearly so, are refused.
 import difflib
 import functools
 import inspect
-from collections.abc import Container
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,10 +63,10 @@ def check_arguments(model: PreTrainedModel, kwargs: dict[str, Any]):
         `ValueError`: for an argument of another family, a misspelt one of ours, and for `output_attentions=True` with
             an attention implementation that gives none.
     """
-    if not torch.compiler.is_compiling():
-        _check_names(kwargs, type(model).__name__, inspect.signature(type(model).forward).parameters)
-    attention = model.config._attn_implementation
-    if attention != "eager" and kwargs.get("output_attentions", model.config.output_attentions):
+    if kwargs and not torch.compiler.is_compiling():
+        _check_names(kwargs, type(model).__name__, type(model).forward)
+    is_asked = kwargs["output_attentions"] if "output_attentions" in kwargs else model.config.output_attentions
+    if is_asked and (attention := model.config._attn_implementation) != "eager":
         raise ValueError(
             f'`output_attentions=True` was passed, but `attn_implementation="{attention}"` computes no attention '
             'weights. Load the model with `attn_implementation="eager"`, or call '
@@ -74,12 +74,13 @@ def check_arguments(model: PreTrainedModel, kwargs: dict[str, Any]):
         )
 
 
-def _check_names(settings: dict[str, Any], owner: str, arguments: Container[str]):
-    """Raise for the name of an argument of ours, or nearly one, which `owner` does not read."""
+def _check_names(settings: dict[str, Any], owner: str, reader: Callable | tuple[str, ...]):
+    """Raise for an argument of ours, or nearly one, which `owner` does not read: the function or names `reader`."""
     for name, value in settings.items():
         known = find_argument(name)
         if known is not None and value is not None and value is not False:
-            advice = f"Did you mean `{known}`?" if known in arguments else "Remove it."
+            names = inspect.signature(reader).parameters if callable(reader) else reader
+            advice = f"Did you mean `{known}`?" if known in names else "Remove it."
             raise ValueError(f"`{name}` was passed, but {owner} does not read it. {advice}")
 
 
