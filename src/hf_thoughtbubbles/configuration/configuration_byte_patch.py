@@ -36,7 +36,7 @@ class BytePatchConfig(GenericTransformerConfig):
 
     Args:
         vocab_size (`int`, defaults to 259):
-            Number of ids: the 256 bytes, then special tokens.
+            Number of ids: the 256 bytes, then special tokens; at least 256.
         max_position_embeddings (`int`, defaults to 2048):
             Most bytes in one sequence, and so most patches.
         hidden_size (`int`, defaults to 128):

@@ -55,7 +55,7 @@ class GenericTransformerConfig(FamilyConfig):
         max_relative_position (`int`, defaults to 32):
             Distance from which `"relative"` positions share one vector.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form; the reference uses `rope_theta` 10000.
+            Rotary settings in transformers' form, for `"rope"` alone; the reference uses `rope_theta` 10000.
         is_causal (`bool`, defaults to `True`):
             Whether a token attends only to itself and earlier tokens.
         embedding_dropout, attention_dropout, hidden_dropout (`float`, defaults to 0.0):

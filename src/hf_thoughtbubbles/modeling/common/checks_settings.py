@@ -65,7 +65,7 @@ def check_arguments(model: PreTrainedModel, kwargs: dict[str, Any]):
     """
     if kwargs and not torch.compiler.is_compiling():
         _check_names(kwargs, type(model).__name__, type(model).forward)
-    is_asked = kwargs["output_attentions"] if "output_attentions" in kwargs else model.config.output_attentions
+    is_asked = kwargs.get("output_attentions", model.config.output_attentions)
     if is_asked and (attention := model.config._attn_implementation) != "eager":
         raise ValueError(
             f'`output_attentions=True` was passed, but `attn_implementation="{attention}"` computes no attention '
