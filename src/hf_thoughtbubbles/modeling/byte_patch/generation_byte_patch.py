@@ -7,13 +7,17 @@ from transformers.utils import ModelOutput
 from ..common.cache_names import CACHE_NAME, CACHE_NAMES
 from ..common.checks_settings import check_generation_config
 from ..common.checks_tokens import check_generation_length
+from ..common.generation_passes import GenerationPassesMixin
 from .cache_patches import PatchCache
 from .checks_byte_patch import check_patch_lengths
 from .patch_ends import number_patches, spread_patch_lengths
 
 
-class BytePatchGenerationMixin:
+class BytePatchGenerationMixin(GenerationPassesMixin):
     """A base class before transformers' `GenerationMixin`."""
+
+    prompt_arguments = ("patch_lengths",)
+    engine_obstacle = "a byte-patch model has keys and values of its core for patches, not for bytes"
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
@@ -39,6 +43,15 @@ class BytePatchGenerationMixin:
             mask = model_kwargs.get("attention_mask")  # transformers leaves one of ones alone out
             real = patch_lengths.new_ones(len(patch_lengths), int(patch_lengths[0].sum())) if mask is None else mask
             cache.given_ends = spread_patch_lengths(patch_lengths, real.bool())
+
+    def check_guidance(self, generation_config):
+        """Raise where guidance has no second text, or one whose patches are not known."""
+        if self.config.patching == "token":
+            raise ValueError(
+                '`guidance_scale` was passed to a model with `patching="token"`, but the second text has no patch '
+                "lengths. Remove it."
+            )
+        super().check_guidance(generation_config)
 
     def prepare_inputs_for_generation(self, input_ids, *args, patch_lengths=None, **kwargs):
         """Inputs of the next step, without the prompt's `patch_lengths`: the cache stores the ends of its patches."""

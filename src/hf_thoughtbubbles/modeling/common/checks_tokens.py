@@ -31,7 +31,7 @@ def check_tokens(
     num_seen_tokens = num_tokens + _count_past_tokens(past_key_values)
     is_counted = isinstance(num_seen_tokens, int)
     if is_counted:
-        is_packable = attention_mask is None and past_key_values is None
+        is_packable = past_key_values is None and (attention_mask is None or attention_mask.ndim == 4)
         _check_length(config, num_seen_tokens, position_ids if is_packable else None)
         _check_room(num_seen_tokens, past_key_values)
     if attention_mask is not None and attention_mask.ndim != 2:  # over query and key pairs

@@ -29,9 +29,11 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
 from ...hub.hub_models import HubModelMixin
+from ..common.batching_engines import count_key_positions, take_paged_cache
 from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names, create_causal_mask
 from ..common.checks_settings import check_arguments, check_generation_config, check_uncached_generation
 from ..common.checks_tokens import check_cache_in_replay, check_generation_length
+from ..common.generation_passes import GenerationPassesMixin
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from ..common.packed_documents import find_documents
 from ..common.position_ids import count_positions, get_position_ids, pad_mask_to_cache, take_last
@@ -106,7 +108,10 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         """States `(B, T, D)` after all layers and the final norm; tokens attend within `documents` `(B or 1, T)`."""
         mask = self.create_mask(inputs_embeds, attention_mask, position_ids, past_key_values, documents)
         positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
-        key_positions = self.get_key_positions(inputs_embeds, attention_mask, positions, past_key_values)
+        if "cache" in kwargs:  # of continuous batching, whose rows hold many requests
+            key_positions = count_key_positions(kwargs["cu_seq_lens_k"]["full_attention"], attention_mask.shape[-1])
+        else:
+            key_positions = self.get_key_positions(inputs_embeds, attention_mask, positions, past_key_values)
         hidden_states = self.core(
             inputs_embeds,
             positions,
@@ -184,6 +189,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
             `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed.
         """
         check_arguments(self, kwargs)
+        past_key_values = take_paged_cache(past_key_values, kwargs)
         check_inputs(self.config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
         check_cache_in_replay(self, past_key_values)
         documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
@@ -197,7 +203,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
 
-class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, GenerationMixin):
+class GenericTransformerForCausalLM(GenerationPassesMixin, GenericTransformerPreTrainedModel, GenerationMixin):
     """
     A generic transformer with a language-modelling head, tied to the embeddings by default.
 
@@ -220,6 +226,11 @@ class GenericTransformerForCausalLM(GenericTransformerPreTrainedModel, Generatio
         self.model = GenericTransformerModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.post_init()
+
+    @property
+    def engine_obstacle(self) -> str | None:
+        """Why continuous batching cannot run the model, if so: it is not causal."""
+        return None if self.config.is_causal else "with `is_causal=False` every step reads all tokens again"
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length

@@ -12,6 +12,7 @@ class AnswerThinkingMixin(LoopedThinkerGenerationMixin):
     """Generation of answers: a parallel answer is read out once, then searched as any other."""
 
     generation_config_fields = ("num_steps", "num_latents", "num_read_steps")
+    engine_obstacle = "a Thinker thinks about a whole problem, and answers it in a text of its own"
 
     @accept_cache_names
     def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, past_key_values=None, **kwargs):

@@ -6,11 +6,15 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from ..common.cache_names import CACHE_NAME, accept_cache_names
 from ..common.checks_settings import check_generation_config
 from ..common.checks_tokens import check_generation_length
+from ..common.generation_passes import GenerationPassesMixin
 from .checks_next_thought import check_num_thoughts
 
 
-class NextThoughtGenerationMixin:
+class NextThoughtGenerationMixin(GenerationPassesMixin):
     """A mixin to list before transformers' `GenerationMixin`. `num_thoughts` is also a field of `GenerationConfig`."""
+
+    generation_config_fields = ("num_thoughts",)
+    engine_obstacle = "a next-thought model reads a thought, and writes the next in a text of its own"
 
     @staticmethod
     @accept_cache_names
@@ -35,17 +39,8 @@ class NextThoughtGenerationMixin:
 
     def _prepare_generation_config(self, generation_config=None, *args, **kwargs):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, *args, **kwargs)
-        # An assistant gets the generation configuration of the model that it assists, but uses its own `num_thoughts`.
-        is_assistant = getattr(generation_config, "is_assistant", False)
-        chosen = getattr(self.generation_config if is_assistant else generation_config, "num_thoughts", None)
-        if chosen is not None and model_kwargs.get("num_thoughts") is None:
-            model_kwargs["num_thoughts"] = chosen
         check_num_thoughts(model_kwargs.get("num_thoughts"))
         return generation_config, model_kwargs
-
-    def _get_candidate_generator(self, *args, model_kwargs, **kwargs):
-        own = {key: value for key, value in model_kwargs.items() if key != "num_thoughts"}
-        return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length

@@ -8,14 +8,22 @@ from transformers.cache_utils import DynamicCache
 from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
 from ..common.checks_settings import check_generation_config, check_uncached_generation
 from ..common.checks_tokens import check_generation_length
+from ..common.generation_passes import GenerationPassesMixin
 from ..common.position_ids import count_positions, pad_mask_to_cache
 from ..common.prompt_embeddings import append_generated
 from .cache_streams import StreamCache
 from .checks_thoughtbubbles import check_budget
 
 
-class ThoughtbubblesGenerationMixin:
+class ThoughtbubblesGenerationMixin(GenerationPassesMixin):
     """Put it before transformers' `GenerationMixin` in the bases of a language model."""
+
+    generation_config_fields = ("fork_budget",)
+
+    @property
+    def engine_obstacle(self) -> str | None:
+        """Why continuous batching cannot run the model, if so: tokens fork."""
+        return "its tokens fork, so they have different numbers of keys" if self.config.fork_layers else None
 
     def generate(self, inputs: torch.Tensor | None = None, *args, output_forks: bool = False, **kwargs):
         """
@@ -91,11 +99,6 @@ class ThoughtbubblesGenerationMixin:
     ):
         check_generation_config(generation_config, ("fork_budget",))
         check_generation_length(self.config, max_cache_length)
-        # transformers passes an assistant the generation configuration of the main model; it keeps its own budget.
-        is_assistant = getattr(generation_config, "is_assistant", False)
-        fork_budget = getattr(self.generation_config if is_assistant else generation_config, "fork_budget", None)
-        if fork_budget is not None and model_kwargs.get("fork_budget") is None:
-            model_kwargs["fork_budget"] = fork_budget
         if model_kwargs.get("fork_budget") is not None:
             check_budget(self.config, False, model_kwargs["fork_budget"])
         self.model.read_thresholds(model_kwargs.get("fork_budget"))  # an error for an unknown budget, before any work
@@ -121,10 +124,6 @@ class ThoughtbubblesGenerationMixin:
         cache = model_kwargs.get(CACHE_NAME)
         if self.config.fork_layers and type(cache) is DynamicCache and not is_given:
             model_kwargs[CACHE_NAME] = StreamCache(self.config, cache.offloading)
-
-    def _get_candidate_generator(self, *args, model_kwargs, **kwargs):
-        own = {key: value for key, value in model_kwargs.items() if key != "fork_budget"}  # not the assistant's
-        return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
 
     def start_record(self, record: dict, generation_config, model_kwargs, batch_size: int):
         """Record, once for each prompt, the arguments that [`read_forks`] needs."""

@@ -33,6 +33,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...hub.hub_models import HubModelMixin
+from ..common.batching_engines import take_paged_cache
 from ..common.cache_names import CACHE_NAMES, accept_cache_names, alias_cache_field, create_causal_mask
 from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
@@ -343,6 +344,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             `ValueError`: for input the model cannot read; names the argument, what was passed and what is allowed.
         """
         check_arguments(self, kwargs)
+        past_key_values = take_paged_cache(past_key_values, kwargs)
         check_inputs(
             self.config,
             is_learning(self),
