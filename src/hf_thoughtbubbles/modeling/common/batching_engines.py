@@ -8,6 +8,7 @@ Shapes: T new tokens, M keys.
 """
 
 import torch
+from transformers import ContinuousBatchingConfig
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig, GenerationMode, logits_process
 from transformers.generation.continuous_batching import ContinuousBatchingManager, PagedAttentionCache
@@ -60,8 +61,8 @@ def count_key_positions(cu_seq_lens_k: torch.Tensor, num_keys: int) -> torch.Ten
     return (keys - cu_seq_lens_k[request])[None]
 
 
-def check_request(config, input_ids: list[int], max_new_tokens: int | None):
-    """Raise for a request that the model has no positions or ids for, or that has no end."""
+def check_request(config, input_ids: list[int], max_new_tokens: int | None, pool: ContinuousBatchingConfig | None):
+    """Raise for a request without an end, or for which the model has no ids or positions, or the pool no room."""
     if max_new_tokens is None:
         raise ValueError(
             "`max_new_tokens` was not passed, and continuous batching has no other limit. Pass it, or set it in the "
@@ -70,8 +71,15 @@ def check_request(config, input_ids: list[int], max_new_tokens: int | None):
     ids = torch.as_tensor(input_ids)
     if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point():
         raise ValueError(f"A request has ids of shape {tuple(ids.shape)}; it must be a list of one or more token ids.")
-    check_generation_length(config, len(ids) + max_new_tokens - 1)
     check_ids(ids, "input_ids", config.vocab_size)
+    num_tokens = len(ids) + max_new_tokens - 1
+    check_generation_length(config, num_tokens)
+    if pool is not None and pool.num_blocks is not None and pool.num_blocks * pool.page_size < num_tokens:
+        raise ValueError(
+            f"A request may need the keys of {num_tokens} tokens, but `num_blocks` {pool.num_blocks} of `page_size` "
+            f"{pool.page_size} hold those of {pool.num_blocks * pool.page_size}. Use more blocks, or ask for fewer "
+            "new tokens."
+        )
 
 
 class CheckedBatchingManager(ContinuousBatchingManager):
@@ -80,7 +88,7 @@ class CheckedBatchingManager(ContinuousBatchingManager):
     def add_request(self, input_ids, request_id=None, max_new_tokens=None, *args, **kwargs):
         """As [`~transformers.ContinuousBatchingManager.add_request`]."""
         limit = self.generation_config.max_new_tokens if max_new_tokens is None else max_new_tokens
-        check_request(self.model.config, input_ids, limit)
+        check_request(self.model.config, input_ids, limit, self.continuous_batching_config)
         return super().add_request(input_ids, request_id, max_new_tokens, *args, **kwargs)
 
 
@@ -126,7 +134,7 @@ class BatchingEngineMixin:
         manager.__class__ = CheckedBatchingManager  # transformers takes no class of ours
         return manager
 
-    def generate_batch(self, inputs, generation_config=None, *args, **kwargs):
+    def generate_batch(self, inputs, generation_config=None, continuous_batching_config=None, *args, **kwargs):
         """
         As [`~transformers.GenerationMixin.generate_batch`], for models of one key and one value a token and layer.
 
@@ -144,8 +152,9 @@ class BatchingEngineMixin:
             )
         limit = kwargs.get("max_new_tokens")
         for input_ids in inputs:
-            check_request(self.config, input_ids, completed.max_new_tokens if limit is None else limit)
-        results = super().generate_batch(inputs, completed, *args, **kwargs)
+            limit = completed.max_new_tokens if limit is None else limit
+            check_request(self.config, input_ids, limit, continuous_batching_config)
+        results = super().generate_batch(inputs, completed, continuous_batching_config, *args, **kwargs)
         failed = [f"{key}: {result.error}" for key, result in results.items() if result.error is not None]
         if failed or len(results) < len(inputs):
             raise RuntimeError(
@@ -160,7 +169,7 @@ class BatchingEngineMixin:
         if value is None or (name.endswith("attention_mask") and bool((value == 1).all())):
             return True
         engine = ("input_ids", "record_timestamps", "progress_bar", "persistent_manager", "warmup")
-        return hasattr(GenerationConfig(), name) or name in (*engine, "continuous_batching_config")
+        return hasattr(GenerationConfig(), name) or name in engine
 
 
 __all__ = ["BatchingEngineMixin", "count_key_positions"]

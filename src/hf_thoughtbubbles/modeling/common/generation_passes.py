@@ -22,6 +22,7 @@ class GenerationPassesMixin(BatchingEngineMixin):
 
     generation_config_fields: tuple[str, ...] = ()
     prompt_arguments: tuple[str, ...] = ()
+    has_early_exit = False  # whether `config.num_hidden_layers` may be lowered, so that later layers are left out
 
     def _prepare_generation_config(self, generation_config=None, *args, **kwargs):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, *args, **kwargs)
@@ -56,6 +57,13 @@ class GenerationPassesMixin(BatchingEngineMixin):
             )
         if generation_config.guidance_scale not in (None, 1):
             self.check_guidance(generation_config)
+        num_layers, highest = generation_config.assistant_early_exit, self.config.num_hidden_layers
+        if num_layers is not None and not (self.has_early_exit and 1 <= num_layers <= highest):
+            allowed = f"takes 1 to {highest} layers" if self.has_early_exit else "needs all of its layers"
+            raise ValueError(
+                f"`assistant_early_exit={num_layers}` was passed, but `{type(self).__name__}` {allowed}. Remove it "
+                "or pass an `assistant_model`."
+            )
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
     def check_guidance(self, generation_config):

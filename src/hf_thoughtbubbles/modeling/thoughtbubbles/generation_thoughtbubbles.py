@@ -19,6 +19,7 @@ class ThoughtbubblesGenerationMixin(GenerationPassesMixin):
     """Put it before transformers' `GenerationMixin` in the bases of a language model."""
 
     generation_config_fields = ("fork_budget",)
+    has_early_exit = True
 
     @property
     def engine_obstacle(self) -> str | None:
