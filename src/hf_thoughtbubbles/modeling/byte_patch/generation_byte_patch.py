@@ -48,8 +48,8 @@ class BytePatchGenerationMixin(GenerationPassesMixin):
         """Raise where guidance has no second text, or one whose patches are not known."""
         if self.config.patching == "token":
             raise ValueError(
-                '`guidance_scale` was passed to a model with `patching="token"`, but the second text has no patch '
-                "lengths. Remove it."
+                '`guidance_scale` was passed to a model with `patching="token"`, but the second text has no '
+                "`patch_lengths`. Remove it."
             )
         super().check_guidance(generation_config)
 

@@ -30,8 +30,8 @@ class GenerationPassesMixin(BatchingEngineMixin):
         is_assistant = getattr(generation_config, "is_assistant", False)
         chosen = self.generation_config if is_assistant else generation_config
         for name in self.generation_config_fields:
-            value = getattr(chosen, name, None)
-            if value is not None and model_kwargs.get(name) is None:
+            value = getattr(chosen, name, None) if kwargs.get(name) is None else kwargs[name]
+            if value is not None:
                 model_kwargs[name] = value
         if generation_config.token_healing:
             self.check_healing(model_kwargs)
