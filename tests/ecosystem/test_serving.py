@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -164,6 +165,27 @@ def test_the_server_cuts_off_the_start_of_an_answer_that_does_not_continue_the_p
     """It takes the prompt's length off whatever comes, so models of `AutoModelForSeq2SeqLM` cannot be served."""
     answer = client.completions.create(model=str(folders["answerer"]), prompt="x" * 20, **LIMITS)
     assert (answer.choices[0].text, answer.usage.completion_tokens) == ("", 0)
+
+
+def test_continuous_batching_serves_many_clients_at_once_and_refuses_models_that_fork(folders, tmp_path):
+    """The pool is too small for all requests; one for which the model has no positions fails alone."""
+    pool = ("--continuous-batching", "--cb-block-size", "4", "--cb-num-blocks", "20", "--cb-max-batch-tokens", "32")
+    asked, prompts = {"model": str(folders["generic"]), **LIMITS}, ["to be, or", "a", "x" * 40, "or not to be"]
+    model, log = build(CAUSAL[3]), tmp_path / "server.txt"
+    with serving(log, "-m", "hf_thoughtbubbles", "serve", *pool) as address:
+        with connect(address) as client, pytest.raises(openai.InternalServerError):  # the server then closes its end
+            client.completions.create(prompt="x" * 150, **asked)
+        with connect(address) as client, ThreadPoolExecutor(len(prompts)) as clients:
+            answers = clients.map(lambda prompt: client.completions.create(prompt=prompt, **asked), prompts)
+            assert [answer.choices[0].text for answer in answers] == [generate(model, prompt) for prompt in prompts]
+            streamed = client.chat.completions.create(messages=QUESTION, stream=True, **asked)
+            prompt = build_chat_tokenizer().apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == generate(model, prompt)
+        for name in ("threshold", "thinker", "byte-patch"):
+            with connect(address) as client, pytest.raises(openai.InternalServerError):
+                client.completions.create(**{**asked, "model": str(folders[name])}, prompt="to be")
+    assert "may read 156 tokens" in log.read_text()
+    assert log.read_text().count("or `transformers serve` without `--continuous-batching`") >= 3
 
 
 def test_a_checkpoint_is_served_by_its_own_code_where_the_package_is_not_installed(folders, tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ UNREAD_SETTINGS = {
     "stop_strings": (None,),
     "token_healing": (None, False),
 }
-INSTEAD = "Use `generate` with a batch of prompts, padded on the left, or `transformers serve` without the engine."
+INSTEAD = "Use `generate` with a batch of padded prompts, or `transformers serve` without `--continuous-batching`."
 
 
 def take_paged_cache(past_key_values: Cache | PagedAttentionCache | None, kwargs: dict) -> Cache | None:
@@ -117,7 +117,7 @@ class BatchingEngineMixin:
         asked += [f"`{key}`" for key, value in arguments.items() if value is not None]
         asked += [f"`{key}`" for key, values in UNREAD_SETTINGS.items() if getattr(completed, key) not in values]
         if not asked:
-            processors = self._get_logits_processor(completed, device=self.device)
+            processors = self._get_logits_processor(completed, 1, device=self.device)
             asked = [
                 type(processor).__name__ for processor in processors if not isinstance(processor, SCORE_PROCESSORS)
             ]
