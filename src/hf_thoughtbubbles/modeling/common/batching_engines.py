@@ -4,7 +4,7 @@
 transformers' engine joins the new tokens of many requests into one row, and stores keys and values in blocks that all
 requests share. A request that fails is only logged there, so everything is checked before the engine starts.
 
-Shapes: T new tokens, M keys.
+Shapes: T new tokens, M keys, N heads of keys, H head size.
 """
 
 import torch
@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig, GenerationMode, logits_process
 from transformers.generation.continuous_batching import ContinuousBatchingManager, PagedAttentionCache
 
+from .cache_names import CACHE_NAME, NEW_NAME
 from .checks_tokens import check_generation_length, check_ids
 
 
@@ -42,20 +43,32 @@ INSTEAD = "Use `generate` with a batch of padded prompts, or `transformers serve
 
 
 def take_paged_cache(past_key_values: Cache | PagedAttentionCache | None, kwargs: dict) -> Cache | None:
-    """The cache that layers update; a paged one moves to `kwargs`, for transformers' attention functions."""
+    """The cache unless it is a paged one, which moves to the `kwargs` of all attention layers."""
     if isinstance(past_key_values, PagedAttentionCache):
-        kwargs["cache"] = past_key_values
+        kwargs[NEW_NAME] = past_key_values
         return None
     return past_key_values
 
 
-def count_key_positions(cu_seq_lens_k: torch.Tensor, num_keys: int) -> torch.Tensor:
+def update_paged_cache(key: torch.Tensor, value: torch.Tensor, layer_idx: int, kwargs: dict):
+    """
+    Keys and values `(1, N, M, H)` of all requests in a batch from those of the new tokens `(1, N, T, H)`, by a paged
+    cache in `kwargs`. Before transformers renamed its caches, its attention functions did this.
+    """
+    if CACHE_NAME != NEW_NAME or NEW_NAME not in kwargs:
+        return key, value
+    return kwargs.pop(NEW_NAME).update(key, value, layer_idx, kwargs=kwargs)
+
+
+def count_key_positions(cu_seq_lens_k: torch.Tensor | dict[str, torch.Tensor], num_keys: int) -> torch.Tensor:
     """
     Positions `(1, M)` of the keys of requests that lie behind each other in a row, each counted from 0.
 
     >>> count_key_positions(torch.tensor([0, 3, 5]), 5)
     tensor([[0, 1, 2, 0, 1]])
     """
+    if isinstance(cu_seq_lens_k, dict):  # by the kind of layer, which transformers leaves out before 5.18
+        (cu_seq_lens_k,) = cu_seq_lens_k.values()
     keys = torch.arange(num_keys, device=cu_seq_lens_k.device)
     request = torch.bucketize(keys, cu_seq_lens_k[1:-1], right=True)
     return (keys - cu_seq_lens_k[request])[None]
@@ -74,11 +87,14 @@ def check_request(config, input_ids: list[int], max_new_tokens: int | None, pool
     check_ids(ids, "input_ids", config.vocab_size)
     num_tokens = len(ids) + max_new_tokens - 1
     check_generation_length(config, num_tokens)
-    if pool is not None and pool.num_blocks is not None and pool.num_blocks * pool.page_size < num_tokens:
+    if pool is None or pool.num_blocks is None:
+        return
+    tokens_per_block = pool.page_size if hasattr(pool, "page_size") else pool.block_size  # as in transformers 5.17
+    room = pool.num_blocks * tokens_per_block
+    if room < num_tokens:
         raise ValueError(
-            f"A request may need the keys of {num_tokens} tokens, but `num_blocks` {pool.num_blocks} of `page_size` "
-            f"{pool.page_size} hold those of {pool.num_blocks * pool.page_size}. Use more blocks, or ask for fewer "
-            "new tokens."
+            f"A request may need the keys of {num_tokens} tokens, but the `num_blocks` {pool.num_blocks} of the pool "
+            f"hold those of {room}. Use more blocks, or ask for fewer new tokens."
         )
 
 
@@ -172,4 +188,4 @@ class BatchingEngineMixin:
         return hasattr(GenerationConfig(), name) or name in engine
 
 
-__all__ = ["BatchingEngineMixin", "count_key_positions"]
+__all__ = ["BatchingEngineMixin", "count_key_positions", "take_paged_cache", "update_paged_cache"]

@@ -84,4 +84,4 @@ def create_causal_mask(*, past_key_values=None, **kwargs):
     return masking_utils.create_causal_mask(**{CACHE_NAME: past_key_values}, **kwargs)
 
 
-__all__ = ["CACHE_NAME", "CACHE_NAMES", "accept_cache_names", "alias_cache_field", "create_causal_mask"]
+__all__ = ["CACHE_NAME", "CACHE_NAMES", "NEW_NAME", "accept_cache_names", "alias_cache_field", "create_causal_mask"]

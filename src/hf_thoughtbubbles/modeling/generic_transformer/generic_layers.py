@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
+from ..common.batching_engines import update_paged_cache
 from ..common.cache_names import CACHE_NAMES
 from ..common.common_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids, get_layer_cache
 
@@ -167,6 +168,7 @@ class GenericAttention(nn.Module):
         query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, N, S, H), (B, K, S, H)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx, **(cache_kwargs or {}))
+        key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
         if self.distances is not None:
             bias = self.relative_position_bias(
                 query, position_ids, position_ids if key_positions is None else key_positions

@@ -30,7 +30,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.batching_engines import count_key_positions, take_paged_cache
-from ..common.cache_names import CACHE_NAME, CACHE_NAMES, accept_cache_names, create_causal_mask
+from ..common.cache_names import CACHE_NAME, CACHE_NAMES, NEW_NAME, accept_cache_names, create_causal_mask
 from ..common.checks_settings import check_arguments, check_generation_config, check_uncached_generation
 from ..common.checks_tokens import check_cache_in_replay, check_generation_length
 from ..common.generation_passes import GenerationPassesMixin
@@ -108,8 +108,8 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         """States `(B, T, D)` after all layers and the final norm; tokens attend within `documents` `(B or 1, T)`."""
         mask = self.create_mask(inputs_embeds, attention_mask, position_ids, past_key_values, documents)
         positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
-        if "cache" in kwargs:  # of continuous batching, whose rows hold many requests
-            key_positions = count_key_positions(kwargs["cu_seq_lens_k"]["full_attention"], attention_mask.shape[-1])
+        if NEW_NAME in kwargs:  # the cache of continuous batching, whose rows hold many requests
+            key_positions = count_key_positions(kwargs["cu_seq_lens_k"], attention_mask.shape[-1])
         else:
             key_positions = self.get_key_positions(inputs_embeds, attention_mask, positions, past_key_values)
         hidden_states = self.core(

@@ -15,6 +15,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
+from ..common.batching_engines import update_paged_cache
 from ..common.cache_names import create_causal_mask
 from ..common.common_layers import eager_attention_forward, rotate_channels
 from .cache_streams import StreamSlots
@@ -128,6 +129,7 @@ class ThoughtbubblesAttention(nn.Module):
         value = value.view(shape).transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx, slots=slots)
+        key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
 
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
