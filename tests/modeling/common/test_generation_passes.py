@@ -11,7 +11,7 @@ from tests.families import ANSWERERS, BYTE_VARIANTS, FAMILIES, THOUGHT_VARIANTS,
 
 
 FAMILY = {family.name: family for family in (*FAMILIES, *BYTE_VARIANTS, *ANSWERERS, *THOUGHT_VARIANTS)}
-GREEDY = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+GREEDY = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": -1}
 SCALE = 1.7
 # A family, and arguments that change what its passes compute.
 GUIDED = (
