@@ -199,8 +199,7 @@ def calibrate_forks(
     chosen = table[budgets.index(float(config.fork_budget))]
     for fork, threshold in zip(base.forks.values(), chosen, strict=True):
         fixed = fork.get_fixed_threshold(config.fork_budget)
-        fork.threshold.fill_(threshold if fixed is None else fixed)
-        fork.threshold_budget.fill_(config.fork_budget)
+        fork.set_threshold(threshold if fixed is None else fixed, config.fork_budget)
     return {budget: streams[budget] for budget in asked}
 
 

@@ -29,7 +29,8 @@ def build(**changes) -> ThoughtbubblesForCausalLM:
 
 
 def get_thresholds(model) -> list[float]:
-    return [float(fork.threshold) for fork in model.model.forks.values()]
+    """Those that the model is saved with."""
+    return [float(value) for name, value in model.state_dict().items() if name.endswith(".threshold")]
 
 
 def take_step(model, size: float = 1e-3):
@@ -56,7 +57,7 @@ def test_the_threshold_moves_by_its_share_towards_what_the_batch_would_have_need
         counts = count_scores(candidates[-1], token_index, 37)
         found.append(float(find_threshold(counts, torch.tensor(round(0.5 * 4 * 37)))))
         expected = found[0] if step == 0 else THRESHOLD_DECAY * expected + (1 - THRESHOLD_DECAY) * found[-1]
-        assert float(fork.threshold) == pytest.approx(expected, rel=1e-5)
+        assert get_thresholds(model) == [pytest.approx(expected, rel=1e-5)]
     assert float(fork.threshold_budget) == 1.5
 
 
@@ -77,13 +78,15 @@ def test_passes_between_two_steps_decide_alike_and_count_once():
     whole(torch.cat(batches)).logits.square().sum().backward()
     for batch in batches:
         parts(batch).logits.square().sum().backward()
-        assert [float(fork.window_threshold) for fork in parts.model.forks.values()] == before
-    assert get_thresholds(parts) == get_thresholds(whole) != before
+        assert get_thresholds(parts) == before
     for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-2, rtol=1e-3)
-    parts(batches[0])  # read twice, as checkpointing a fork would: its candidates count double, no step more
-    start = torch.tensor(before)
-    assert all((torch.tensor(get_thresholds(parts)) - start).abs() < 0.5)
+    for model in (whole, parts):
+        take_step(model)
+    assert get_thresholds(parts) == get_thresholds(whole) != before
+    start, after = torch.tensor(before), get_thresholds(parts)
+    assert all((torch.tensor(after) - start).abs() < 0.5)
+    assert get_thresholds(parts) == after, "a window moves thresholds once, however often they are read"
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
@@ -120,7 +123,7 @@ def test_scores_that_cannot_be_seen_count_every_pass_as_a_step():
     for fork in model.model.forks.values():
         fork.window_weight = torch.nn.Buffer(torch.zeros(0), persistent=False)
     for _ in range(3):
-        model(draw_ids(4, 29))
+        model(draw_ids(4, 29)).logits.square().mean().backward()
         assert all(int(fork.window_counts[-1]) == 4 * 29 for fork in model.model.forks.values()), "of one pass each"
 
 
@@ -139,7 +142,8 @@ def test_a_new_budget_starts_anew():
 
 def test_evaluation_moves_nothing():
     model = build()
-    model(draw_ids(4, 29))
+    model(draw_ids(4, 29)).logits.square().mean().backward()
+    take_step(model)
     before = copy.deepcopy(model.state_dict())
     model.eval()(draw_ids(4, 29))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -148,7 +152,8 @@ def test_evaluation_moves_nothing():
 @pytest.mark.parametrize("budget, threshold", [(1.0, KEEP_NONE), (2.0, KEEP_ALL)])
 def test_where_a_budget_binds_nothing_there_is_nothing_to_track(budget, threshold):
     model = build(fork_budget=budget, fork_layers=[2])
-    model(draw_ids(4, 29))
+    model(draw_ids(4, 29)).logits.square().mean().backward()
+    take_step(model)
     assert get_thresholds(model) == [threshold]
     num_streams = model.eval()(draw_ids(4, 29), output_forks=True).forks[0].num_streams
     assert (num_streams == budget).all()
@@ -217,8 +222,10 @@ def test_a_training_step_looks_at_no_value_for_its_forks(fork_rule, is_padded):
 
 def test_thresholds_stay_in_float32(tmp_path):
     model = build()
-    model(draw_ids(4, 29))
+    model(draw_ids(4, 29)).logits.square().mean().backward()
+    take_step(model)
     before = get_thresholds(model)
+    assert KEEP_ALL not in before
     model.save_pretrained(tmp_path)
     for half in (model.to(torch.bfloat16), AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)):
         assert half.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
@@ -257,3 +264,86 @@ def test_scores_start_where_they_are_told():
     scores = forks[0].log_scores.exp().view(2, 17, 2)
     assert scores.mean((0, 1)).tolist() == pytest.approx([1 / (1 + math.exp(2)), 1 / (1 + math.exp(-4))], rel=0.01)
     assert ThoughtbubblesForCausalLM(make_config(fork_layers=[2])).model.forks["2"].score_proj.bias is None
+
+
+def read_and_step(model, input_ids, size: float = 1e-3):
+    model(input_ids, labels=input_ids).loss.backward()
+    take_step(model, size)
+
+
+@pytest.mark.parametrize("fork_rule", ["threshold", "topk"])
+@pytest.mark.parametrize("num_read", [0, 1, 2])
+def test_a_model_saved_between_the_passes_of_a_step_continues_as_if_never_interrupted(num_read, fork_rule):
+    """A saved step is made again from its first pass; before it are a step without effect and one with."""
+    first, *batches = (draw_ids(2, 29) for _ in range(5))
+    models = [build(fork_rule=fork_rule) for _ in range(2)]
+    for model in models:
+        read_and_step(model, first)
+    read_and_step(models[0], batches[0], size=0.0)
+    read_and_step(models[1], batches[0], size=0.0)
+    for batch in batches[1 : 1 + num_read]:
+        models[0](batch, labels=batch).loss.backward()
+    resumed = build(fork_rule=fork_rule)
+    resumed.load_state_dict(models[0].state_dict())
+    for model in (models[1], resumed):
+        for batch in batches[1:3]:
+            model(batch, labels=batch).loss.backward()
+        take_step(model)
+        read_and_step(model, batches[3])
+    expected, found = models[1].state_dict(), resumed.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert KEEP_ALL not in get_thresholds(resumed)
+
+
+def test_saving_changes_nothing():
+    saved, other = build(), build()
+    for step, batch in enumerate(draw_ids(2, 29) for _ in range(6)):
+        for model in (saved, other):
+            model(batch, labels=batch).loss.backward()
+        saved.state_dict()
+        for model in (saved, other):
+            if step % 2:
+                take_step(model, 0.0 if step == 1 else 1e-3)
+        saved.eval().train().state_dict()
+    assert all(torch.equal(value, saved.state_dict()[name]) for name, value in other.state_dict().items())
+    assert KEEP_ALL not in get_thresholds(saved)
+
+
+@pytest.mark.parametrize("place", ["between the forks", "after the model", "in the backward pass"])
+def test_a_pass_that_raises_counts_in_no_window(place):
+    failing, other = build(), build()
+    batches = [draw_ids(2, 29) for _ in range(3)]
+    for model in (failing, other):
+        read_and_step(model, batches[0])
+
+    def fail(*args):
+        raise MemoryError("as if there was no room")
+
+    parts = {"between the forks": failing.model.layers[2], "after the model": failing.lm_head}
+    with pytest.raises(MemoryError):
+        if place in parts:
+            handle = parts[place].register_forward_hook(fail)
+        else:  # gradients reach the second fork, not the first
+            handle = failing.model.layers[2].register_full_backward_hook(fail)
+        failing(batches[1], labels=batches[1]).loss.backward()
+    handle.remove()
+    failing.zero_grad()
+    for model in (failing, other):
+        read_and_step(model, batches[2])
+    assert get_thresholds(failing) == get_thresholds(other)
+
+
+def test_the_saved_threshold_is_the_one_that_evaluation_reads(tmp_path):
+    model, prompt = build(), draw_ids(3, 17)
+    for _ in range(2):
+        read_and_step(model, draw_ids(4, 29), 0.1)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    read_and_step(model, draw_ids(4, 29), 0.1)
+    options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    in_training = model.generate(prompt, **options)
+    for other in (model.eval(), loaded):
+        if other is loaded:
+            other.load_state_dict(model.state_dict())
+        again = other.generate(prompt, **options)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.logits, in_training.logits, strict=True))

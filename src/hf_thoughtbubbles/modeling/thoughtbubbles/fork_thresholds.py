@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import initialization as init
 from transformers.utils import logging
 
@@ -88,6 +89,23 @@ def find_threshold(counts: torch.Tensor, num_wanted: torch.Tensor) -> torch.Tens
     return -SCORE_UNIT * torch.sinh(edge * SCORE_STEP)
 
 
+class CountedPass(torch.autograd.Function):
+    """Returns two tensors as they are, and adds counts to those of the window when gradients reach either tensor."""
+
+    @staticmethod
+    def forward(hidden_states, log_scores, counts, window_counts):
+        return hidden_states.view_as(hidden_states), log_scores.view_as(log_scores)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.counts, ctx.window_counts = inputs[2:]
+
+    @staticmethod
+    def backward(ctx, hidden_states_grad, log_scores_grad):
+        ctx.window_counts.add_(ctx.counts)
+        return hidden_states_grad, log_scores_grad, None, None
+
+
 class TrackedThreshold(nn.Module):
     """
     Base of a fork layer: tracks the threshold that leaves `fork_budget` streams per token while the layer trains.
@@ -97,20 +115,28 @@ class TrackedThreshold(nn.Module):
     changes nothing. An optimizer step is detected by a change in the weights of the scores. Frozen scores keep their
     threshold, as an adapter does not save it.
 
+    The counts of a window are treated as its gradients are: a pass counts when it gets its gradients, and the counts
+    are dropped when the gradients of the scores are (`None` at the start of a pass). So neither a pass that raises
+    nor a step without effect, as at the start of a warmup, moves a threshold. The threshold moves once, after the
+    step, so a checkpoint needs no counts: one between the passes of a step and the step itself contains the threshold
+    that these passes used, and a resumed training makes them again.
+
     Args:
         config ([`ThoughtbubblesConfig`]): the model's.
         num_forks (`int`): fork layers up to and with this one.
     """
 
+    score_proj: nn.Module  # of a subclass: its `weight` scores candidates
+
     def __init__(self, config: ThoughtbubblesConfig, num_forks: int):
         super().__init__()
         self.config = config
         self.num_forks = num_forks
-        # The threshold, and the streams per token that it is for; 0 while there is none.
+        # The threshold in use, and the streams per token that it is for; 0 while there is none.
         self.threshold = nn.Buffer(torch.tensor(KEEP_ALL, dtype=torch.float32))
         self.threshold_budget = nn.Buffer(torch.zeros((), dtype=torch.float32))
-        # Of this window: the threshold in use; the histogram of scores, then streams and tokens.
-        self.window_threshold = nn.Buffer(torch.tensor(KEEP_ALL, dtype=torch.float32), persistent=False)
+        # Of this window: its budget; the histogram of scores, then streams and tokens.
+        self.window_threshold_budget = nn.Buffer(torch.zeros((), dtype=torch.float32), persistent=False)
         self.window_counts = nn.Buffer(torch.zeros(NUM_SCORE_BINS + 2, dtype=torch.long), persistent=False)
         # The weights of the scores at its start; at first infinite, and so different from any.
         self.window_weight = nn.Buffer(torch.full((2, config.hidden_size), torch.inf), persistent=False)
@@ -119,18 +145,32 @@ class TrackedThreshold(nn.Module):
         """Set all buffers to those of an untrained layer, as part of `_init_weights`."""
         init.constant_(self.threshold, KEEP_ALL)
         init.zeros_(self.threshold_budget)
-        init.constant_(self.window_threshold, KEEP_ALL)
+        init.zeros_(self.window_threshold_budget)
         init.zeros_(self.window_counts)
         init.constant_(self.window_weight, torch.inf)
 
     def _apply(self, fn, recurse=True):
-        tracked = {name: getattr(self, name) for name in ("threshold", "threshold_budget", "window_threshold")}
+        tracked = {name: getattr(self, name) for name in ("threshold", "threshold_budget", "window_threshold_budget")}
         super()._apply(fn, recurse)
         for name, before in tracked.items():  # a threshold in half precision would drift away from its budget
             after = getattr(self, name)
             if after.dtype != before.dtype:
                 setattr(self, name, before.to(after.device))
         return self
+
+    def train(self, mode: bool = True):
+        """Set the mode; evaluation begins with the threshold of the last step."""
+        if self.training and not mode:
+            self.settle()
+        return super().train(mode)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        self.settle()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self.window_counts.zero_()  # those of other weights
 
     @property
     def streams_per_token(self) -> torch.Tensor:
@@ -143,47 +183,89 @@ class TrackedThreshold(nn.Module):
             return KEEP_NONE
         return KEEP_ALL if fork_budget >= 2**self.num_forks else None
 
+    def set_threshold(self, threshold: float, fork_budget: float):
+        """Replace what was tracked."""
+        self.threshold.fill_(threshold)
+        self.threshold_budget.fill_(fork_budget)
+        self.window_counts.zero_()
+
+    def settle(self):
+        """Move the threshold now if an optimizer step was made, instead of at the next forward pass in training."""
+        weight = self.score_proj.weight
+        # A sharded weight cannot be compared here: every call counts as one after a step.
+        is_here = weight.device == self.window_weight.device and not is_traceable_wrapper_subclass(weight)
+        self.close_window(weight if is_here else None)
+
     @torch.no_grad()
-    def open_window(self, weight: torch.Tensor) -> torch.Tensor:
-        """The threshold that all forward passes until the next optimizer step use; `weight` is that of the scores."""
-        if weight.shape == self.window_weight.shape:
+    def close_window(self, weight: torch.Tensor | None):
+        """Move the threshold by the counts of the window if a step has changed `weight`, that of the scores."""
+        if weight is not None and weight.shape == self.window_weight.shape:
             is_stepped = (weight != self.window_weight).any()
             self.window_weight.copy_(weight)
         else:  # sharded away: every pass counts as a step
             is_stepped = torch.ones((), dtype=torch.bool, device=self.threshold.device)
-        is_tracked = self.threshold_budget == self.config.fork_budget
-        opened = torch.where(is_tracked, self.threshold, KEEP_ALL)  # none yet for a new budget
-        self.window_threshold.copy_(torch.where(is_stepped, opened, self.window_threshold))
+        is_moved = (
+            is_stepped & (self.window_counts[-1] > 0) & (self.window_threshold_budget == self.config.fork_budget)
+        )
+        self.threshold.copy_(torch.where(is_moved, self.find_next_threshold(), self.threshold))
+        self.threshold_budget.copy_(torch.where(is_moved, self.config.fork_budget, self.threshold_budget))
         self.window_counts.mul_(~is_stepped)
-        return self.window_threshold
 
-    @torch.no_grad()
-    def observe(self, log_scores: torch.Tensor, token_index: torch.Tensor, num_tokens: int, num_kept, token_mask=None):
-        """
-        Count the candidates of a training batch, and move the threshold towards where they would meet the budget.
-
-        Args:
-            log_scores, token_index, num_tokens: see [`count_scores`].
-            num_kept (0-dimensional `torch.LongTensor`): streams that stayed.
-            token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): True for tokens that are not padding.
-        """
-        num_real = token_index.new_tensor(len(token_index) * num_tokens) if token_mask is None else token_mask.sum()
-        counts = torch.cat((count_scores(log_scores, token_index, num_tokens), torch.stack((num_kept, num_real))))
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(counts)
-        self.window_counts.add_(counts)
-
-        budget, start = self.config.fork_budget, self.window_threshold
-        self.threshold_budget.fill_(budget)
+    def find_next_threshold(self) -> torch.Tensor:
+        """The threshold in use, moved towards where the counts of the window would meet the budget."""
+        budget, start = self.config.fork_budget, self.get_training_threshold()
         fixed = self.get_fixed_threshold(budget)
         if fixed is not None:
-            self.threshold.fill_(fixed)
-            return
+            return torch.full_like(start, fixed)
         num_wanted = ((budget - 1) * self.window_counts[-1]).round().long()
         found = find_threshold(self.window_counts[:-2], num_wanted)
         is_first = (start <= KEEP_ALL) | (start >= KEEP_NONE)
         moved = torch.where(is_first, found, torch.lerp(found, start, THRESHOLD_DECAY))
-        self.threshold.copy_(torch.where(self.window_counts[:-2].sum() > 0, moved, start))
+        return torch.where(self.window_counts[:-2].sum() > 0, moved, start)
+
+    def get_training_threshold(self) -> torch.Tensor:
+        """The threshold of forward passes in training: none yet for a new budget."""
+        return torch.where(self.threshold_budget == self.config.fork_budget, self.threshold, KEEP_ALL)
+
+    @torch.no_grad()
+    def open_window(self, weight: torch.Tensor) -> torch.Tensor:
+        """The threshold that all forward passes until the next optimizer step use; `weight` is that of the scores."""
+        self.close_window(weight)
+        if not weight.requires_grad:
+            return self.threshold
+        if weight.grad is None:
+            self.window_counts.zero_()
+        self.window_threshold_budget.fill_(self.config.fork_budget)
+        return self.get_training_threshold()
+
+    def count_pass(
+        self,
+        hidden_states: torch.Tensor,
+        log_scores: torch.Tensor,
+        candidate_scores: torch.Tensor,
+        token_index: torch.Tensor,
+        num_tokens: int,
+        token_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Count the candidates of a training batch once its gradients come.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, S, D)`): streams after the fork.
+            log_scores (`torch.Tensor` of shape `(B, S)`): their log scores, `-inf` for fillers.
+            candidate_scores, token_index, num_tokens: see [`count_scores`].
+            token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): True for tokens that are not padding.
+
+        Returns:
+            `hidden_states` and `log_scores`, whose gradients let the batch count.
+        """
+        num_kept = (log_scores > -torch.inf).sum()
+        num_real = token_index.new_tensor(len(token_index) * num_tokens) if token_mask is None else token_mask.sum()
+        histogram = count_scores(candidate_scores, token_index, num_tokens)
+        counts = torch.cat((histogram, torch.stack((num_kept, num_real))))
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(counts)
+        return CountedPass.apply(hidden_states, log_scores, counts, self.window_counts)
 
 
 def interpolate_thresholds(
@@ -228,6 +310,9 @@ def read_thresholds(
     budget = config.fork_budget if fork_budget is None else fork_budget
     if budget == 1:
         return [KEEP_NONE] * len(forks)
+    for fork in forks:
+        if fork.training:  # an optimizer step may have been made since the last pass by the rule of training
+            fork.settle()
     tracked, is_compiling = [fork.threshold for fork in forks], torch.compiler.is_compiling()
     calibrated = _read_calibrated(config, forks, budget)
     if is_compiling and calibrated is not None:

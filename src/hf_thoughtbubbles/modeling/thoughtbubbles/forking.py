@@ -273,15 +273,14 @@ class ThoughtbubblesFork(TrackedThreshold):
                 uses the tracked one.
             is_static (`bool`): fill rows up to the most streams that there can be.
         """
-        is_tracking = is_learning(self) and self.score_proj.weight.requires_grad
         if is_learning(self):
-            threshold = self.open_window(self.score_proj.weight) if is_tracking else self.threshold
+            threshold = self.open_window(self.score_proj.weight)
         candidates = self.score_candidates(streams, num_tokens, token_mask)
         choice, log_scores = choose_candidates(self, candidates, fork_budget, threshold, is_static)
-        if is_tracking:
-            num_kept = (log_scores > -torch.inf).sum()
-            self.observe(choice.log_scores, candidates.token_index, num_tokens, num_kept, token_mask)
         hidden_states = self.build_streams(streams.hidden_states, choice.kept)
+        if is_learning(self) and self.score_proj.weight.requires_grad and torch.is_grad_enabled():
+            counted = (choice.log_scores, candidates.token_index, num_tokens, token_mask)
+            hidden_states, log_scores = self.count_pass(hidden_states, log_scores, *counted)
         return ThoughtbubblesStreams(hidden_states, choice.token_index, log_scores)
 
     def build_streams(self, hidden_states: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
