@@ -1,9 +1,11 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """The data collator of questions and answers, which also draws the number of steps and latents."""
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 
 LABEL_PAD_ID = -100
+HASH_BYTES = 16
 
 
 @dataclass
@@ -21,12 +24,14 @@ class ThinkingCollator:
     """
     Pads questions and answers, and draws the numbers of steps and latents once for each batch.
 
-    The collator has its own generator, seeded by `seed` and the number of the dataloader's worker, so every process of
-    a distributed run draws the same numbers. A Trainer that resumes on a stream reads the skipped batches again, so
-    the draws continue where they stopped. On a `Dataset` it skips batches without reading them, and the draws begin
-    again. Without workers, evaluation draws from the same sequence, and a resumed training does not repeat those
-    draws; set `dataloader_num_workers` to separate them. Workers begin the sequence again at every epoch, unless they
-    persist.
+    The numbers depend on `seed` and on the rows of the batch alone. So a resumed training draws what an uninterrupted
+    one draws, from a stream or not, with any number of workers, and evaluation changes nothing. A batch of equal rows
+    gets equal numbers.
+
+    In a distributed run rows differ between processes, and the numbers must not. There every process draws the same
+    sequence, seeded by `seed` and the number of the dataloader's worker. Resumed on a stream, the sequence continues,
+    because skipped batches are read again. On a `Dataset` it begins again. Workers begin it again at every epoch,
+    unless they persist.
 
     The numbers are Python integers, so that no step waits for a GPU. By default Accelerate joins tensors to send a
     stream from the first process to the others, and it raises for integers. Let every process read a stream itself:
@@ -74,7 +79,8 @@ class ThinkingCollator:
         batch = dict(self._pad_inputs([{key: row[key] for key in row if key != "labels"} for row in rows]))
         if "labels" in rows[0]:
             batch["labels"] = self._pad_labels([torch.as_tensor(row["labels"]) for row in rows])
-        generator = self._get_generator()
+        is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1  # also in workers
+        generator = self._get_sequence() if is_distributed else self._get_generator(batch)
         batch.update({name: generator.randint(*bounds) for name, bounds in self._ranges.items()})
         return batch
 
@@ -84,7 +90,15 @@ class ThinkingCollator:
             return padded
         return F.pad(padded, (0, -padded.shape[1] % self.pad_to_multiple_of), value=LABEL_PAD_ID)
 
-    def _get_generator(self) -> random.Random:
+    def _get_generator(self, batch: Mapping[str, torch.Tensor]) -> random.Random:
+        """The generator of this batch."""
+        digest = blake2b(digest_size=HASH_BYTES)
+        for name in ("input_ids", "labels"):
+            if name in batch:
+                digest.update(batch[name].numpy().tobytes())
+        return random.Random(f"{self.seed} {digest.hexdigest()}")
+
+    def _get_sequence(self) -> random.Random:
         """The generator of this worker; a forked worker must not continue the generator of its parent."""
         worker = get_worker_info()
         worker_id = None if worker is None else worker.id

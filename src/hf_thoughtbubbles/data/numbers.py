@@ -11,6 +11,7 @@ from datasets import Dataset, IterableDataset
 from datasets.iterable_dataset import ExamplesIterable
 
 from ..tokenization.number_tokenizer import BLANK_TOKEN, NUMBER_TOKENS
+from .curriculum import Curriculum
 from .number_tasks import TASKS, NumberTask, SequenceTask, check_integer, make_task
 
 
@@ -124,6 +125,19 @@ def load_number_dataset(
     return Dataset.from_dict(columns)
 
 
+@dataclass
+class _RowDifficulty:
+    """The difficulty of the next row that one process reads."""
+
+    curriculum: Curriculum
+    num_shards: int
+    row: int = 0
+
+    @property
+    def difficulty(self) -> float:
+        return self.curriculum.get_stream_difficulty(self.row, self.num_shards)
+
+
 @dataclass(frozen=True, eq=False)
 class _ProblemStream:
     """A generator function that can be sent to worker processes and whose copies share the curriculum."""
@@ -133,15 +147,21 @@ class _ProblemStream:
     seed: int
     test_share: float
     curriculum: Any | None
+    num_shards: int
 
     def __deepcopy__(self, memo: dict) -> "_ProblemStream":
         return self
 
     def __call__(self, shards: list[int]) -> Iterator[tuple[int, dict[str, list[int]]]]:
         rng = random.Random(f"{self.seed} {shards}")  # `datasets` passes one shard at a time
-        questions = self.task.ask_forever(rng, self.curriculum)
+        curriculum = self.curriculum
+        if isinstance(curriculum, Curriculum):
+            curriculum = _RowDifficulty(curriculum, self.num_shards)
+        questions = self.task.ask_forever(rng, curriculum)
         for key, (_, question) in enumerate(_keep_split(questions, self.split, self.test_share)):
             yield key, _to_example(question, self.task.answer(question))
+            if isinstance(curriculum, _RowDifficulty):
+                curriculum.row = key + 1
 
 
 def stream_number_dataset(
@@ -161,9 +181,10 @@ def stream_number_dataset(
         split (`str`): `"train"` or `"test"`.
         seed (`int`): the same seed draws the same problems in each shard.
         test_share (`float`): share of all problems that belong to the test split, between 0 and 1.
-        curriculum (*optional*): any object with a number `difficulty`, read before each draw: the digits of the
-            longest row, within the task's `length`; in progressive copying, the visible digits of a medium row. Only
-            for tasks on rows. Worker processes of a data loader follow changes of a number in shared memory.
+        curriculum (*optional*): a [`Curriculum`], or any object with a number `difficulty`, read before each draw: the
+            digits of the longest row, within the task's `length`; in progressive copying, the visible digits of a
+            medium row. Only for tasks on rows. A resumed training reads the same problems again with a `Curriculum`
+            alone, and if rows are neither dropped nor shuffled between stream and batch.
         num_shards (`int`): number of different streams; each data loader worker reads one, a single process the first.
 
     Returns:
@@ -188,7 +209,7 @@ def stream_number_dataset(
             f"`curriculum` was passed, but {task} follows none. Remove it or use one of the tasks {names}."
         )
     # Not `from_generator`: it pickles the generator to name it, and a curriculum in shared memory cannot be pickled.
-    generate = _ProblemStream(task, split, seed, test_share, curriculum)
+    generate = _ProblemStream(task, split, seed, test_share, curriculum, num_shards)
     return IterableDataset(ExamplesIterable(generate, {"shards": list(range(num_shards))}))
 
 
