@@ -77,7 +77,7 @@ class CurriculumCallback(TrainerCallback, ExportableState):
         self._keep_state()
 
     def _keep_state(self):
-        """Keep the state after a whole step. A training resumed from within the next step makes all its passes again."""
+        """Keep the state after a whole step, because a training that is resumed makes all passes of a step again."""
         self._kept_state = {
             **self.curriculum.state_dict(),
             "num_batches": self._num_batches,
