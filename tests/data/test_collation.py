@@ -1,8 +1,6 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Batches of questions and answers: padding, and draws of steps in workers and resumed runs."""
 
-import copy
-
 import pytest
 import torch
 from accelerate.utils.operations import concatenate
@@ -25,12 +23,17 @@ def make_tokenizer(padding_side: str = "right") -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def make_rows(num_rows: int) -> list[dict[str, list[int]]]:
+    return [{"input_ids": [2, i], "labels": [7]} for i in range(num_rows)]
+
+
 def make_stream() -> IterableDataset:
-    return IterableDataset.from_generator(lambda: iter(ROWS * 9))
+    return IterableDataset.from_generator(lambda: iter(make_rows(18)))
 
 
 def draw(collator: ThinkingCollator, num_batches: int) -> list[tuple[int, int]]:
-    batches = [collator(ROWS) for _ in range(num_batches)]
+    rows = make_rows(2 * num_batches)
+    batches = [collator(rows[i : i + 2]) for i in range(0, 2 * num_batches, 2)]
     return [(batch["num_steps"], batch["num_latents"]) for batch in batches]
 
 
@@ -105,15 +108,39 @@ def test_the_seed_decides_the_draws_whatever_else_is_random():
     assert draw(ThinkingCollator(make_tokenizer(), seed=4, **ranges), 5) != first
 
 
-def test_a_worker_draws_its_own_sequence_even_when_its_parent_has_drawn():
+def test_numbers_follow_from_the_seed_and_the_rows_whoever_draws():
     collator = ThinkingCollator(make_tokenizer(), num_steps=(1, 997))
-    alone = [copy.deepcopy(collator)(ROWS)["num_steps"]]
-    collator(ROWS)
-    loader = DataLoader(ROWS * 4, batch_size=2, num_workers=2, collate_fn=collator)
-    epochs = [[batch["num_steps"] for batch in loader] for _ in range(2)]
-    assert epochs[0] == epochs[1]
-    assert epochs[0][0] == alone[0], "worker 0 draws as a process without workers does"
-    assert len(set(epochs[0])) == 4
+    alone = [collator(make_rows(8)[i : i + 2])["num_steps"] for i in range(0, 8, 2)]
+    loader = DataLoader(make_rows(8), batch_size=2, num_workers=2, collate_fn=collator)
+    assert [[batch["num_steps"] for batch in loader] for _ in range(2)] == [alone, alone]
+    assert len(set(alone)) == 4
+
+
+def test_processes_of_a_distributed_run_draw_the_same_numbers_for_other_rows(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    collators = [ThinkingCollator(make_tokenizer(), num_steps=(1, 997)) for _ in range(2)]
+    first, second = ([each(rows)["num_steps"] for _ in range(3)] for each, rows in zip(collators, (ROWS, ROWS[:1])))
+    assert first == second
+    assert len(set(first)) == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_training_resumed_on_a_dataset_draws_what_an_uninterrupted_one_draws(num_workers, tmp_path):
+    """In the second epoch, whose batches are drawn in another order."""
+    runs, evaluated = [], make_rows(3)
+    for folder, checkpoint in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-6"))):
+        collator = ThinkingCollator(make_tokenizer(), num_steps=(1, 97), num_latents=(1, 89))
+        options = {"save_strategy": "steps", "save_steps": 6, "dataloader_num_workers": num_workers, "max_steps": 12}
+        trainer = make_trainer(tmp_path / folder, make_rows(9), collator, gradient_accumulation_steps=2, **options)
+        trainer.eval_dataset = evaluated
+        if checkpoint is None:
+            trainer.evaluate()
+            trainer.model.heard.clear()
+        trainer.train(resume_from_checkpoint=checkpoint)
+        runs.append(trainer.model.heard)
+    assert len(set(runs[0])) > 12
+    assert len(runs[1]) == 10
+    assert runs[1] == runs[0][-10:]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
