@@ -47,7 +47,7 @@ class HubModelMixin(resaving.HubModelMixin):
         hub_card = api.hf_hub_download(repo_id, CARD_NAME, revision=revision) if CARD_NAME in known else None
         card = update_model_card(Path(hub_card or folder / CARD_NAME), self, repo_id, tags)
         changed = [path for path in folder.glob("*") if earlier.get(path) != path.lstat().st_mtime_ns]
-        names = {path.name for path in changed if path.is_file()} - {CARD_NAME}
+        names = {path.name for path in changed if path.is_file() and path.suffix != resaving.KEPT} - {CARD_NAME}
         added = [CommitOperationAdd(name, folder / name) for name in sorted(names)]
         stale = (resaving.WEIGHT_FORMS - names) & set(known) if resaving.WEIGHT_FORMS & names else []
         operations = [CommitOperationAdd(CARD_NAME, card.encode()), *added, *map(CommitOperationDelete, stale)]

@@ -99,4 +99,5 @@ class RemoteCodeConfigMixin(resaving.RemoteCodeConfigMixin):
             return {}, {}
         modules = {name: public.__module__ for name, public in classes.items()}
         auto_map = {name: f"{modules[name].split('.')[-1]}.{public.__name__}" for name, public in classes.items()}
-        return {name: source.encode() for name, source in flatten_modules([*modules.values()]).items()}, auto_map
+        files = flatten_modules([*modules.values()])
+        return {name: resaving.add_digest(source.encode()) for name, source in files.items()}, auto_map
