@@ -9,16 +9,17 @@
 Hub names of trained causal language models, native ones included, are scored as they are.
 
 Every run is trained and scored in a process of its own and leaves a file in `OUTPUT_DIR/runs`; started again, the
-command does what is missing. `table.md`, `table.csv` and `curves.png` (bits per byte of validation text over training
-operations) are made of all that is there. Scores of whole blocks are no likelihood for the published fork rule, which
-looks ahead; a second column says how many bits more it needs for `--prefix_blocks` blocks read from prefixes, as
-generation does, than for the same ones read whole. Memory is what training took at most, beyond
-what the process held before.
+command does what is missing. Trained models are scored again once their weights have changed. `table.md`, `table.csv`
+and `curves.png` (bits per byte of validation text over training operations) are made of all that is there. Scores of
+whole blocks are no likelihood for the published fork rule, which looks ahead; a second column says how many bits more
+it needs for `--prefix_blocks` blocks read from prefixes, as generation does, than for the same ones read whole. Memory
+is what training took at most, beyond what the process held before.
 
 Other flags are those of `train_thoughtbubbles_text.py` for text, and of TrainingArguments.
 """
 
 import csv
+import hashlib
 import json
 import math
 import multiprocessing
@@ -41,6 +42,7 @@ from transformers import (
     default_data_collator,
     set_seed,
 )
+from transformers.utils import CONFIG_NAME, cached_file
 
 from hf_thoughtbubbles import (
     BytePatchConfig,
@@ -61,6 +63,7 @@ from hf_thoughtbubbles.evaluation.scoring import count_token_bytes, score_datase
 
 
 NUM_CURVE_POINTS = 8
+READ_BYTES = 1 << 24
 NUM_COUNTED_BLOCKS = 256  # of training text, whose patches are counted
 # What runs in one folder may differ in: where they lie and run, what is shown. Each run has its own seed and steps.
 FREE_ARGUMENTS = ("output_dir", "seed", "data_seed", "use_cpu", "disable_tqdm", "report_to", "run_name", "project")
@@ -304,7 +307,7 @@ def do_missing(compare: CompareArguments, data: DataArguments, args: TextTrainin
     for seed in range(args.seed, args.seed + compare.seeds):
         for name in compare.models:
             is_new = name in OURS or name in NATIVE
-            path = folder / f"{name.replace('/', '--')}-{seed if is_new else 'trained'}.json"
+            path = folder / f"{name.replace('/', '--')}-{seed if is_new else digest_model(name)}.json"
             if path in paths:
                 continue
             paths.append(path)
@@ -319,6 +322,21 @@ def do_missing(compare: CompareArguments, data: DataArguments, args: TextTrainin
             if process.exitcode != 0:
                 raise SystemExit(f"{path.stem} failed, see above. Started again, the command goes on from here.")
     return paths
+
+
+def digest_model(name: str) -> str:
+    """A digest of the weights, configuration and tokenizer in a folder, or the commit that a Hub name stands for."""
+    if not Path(name).is_dir():
+        return Path(cached_file(name, CONFIG_NAME)).parent.name
+    digest = hashlib.sha256()
+    weights, tokenizers = ("*.safetensors", "*.index.json", "pytorch_model*"), ("", f"{PATCH_TOKENIZER}/")
+    for pattern in (*weights, CONFIG_NAME, *(f"{folder}tokenizer.json" for folder in tokenizers)):
+        for path in sorted(Path(name).glob(pattern)):
+            digest.update(path.relative_to(name).as_posix().encode())
+            with path.open("rb") as file:
+                while block := file.read(READ_BYTES):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def describe(values: list[float | None], form: str) -> str:

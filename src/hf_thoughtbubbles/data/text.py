@@ -2,13 +2,17 @@
 """Loading of documents, and packing of documents into blocks of tokens."""
 
 import hashlib
+import itertools
+import json
 import os
+import re
 import sysconfig
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowInvalid
 from transformers import PreTrainedTokenizerBase
@@ -18,12 +22,21 @@ STANDARD_LIBRARY = "stdlib"
 LOADERS = {".txt": "text", ".md": "text", ".py": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 SPLIT_SEED = 0
-READ_CHARACTERS = 1 << 20
+TEXT_FEATURES = Features({"text": Value("string")})
+DOCUMENTS_PER_WRITE = 16
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+PIECE_CHARACTERS = 1 << 16  # of a long document, tokenized at a time
+GROUP_CHARACTERS = 1 << 18  # of several documents or pieces
+CUT_CONTEXT = 256  # characters before and after a cut that are tokenized to check it
+CUTS_TRIED = 64
+WORD_BOUNDARY = re.compile(r"\b")
 
 
 def read_standard_library() -> Dataset:
     """
     Load the source files of the running Python's standard library, without its tests: text that every Python brings.
+
+    Every line end is read as `\\n`, so that all systems have the same text.
 
     Returns:
         `Dataset` with columns `path` and `text`, one row per file, sorted by path.
@@ -53,8 +66,8 @@ def load_text(
 
     Args:
         source (`str`, path, or list of paths): `"stdlib"` for the running Python's standard library, local files
-            (`.txt .md .py .json .jsonl .parquet`, all of one kind; a text file is one document), or the name of a
-            dataset on the Hub.
+            (`.txt .md .py .json .jsonl .parquet`, all of one kind; a text file is one document, with its line ends and
+            byte-order mark as they are), or the name of a dataset on the Hub.
         name (`str`, *optional*): configuration of a Hub dataset.
         text_column (`str`): name of the column with the documents.
         validation_share (`float`): share of the documents for validation, between 0 and 1, when the source has no
@@ -65,11 +78,12 @@ def load_text(
         `DatasetDict` (or `IterableDatasetDict`) with splits `train` and `validation`, and column `text`.
 
     Raises:
-        `ValueError`: for a missing, empty or unreadable file, an unknown kind of file, or a missing column.
+        `ValueError`: for a missing, empty or unreadable file, an unknown kind of file, or a missing column. Of JSON
+            lines it names the file and the line; in a stream it is raised when that line is read.
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"`validation_share` is {validation_share}; it must be between 0 and 1.")
-    splits = _load_splits(source, name, streaming)
+    splits = _load_splits(source, name, text_column, streaming)
     if "train" not in splits:
         raise ValueError(f"{source!r} has the splits {sorted(splits)}; a `train` split is needed.")
     splits = {split: splits[split] for split in ("train", "validation") if split in splits}
@@ -93,7 +107,7 @@ def get_columns(rows: Dataset | IterableDataset) -> list[str]:
     return rows.column_names or list(next(iter(rows), {}))
 
 
-def _load_splits(source, name: str | None, streaming: bool) -> dict:
+def _load_splits(source, name: str | None, text_column: str, streaming: bool) -> dict:
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if [str(given) for given in sources] == [STANDARD_LIBRARY]:
         rows = read_standard_library()
@@ -112,13 +126,66 @@ def _load_splits(source, name: str | None, streaming: bool) -> dict:
     kinds = {LOADERS[path.suffix.lower()] for path in paths}
     if len(kinds) != 1:
         raise ValueError(f"`source` names files of the kinds {sorted(kinds)}; pass files of one kind.")
-    kind = kinds.pop()
-    options = {"sample_by": "document"} if kind == "text" else {}
+    kind, names = kinds.pop(), [str(path) for path in paths]
+    if kind == "text":
+        return {"train": _load_documents(paths, streaming)}
+    is_lines = kind == "json" and all(_has_json_lines(path) for path in paths)
+    if is_lines and streaming:
+        options = {"paths": names, "text_column": text_column}
+        return {"train": IterableDataset.from_generator(read_json_lines, gen_kwargs=options)}
     try:
-        return dict(load_dataset(kind, data_files=[str(path) for path in paths], streaming=streaming, **options))
+        return dict(load_dataset(kind, data_files=names, streaming=streaming))
     except (DatasetGenerationError, ArrowInvalid, ValueError) as error:
+        if is_lines:
+            for _ in read_json_lines(names):  # raises an error that names the line
+                pass
         reason = error.__cause__ or error
         raise ValueError(f"`source` names {paths}, which could not be read as {kind}: {reason}") from error
+
+
+def _load_documents(paths: list[Path], streaming: bool) -> Dataset | IterableDataset:
+    if streaming:
+        names = {"files": [(str(path),) for path in paths]}
+        return IterableDataset.from_generator(read_documents, TEXT_FEATURES, names)
+    # The cache of datasets is found by these arguments: a file that changed is read again.
+    files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+    options = {"features": TEXT_FEATURES, "writer_batch_size": DOCUMENTS_PER_WRITE}
+    return Dataset.from_generator(read_documents, gen_kwargs={"files": files}, **options)
+
+
+def read_documents(files: list[tuple]) -> Iterator[dict[str, str]]:
+    """Read each file, named by the first entry of a tuple, as one document, with its line ends as they are."""
+    for name, *_ in files:
+        yield {"text": Path(name).read_bytes().decode()}
+
+
+def _has_json_lines(path: Path) -> bool:
+    """Whether a JSON file has an object in each line, not one list or object over all lines."""
+    with path.open("rb") as file:
+        first = file.readline().removeprefix(BYTE_ORDER_MARK).strip()
+    return first.startswith(b"{") and first != b"{"
+
+
+def read_json_lines(paths: list[str], text_column: str | None = None) -> Iterator[dict]:
+    """Read the object in each line. An error names the file and the line, counted from 1."""
+    for path in paths:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                content = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+                if not content.strip():
+                    continue
+                where = f"`source` names {path}, whose line {number}"
+                try:
+                    row = json.loads(content)
+                except ValueError as error:
+                    raise ValueError(f"{where} cannot be read as JSON: {error}. Correct or remove it.") from error
+                if not isinstance(row, dict):
+                    raise ValueError(f"{where} is {row!r}, not an object. Correct or remove it.")
+                if text_column is not None and text_column not in row:
+                    raise ValueError(
+                        f"{where} has no column `{text_column}`; its columns are {list(row)}. Set `text_column`."
+                    )
+                yield row
 
 
 def _check_file(path: Path):
@@ -132,9 +199,7 @@ def _check_file(path: Path):
         raise ValueError(f"`source` names {path}, which is empty. Remove it or fill it.")
     if LOADERS[path.suffix.lower()] == "text":
         try:
-            with path.open(encoding="utf-8") as file:
-                while file.read(READ_CHARACTERS):
-                    pass
+            path.read_bytes().decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"`source` names {path}, which is not UTF-8 text: {error}. Convert it first.") from error
 
@@ -193,6 +258,9 @@ def pack_blocks(
     Blocks have no padding and no attention mask, so models use their fastest path. In each batch of
     `documents_per_batch` documents, the tokens after the last full block are dropped.
 
+    A long document is tokenized in pieces, cut where the tokenizer gives the same tokens as for the whole. Tokenizers
+    that do not divide text into words first get it whole, which takes 200 to 450 bytes of memory a token.
+
     Args:
         dataset (`Dataset` or `IterableDataset`): documents in a column `text`; other columns are dropped.
         tokenizer (`PreTrainedTokenizerBase`): any tokenizer; without an end-of-sequence token nothing separates
@@ -216,10 +284,9 @@ def pack_blocks(
 
     def pack(batch):
         check_texts(batch["text"])
-        joined: list[int] = []
-        for ids in tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]:
-            joined += ids + end
-        blocks = [joined[i : i + block_size] for i in range(0, len(joined) - block_size + 1, block_size)]
+        joined = np.concatenate(list(_tokenize(batch["text"], tokenizer, end)), dtype=np.int64)
+        full = joined[: len(joined) // block_size * block_size].reshape(-1, block_size)
+        blocks = full.tolist() if is_stream else full
         return {"input_ids": blocks, "labels": blocks}
 
     options = {} if is_stream else {"num_proc": num_proc, "desc": "Packing"}
@@ -231,6 +298,59 @@ def pack_blocks(
             "more text, shorter blocks or more `documents_per_batch`."
         )
     return blocks
+
+
+def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, end: list[int]) -> Iterator[np.ndarray]:
+    """Token ids of documents, each with `end` after it, in arrays small enough for the tokenizer's memory."""
+    options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+    for group in _group_pieces(texts, tokenizer):
+        ids = tokenizer([piece for piece, _ in group], verbose=False, **options)["input_ids"]
+        for piece_ids, (_, is_last) in zip(ids, group, strict=True):
+            yield np.array(piece_ids + (end if is_last else []), dtype=np.int32)
+
+
+def _group_pieces(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[tuple[str, bool]]]:
+    """Documents and pieces of long ones, as many as are tokenized together, and whether a piece ends its document."""
+    cuts_anywhere = max(map(len, tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()), default=0) == 1
+    group: list[tuple[str, bool]] = []
+    size = 0
+    for text in texts:
+        bounds = [0, *_find_cuts(text, tokenizer, cuts_anywhere), len(text)]
+        for start, stop in itertools.pairwise(bounds):
+            if group and size + stop - start > GROUP_CHARACTERS:
+                yield group
+                group, size = [], 0
+            group.append((text[start:stop], stop == len(text)))
+            size += stop - start
+    yield group
+
+
+def _find_cuts(text: str, tokenizer: PreTrainedTokenizerBase, cuts_anywhere: bool) -> Iterator[int]:
+    """Where a long document can be cut: the tokens of the pieces are those of the whole."""
+    if not cuts_anywhere and (not tokenizer.is_fast or tokenizer.backend_tokenizer.pre_tokenizer is None):
+        return
+    position = PIECE_CHARACTERS
+    while position < len(text):
+        words = (found.start() for found in WORD_BOUNDARY.finditer(text, position, position + PIECE_CHARACTERS))
+        places = itertools.chain([position] if cuts_anywhere else [], itertools.islice(words, CUTS_TRIED))
+        cut = next((place for place in places if _is_exact_cut(text, place, tokenizer, cuts_anywhere)), None)
+        if cut is not None:
+            yield cut
+        position = (cut or position) + PIECE_CHARACTERS
+
+
+def _is_exact_cut(text: str, cut: int, tokenizer: PreTrainedTokenizerBase, cuts_anywhere: bool) -> bool:
+    """Whether the text around a cut has the same tokens in two parts, and the tokenizer divides it there itself."""
+    left, right = text[max(0, cut - CUT_CONTEXT) : cut], text[cut : cut + CUT_CONTEXT]
+    whole, *parts = tokenizer([left + right, left, right], add_special_tokens=False, verbose=False)["input_ids"]
+    if not right or whole != parts[0] + parts[1]:
+        return False
+    if cuts_anywhere:  # every token is one symbol
+        return True
+    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]  # of a fast tokenizer
+    normalize = backend.normalizer.normalize_str if backend.normalizer else str
+    words = backend.pre_tokenizer.pre_tokenize_str(normalize(left + right))
+    return len(normalize(left)) in {start for _, (start, _) in words}
 
 
 __all__ = ["check_texts", "get_columns", "load_text", "pack_blocks", "read_standard_library"]

@@ -42,7 +42,9 @@ def split_digest(source: bytes) -> tuple[str | None, str]:
 def add_digest(source: bytes) -> bytes:
     """Write a file's digest into its second line, so that an edit of the file shows."""
     first, rest = source.split(b"\n", 1)
-    line = f"# Digest {split_digest(source)[1]} of all other lines. Once they are edited, saving over them is an error."
+    line = (
+        f"# Digest {split_digest(source)[1]} of all other lines. Once they are edited, saving over them is an error."
+    )
     return b"\n".join([first, line.encode(), rest])
 
 
