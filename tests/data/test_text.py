@@ -5,8 +5,10 @@ import json
 
 import pytest
 from datasets import Dataset, DatasetDict, IterableDatasetDict
+from tokenizers import pre_tokenizers
 
-from hf_thoughtbubbles import build_byte_tokenizer
+from hf_thoughtbubbles import build_byte_tokenizer, train_bpe_tokenizer
+from hf_thoughtbubbles.data import text as text_module
 from hf_thoughtbubbles.data.text import load_text, pack_blocks
 
 
@@ -142,3 +144,63 @@ def test_too_little_text_or_too_short_blocks_are_refused(tokenizer):
         pack_blocks(rows.to_iterable_dataset(), tokenizer, block_size=9)
     with pytest.raises(ValueError, match="`num_proc` is 2, but one process"):
         pack_blocks(rows.to_iterable_dataset(), tokenizer, block_size=2, num_proc=2)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+def test_line_ends_and_byte_order_marks_stay(streaming, end, tmp_path):
+    texts = [f"\ufeffdocument {i}{end}{end}its end{end}" for i in range(20)]
+    for suffix in ("txt", "md", "py"):
+        paths = [tmp_path / f"{i}.{suffix}" for i in range(20)]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_bytes(text.encode())
+        documents = load_text(paths, validation_share=0.3, streaming=streaming)
+        assert sorted(row["text"] for split in documents.values() for row in split) == sorted(texts)
+
+
+def test_a_text_file_that_changed_is_read_again(tmp_path):
+    for text in ("one\ntwo\n", "one\r\ntwo\r\nthree\r\n"):
+        (tmp_path / "book.txt").write_bytes(text.encode())
+        documents = load_text(tmp_path / "book.txt", validation_share=0.3)
+        assert documents["train"][0]["text"] + documents["validation"][0]["text"] == text
+
+
+def test_the_position_of_invalid_text_is_that_in_the_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a" * 3_000_000 + b"\xff")
+    with pytest.raises(ValueError, match=r"a\.txt, which is not UTF-8 text: .* 0xff in position 3000000"):
+        load_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize("line", [b'{"text": "torn', b'{"text": "\xff"}', b"7"])
+def test_a_torn_line_names_its_file_and_number(streaming, suffix, line, tmp_path):
+    rows = [json.dumps({"text": f"row {i}"}).encode() for i in range(30)]
+    (tmp_path / f"a.{suffix}").write_bytes(b"\n".join(rows))
+    (tmp_path / f"b.{suffix}").write_bytes(b"\n".join([*rows[:20], b"", line, *rows[20:]]))
+    with pytest.raises(ValueError, match=rf"b\.{suffix}, whose line 22 "):
+        sources = [tmp_path / f"{name}.{suffix}" for name in "ab"]
+        list(load_text(sources, validation_share=0.3, streaming=streaming)["train"])
+
+
+@pytest.mark.parametrize("kind", ["bytes", "words"])
+def test_pieces_of_a_long_document_have_the_tokens_of_the_whole(kind, tokenizer, monkeypatch):
+    text = ("def f(x):\r\n\n    return 'é☃' + x  # 中文，没有\t<|eos|>\n" * 9 + "no_boundary" * 30) * 3
+    if kind == "words":
+        tokenizer = train_bpe_tokenizer([text], vocab_size=300)
+    expected = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    monkeypatch.setattr(text_module, "PIECE_CHARACTERS", 50)
+    monkeypatch.setattr(text_module, "GROUP_CHARACTERS", 120)
+    assert sum(len(group) for group in text_module._group_pieces([text], tokenizer)) > 15
+    for streaming in (False, True):
+        rows = Dataset.from_dict({"text": [text]})
+        blocks = pack_blocks(rows.to_iterable_dataset() if streaming else rows, tokenizer, block_size=7)
+        ids = [token for block in blocks for token in block["input_ids"]]
+        assert ids == expected[: len(ids)] and len(expected) - len(ids) < 7
+
+
+def test_documents_that_a_tokenizer_reads_whole_are_not_cut(monkeypatch):
+    tokenizer = train_bpe_tokenizer(["a b a b"], vocab_size=262)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    monkeypatch.setattr(text_module, "PIECE_CHARACTERS", 50)
+    assert list(text_module._group_pieces(["a b " * 99], tokenizer)) == [[("a b " * 99, True)]]

@@ -84,7 +84,10 @@ def cut(name):
         (lambda folder: (folder / "scheduler.pt").unlink(), "scheduler.pt is missing"),
         (lambda folder: (folder / "model.safetensors").unlink(), "the weights are missing"),
         (lambda folder: (folder / "rng_state.pth").unlink(), "0 of the random states of 1 processes"),
-        (lambda folder: (folder / "a.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}'), "b.safetensors"),
+        (
+            lambda folder: (folder / "a.index.json").write_text('{"weight_map": {"a": "b"}}'),
+            "b, which a.index.json names",
+        ),
     ],
 )
 def test_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason(found, change, reason):
