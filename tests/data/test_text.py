@@ -185,7 +185,7 @@ def test_a_torn_line_names_its_file_and_number(streaming, suffix, line, tmp_path
 
 @pytest.mark.parametrize("kind", ["bytes", "words"])
 def test_pieces_of_a_long_document_have_the_tokens_of_the_whole(kind, tokenizer, monkeypatch):
-    text = ("def f(x):\r\n\n    return 'é☃' + x  # 中文，没有\t<|eos|>\n" * 9 + "no_boundary" * 30) * 3
+    text = ("def f(x):\r\n\n    return 'é☃' + x  # 中文。没有\t<|eos|>\n" * 9 + "no_boundary" * 30) * 3
     if kind == "words":
         tokenizer = train_bpe_tokenizer([text], vocab_size=300)
     expected = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]

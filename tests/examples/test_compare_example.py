@@ -86,7 +86,7 @@ def test_started_again_it_does_what_is_missing(compared, source):
     assert "weight_decay 0.1 there, 0.9 now" in refused.stderr
 
 
-def test_a_trained_model_is_scored_as_it_is(compared, source, tmp_path):
+def test_a_trained_model_is_scored_as_it_is_and_again_when_it_changed(compared, source, tmp_path):
     tokenizer = train_bpe_tokenizer(["line number of a text"] * 3, vocab_size=270)
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
     GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=0)).save_pretrained(tmp_path / "native")
@@ -100,6 +100,13 @@ def test_a_trained_model_is_scored_as_it_is(compared, source, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert len(lines) == 4 and str(tmp_path / "native") in lines[2] and str(tmp_path / "patches") in lines[3]
+    model = GPT2LMHeadModel.from_pretrained(tmp_path / "native")
+    torch.nn.init.normal_(model.transformer.h[0].mlp.c_fc.weight)
+    model.save_pretrained(tmp_path / "native")
+    again = run(*arguments, "--models", tmp_path / "native", tmp_path / "patches", *TINY)
+    assert again.stdout.count("== ") == 1 and f"== {tmp_path / 'native'} ==" in again.stdout, "its weights changed"
+    changed = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert changed[2] != lines[2] and changed[3] == lines[3]
 
 
 def test_operations_are_the_mean_over_batches(source, tmp_path):

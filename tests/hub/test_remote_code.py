@@ -5,6 +5,9 @@ import ast
 import contextlib
 import json
 import logging
+import os
+import shutil
+import signal
 import sys
 import types
 from pathlib import Path
@@ -18,6 +21,7 @@ import hf_thoughtbubbles
 from hf_thoughtbubbles import ThoughtbubblesConfig, __version__
 from hf_thoughtbubbles.hub import remote_code
 from hf_thoughtbubbles.hub.remote_code import VERSION_FIELD, collect_auto_classes, flatten_modules
+from hf_thoughtbubbles.hub.resaving import add_digest, check_folder
 from tests.families import make_config
 from tests.hub.python_process import PythonProcess
 from tests.hub.travellers import HEADS
@@ -331,6 +335,9 @@ def test_a_class_that_its_user_told_to_copy_is_the_one_that_loads(owner, tmp_pat
 
 READ = """
 import logging
+import os
+import shutil
+import signal
 from transformers import AutoConfig
 
 result = []
@@ -357,3 +364,91 @@ def test_models_name_the_version_that_saved_them_and_another_one_warns_once(bare
     assert json.loads((tmp_path / "again" / "config.json").read_text())[VERSION_FIELD] == "99.0.0"
     config.save_pretrained(tmp_path)
     assert json.loads(path.read_text())[VERSION_FIELD] == __version__
+
+
+def test_an_edited_file_is_overwritten_by_nothing_else(tmp_path):
+    model = AutoModelForCausalLM.from_config(make_config())
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "modeling_thoughtbubbles.py"
+    path.write_text(path.read_text() + "\n# Corrected.\n")
+    edited, config = path.read_text(), (tmp_path / "config.json").read_text()
+    for save in (model.save_pretrained, model.config.save_pretrained):
+        with pytest.raises(
+            FileExistsError, match=r"modeling_thoughtbubbles\.py', which was edited since it was saved"
+        ):
+            save(tmp_path)
+    assert path.read_text() == edited and (tmp_path / "config.json").read_text() == config
+    check_folder(tmp_path, {path.name: path.read_bytes()})  # as a model saves that was loaded with this code
+
+
+def test_unedited_files_of_other_versions_and_other_line_ends_are_replaced(tmp_path, caplog):
+    config = make_config()
+    config.save_pretrained(tmp_path)
+    path = tmp_path / "modeling_thoughtbubbles.py"
+    saved = path.read_bytes()
+    first, _, rest = saved.split(b"\n", 2)
+    undigested = first + b"\n" + rest.replace(b"import", b"import ")
+    for there in (saved.replace(b"\n", b"\r\n"), add_digest(first + b"\n# An older version.\n")):
+        path.write_bytes(there)
+        config.save_pretrained(tmp_path)
+        assert path.read_bytes() == saved and not caplog.messages
+    path.write_bytes(undigested)
+    config.save_pretrained(tmp_path)
+    kept = tmp_path / "modeling_thoughtbubbles.py.before"
+    assert path.read_bytes() == saved and kept.read_bytes() == undigested
+    assert len(caplog.messages) == 1 and f"kept as {kept}" in caplog.messages[0]
+
+
+OPERATIONS = {"os.rename", "os.remove"}
+
+
+def save_until(model, folder: Path, count: int, **options) -> bool:
+    """Save in a process that is killed before a renaming or removal, and say whether it was."""
+    process = os.fork()
+    if process == 0:
+        left = [count]
+
+        def stop(event, arguments):
+            if event in OPERATIONS and str(arguments[0]).startswith(str(folder)):
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left[0] -= 1
+
+        sys.addaudithook(stop)
+        model.save_pretrained(folder, **options)
+        os._exit(0)
+    return os.waitpid(process, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("old", "new"), [("9KB", "9KB"), ("9KB", "5GB"), ("5GB", "9KB"), ("5GB", "5GB")])
+def test_a_killed_save_leaves_the_old_model_or_the_new_one_or_none(old, new, tmp_path):
+    models = [AutoModelForCausalLM.from_config(make_config(fork_budget=budget)) for budget in (1.5, 2.0)]
+    for number, model in enumerate(models):
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, number)
+    folder, found = tmp_path / "now", []
+    models[0].save_pretrained(tmp_path / "old", max_shard_size=old)
+    (tmp_path / "old" / "notes.txt").write_text("of the user")
+    for count in range(1, 200, 5):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "old", folder)
+        was_killed = save_until(models[1], folder, count, max_shard_size=new)
+        try:
+            loaded = AutoModelForCausalLM.from_pretrained(folder)
+        except ValueError as error:
+            assert "config.json" in str(error) and was_killed
+        else:
+            values = {
+                value
+                for tensor in dict(loaded.named_parameters()).values()
+                for value in tensor.detach().unique().tolist()
+            }
+            assert (values, loaded.config.fork_budget) in (({0.0}, 1.5), ({1.0}, 2.0)), count
+            found.append(values)
+        if not was_killed:
+            break
+    assert found[0] == {0.0} and found[-1] == {1.0}
+    assert (folder / "notes.txt").is_file() and not (folder / "_unfinished_save").exists()
+    stale = len(list(folder.glob("*.index.json"))) + len(list(folder.glob("model.safetensors")))
+    assert stale == 1

@@ -75,7 +75,10 @@ def cut(name):
     [
         (lambda folder: (folder / "checkpoint-is-incomplete.txt").touch(), "says that writing it did not end"),
         (lambda folder: (folder / "_unfinished_save").mkdir(), "left of a save that did not end"),
-        (lambda folder: (folder / "trainer_state.json").unlink(), "trainer_state.json, written last, is missing"),
+        (
+            lambda folder: (folder / "trainer_state.json").unlink(),
+            "trainer_state.json, which is written last, is",
+        ),
         (cut("optimizer.pt"), "optimizer.pt is torn"),
         (cut("scheduler.pt"), "scheduler.pt is torn"),
         (cut("model.safetensors"), "model.safetensors is torn"),

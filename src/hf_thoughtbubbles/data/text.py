@@ -134,6 +134,10 @@ def _load_splits(source, name: str | None, text_column: str, streaming: bool) ->
         options = {"paths": names, "text_column": text_column}
         return {"train": IterableDataset.from_generator(read_json_lines, gen_kwargs=options)}
     try:
+        for path in paths if is_lines else ():
+            with path.open("rb") as file:
+                for line in file:
+                    line.decode()  # datasets would load what is not UTF-8, and fail where a row is read
         return dict(load_dataset(kind, data_files=names, streaming=streaming))
     except (DatasetGenerationError, ArrowInvalid, ValueError) as error:
         if is_lines:
@@ -178,9 +182,9 @@ def read_json_lines(paths: list[str], text_column: str | None = None) -> Iterato
                 try:
                     row = json.loads(content)
                 except ValueError as error:
-                    raise ValueError(f"{where} cannot be read as JSON: {error}. Correct or remove it.") from error
+                    raise ValueError(f"{where} could not be read as json: {error}. Correct or remove it.") from error
                 if not isinstance(row, dict):
-                    raise ValueError(f"{where} is {row!r}, not an object. Correct or remove it.")
+                    raise ValueError(f"{where} could not be read as json: it is {row!r}, not an object. Correct it.")
                 if text_column is not None and text_column not in row:
                     raise ValueError(
                         f"{where} has no column `{text_column}`; its columns are {list(row)}. Set `text_column`."
