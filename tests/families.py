@@ -205,6 +205,11 @@ class Family:
         """The inputs that a forward pass needs beside them."""
         return {}
 
+    def read_states(self, model: PreTrainedModel, **inputs) -> torch.Tensor:
+        """The `last_hidden_state` of the base model of a head; one that mixes streams gives it on request alone."""
+        is_mixing = not getattr(model, "has_linear_head", True)
+        return model.model(**inputs, **({"output_streams": True} if is_mixing else {})).last_hidden_state
+
     def draw_rows(self) -> list[torch.Tensor]:
         """Inputs of unequal length, one a row."""
         return [self.draw(length) for length in self.row_lengths]

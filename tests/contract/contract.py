@@ -131,7 +131,7 @@ class ModelContract:
         assert {**reloaded.config.to_dict(), "_name_or_path": ""} == model.config.to_dict()
         assert torch.equal(reloaded(**inputs).logits, model(**inputs).logits)
         base = AutoModel.from_pretrained(tmp_path)
-        assert torch.equal(base(**inputs).last_hidden_state, model.model(**inputs).last_hidden_state)
+        assert torch.equal(base(**inputs).last_hidden_state, family.read_states(model, **inputs))
 
     # Causality
 
@@ -438,7 +438,7 @@ class ModelContract:
     @holds_for(is_decoder_only)
     def test_promise_9_the_last_hidden_state_has_a_row_for_each_input_id(self, family):
         model, inputs = family.build(), family.ask()
-        states = model.model(**inputs).last_hidden_state
+        states = family.read_states(model, **inputs)
         assert states.shape == (*inputs["input_ids"].shape, model.config.hidden_size)
         assert model.get_input_embeddings().weight.shape[1] == model.config.hidden_size
         if model.has_linear_head:

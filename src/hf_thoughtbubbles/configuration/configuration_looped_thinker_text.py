@@ -42,6 +42,9 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
             Whether a feed-forward layer follows self-attention; without effect with `skip_self_attention`.
         exit_threshold (`float`, *optional*):
             Relative change of a token's latent below which the token takes no further step; in evaluation.
+        exit_in_training (`bool`, defaults to `False`):
+            Whether `exit_threshold` acts in `model.train()` as well, so that it gives the numbers of evaluation: for
+            PPO, DPO, GRPO and the like, which compare likelihoods of generated text.
         rope_parameters (`dict`, *optional*):
             Rotary settings in transformers' form.
         rms_norm_eps (`float`, defaults to 1e-6):
@@ -72,6 +75,7 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
     keys_to_ignore_at_inference = ["past_key_values", "cache", "latents", "step_logits", "num_steps_used"]
 
     exit_threshold: float | int | None = None
+    exit_in_training: bool = False
     is_encoder_decoder: Literal[False] = False
 
     @property

@@ -52,6 +52,10 @@ class ThoughtbubblesConfig(FamilyConfig):
         fork_score_init (`tuple[float, float]`, *optional*):
             Logits at which the scores of a copy and of the stream itself start, `(fork_logit, keep_logit)`, as a
             learned bias. By default scores have no bias and start at one half, as published.
+        fork_tracking (`bool`, defaults to `True`):
+            Whether `model.train()` reads by the rule of training: a row has room for `ceil(fork_budget * T)` streams,
+            and thresholds follow the scores. With `False` it reads by the rule of evaluation, as generation does, and
+            thresholds stay: for PPO, DPO, GRPO and the like, which compare likelihoods of generated text.
         fork_calibration (`dict`, *optional*):
             The table that `calibrate_forks` makes: `"budgets"`, ascending, and for each its `"thresholds"`, one per
             fork layer. `generate(fork_budget=...)` uses it.
@@ -118,6 +122,7 @@ class ThoughtbubblesConfig(FamilyConfig):
     fork_budget: float | int = 2.0
     fork_rule: str = "topk"
     fork_score_init: list[float | int] | tuple[float | int, ...] | None = None
+    fork_tracking: bool = True
     fork_calibration: dict | None = None
     fork_score_channel: bool = True
     fold: Literal["residual", "probability"] = "residual"
@@ -165,6 +170,16 @@ class ThoughtbubblesConfig(FamilyConfig):
     def has_dead_slots(self) -> bool:
         """Whether streams that die stay in their row, as under the published rule; other rows have no gaps."""
         return len(self.fork_layers) > 0 and get_fork_rule(self.fork_rule).has_dead_slots
+
+    @property
+    def has_training_rule(self) -> bool:
+        """Whether training chooses streams by another rule than evaluation: rows have room for fewer."""
+        return self.has_fork_scores and not self.has_dead_slots
+
+    @property
+    def is_head_mixing(self) -> bool:
+        """Whether the language-modelling head mixes the distributions of a token's streams."""
+        return self.fold == "probability" and len(self.fork_layers) > 0
 
     @property
     def max_streams_per_token(self) -> int:
@@ -227,6 +242,11 @@ class ThoughtbubblesConfig(FamilyConfig):
         self.check_calibration()
         if self.fork_layers:
             rule.check_config(self)
+        if not self.fork_tracking and not self.has_training_rule:
+            raise ValueError(
+                f"`fork_tracking=False` was passed, but with `fork_layers={list(self.fork_layers)}` and "
+                f'`fork_rule="{self.fork_rule}"` training and evaluation read by one rule. Remove it.'
+            )
 
     def check_calibration(self):
         """Every calibrated budget has a threshold for every fork layer."""

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from ..modeling.common.cache_names import CACHE_NAME, CACHE_NAMES
+from ..modeling.common.evaluation_mode import evaluation_mode
 
 
 SEED_LIMIT = 2**62
@@ -153,19 +154,6 @@ def _cast_params(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
             parameter.data = data
 
 
-@contextlib.contextmanager
-def _evaluate(model: torch.nn.Module) -> Iterator[None]:
-    """Set a model to evaluation mode for a while; then every module has its own mode again."""
-    was_training = [module for module in model.modules() if module.training]
-    if model.training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module in was_training:
-            module.training = True
-
-
 def _count_full_columns(mask: torch.Tensor) -> int:
     """Number of leading columns, at least 1, in which every row has a prefix token; one pass reads them."""
     return max(1, int(mask.all(dim=0).long().cumprod(0).sum()))
@@ -231,7 +219,7 @@ def generate_tokens(
             stack.enter_context(_gather_params(model))
         if param_dtype is not None:
             stack.enter_context(_cast_params(model, param_dtype))
-        stack.enter_context(_evaluate(model))
+        stack.enter_context(evaluation_mode(model))
         _write_tokens(model, tokens, is_valid, mask, cache, eod_token_id, token_sample_fn, generator)
     return tokens * is_valid, is_valid
 

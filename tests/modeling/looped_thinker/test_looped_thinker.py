@@ -370,8 +370,19 @@ def test_training_takes_all_steps():
     assert (model(input_ids).num_steps_used == 2).all()
     model.train()
     assert (model(input_ids).num_steps_used == 5).all(), "the configuration's threshold is for evaluation"
+    with torch.no_grad():
+        assert (model(input_ids).num_steps_used == 5).all(), "also without gradients"
     with pytest.raises(ValueError, match=r"`exit_threshold=0.1` was passed to a model in training"):
         model(input_ids, exit_threshold=0.1)
+    prompt = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "max_new_tokens": 2}
+    rollout = model.generate(**prompt, exit_threshold=0.1, output_logits=True, return_dict_in_generate=True)
+    assert model.training
+    expected = model.eval().generate(**prompt, exit_threshold=0.1, output_logits=True, return_dict_in_generate=True)
+    assert torch.equal(rollout.logits[1], expected.logits[1])
+    model.train().config.exit_in_training = True
+    outputs = model(input_ids, labels=input_ids)
+    outputs.loss.backward()
+    assert (outputs.num_steps_used == 2).all()
 
 
 def test_a_threshold_given_in_a_call_overrules_the_configuration():

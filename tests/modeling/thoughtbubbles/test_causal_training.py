@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
@@ -347,3 +348,63 @@ def test_the_saved_threshold_is_the_one_that_evaluation_reads(tmp_path):
             other.load_state_dict(model.state_dict())
         again = other.generate(prompt, **options)
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.logits, in_training.logits, strict=True))
+
+
+@pytest.mark.parametrize("fork_rule", ["threshold", "topk", "copy"])
+def test_gradients_change_no_number(fork_rule):
+    fields = {"fork_layers": [1], "fork_budget": 2} if fork_rule == "copy" else {"fork_budget": 1.25}
+    model, input_ids = build(fork_rule=fork_rule, **fields), draw_ids(4, 37)
+    for _ in range(3):  # before the first window, then before each next one opens
+        with torch.no_grad():
+            before = {name: value.clone() for name, value in model.state_dict().items()}
+            without = model(input_ids, output_forks=True)
+            assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+            counts = [value for name, value in model.named_buffers() if name.endswith("window_counts")]
+            assert not any(count.any() for count in counts), "counts nothing"
+        with_gradients = model(input_ids, labels=input_ids, output_forks=True)
+        assert torch.equal(with_gradients.logits, without.logits)
+        assert torch.equal(with_gradients.forks[-1].token_index, without.forks[-1].token_index)
+        with torch.inference_mode():
+            assert torch.equal(model(input_ids).logits, without.logits), "in the same window"
+        with_gradients.loss.backward()
+        take_step(model, 0.05)
+    model.eval()
+    with torch.no_grad():
+        evaluated = model(input_ids, use_cache=False).logits
+    assert torch.equal(model(input_ids, use_cache=False).logits, evaluated)
+
+
+def test_without_tracking_training_reads_by_the_rule_of_evaluation():
+    model, input_ids = build(fork_budget=1.25), draw_ids(4, 37)
+    for _ in range(3):
+        model(input_ids, labels=input_ids).loss.backward()
+        take_step(model)
+    trained = model(input_ids).logits
+    model.config.fork_tracking = False
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    outputs = model(input_ids, labels=input_ids, output_forks=True)
+    outputs.loss.backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers()), "and moves no threshold"
+    assert outputs.past_key_values is None
+    torch.testing.assert_close(model.eval()(input_ids, use_cache=False).logits, outputs.logits)
+    assert (trained - outputs.logits).abs().max() > 1e-3, "rows had room for fewer streams"
+    for fields in ({"fork_layers": []}, {"fork_rule": "topk"}, {"fork_rule": "copy", "fork_layers": [1]}):
+        with pytest.raises(StrictDataclassClassValidationError, match="training and evaluation read by one rule"):
+            make_config(**{"fork_tracking": False, "fork_budget": 2, **fields})
+
+
+def test_rollouts_in_training_are_cached_and_change_no_mode():
+    model, prompt = build(hidden_dropout=0.5), draw_ids(2, 9)
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    model(prompt, labels=prompt).loss.backward()
+    lengths = []
+    model.model.embed_tokens.register_forward_hook(lambda _, args, out: lengths.append(args[0].shape[1]))
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 5, "do_sample": False, "eos_token_id": -1}
+    first, second = model.generate(prompt, **options), model.generate(prompt, **options)
+    assert lengths == [9, 1, 1, 1, 1] * 2
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(first, second), "without dropout"
+    assert torch.equal(model.generate(prompt, use_cache=False, **options), first)
+    with pytest.raises(ValueError, match="forking model in training"), torch.no_grad():
+        model(prompt, use_cache=True)

@@ -188,7 +188,7 @@ def test_probability_fold_is_the_mixture_of_the_streams_own_predictions():
     model = ThoughtbubblesForCausalLM(make_config(fold="probability")).eval()
     input_ids = torch.randint(1, 61, (2, 13))
     outputs = model(input_ids)
-    streams = model.model(input_ids).streams
+    streams = model.model(input_ids, output_streams=True).streams
     probs = model.lm_head(model.model.norm(streams.hidden_states)).softmax(-1)
     for row in range(2):
         for token in range(13):
@@ -285,10 +285,19 @@ def test_rotary_scaling_stretches_the_places_of_streams():
 def test_the_head_of_the_last_hidden_state_is_the_logits_unless_distributions_are_mixed(fold, fork_rule):
     fields = {"fork_rule": fork_rule, "fork_layers": [1], "fork_budget": 2, "fold": fold}
     model, input_ids = ThoughtbubblesForCausalLM(make_config(**fields)).eval(), torch.arange(1, 23).view(2, 11)
-    states, logits = model.model(input_ids).last_hidden_state, model(input_ids).logits
+    states = model.model(input_ids, output_streams=True).last_hidden_state
+    outputs = model(input_ids, output_hidden_states=True)
     assert states.shape == (2, 11, 24)
     assert model.has_linear_head == (fold == "residual")
-    assert torch.equal(model.lm_head(states), logits) == model.has_linear_head
+    assert torch.equal(model.lm_head(states), outputs.logits) == model.has_linear_head
+    if fold == "residual":
+        assert torch.equal(model.model(input_ids).last_hidden_state, states)
+        assert torch.equal(outputs.hidden_states[-1], states)
+        return
+    for go_around in (model.model, model.base_model, model.get_decoder()):
+        with pytest.raises(ValueError, match='called without its head, but with `fold="probability"`'):
+            go_around(input_ids)
+    assert outputs.hidden_states[-1].shape == (2, 22, 24), "the streams, so that no lens takes them for tokens"
 
 
 def test_without_forks_every_head_is_linear():

@@ -414,6 +414,16 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def add_model_tags(self, tags: list[str] | str):
+        """As transformers' method, with which the trainers of TRL tell what they train; they compute the loss."""
+        if "trl" in tags and self.config.reconstruction_loss_weight > 0:
+            raise ValueError(
+                "A trainer of TRL computes the loss itself, without the reconstruction loss that "
+                f"`reconstruction_loss_weight={self.config.reconstruction_loss_weight}` adds. Set "
+                "`model.config.reconstruction_loss_weight = 0`, or use `transformers.Trainer`."
+            )
+        super().add_model_tags(tags)
+
     def unembed(self, last_hidden_state: torch.Tensor, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor:
         """Logits `(B, T, V)` of states `(B, T, E)`, or of the last or the listed bytes only."""
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

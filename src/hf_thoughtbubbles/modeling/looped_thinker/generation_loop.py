@@ -2,6 +2,7 @@
 """Generation that both kinds of looped Thinkers share."""
 
 from ..common.cache_names import accept_cache_names, create_causal_mask
+from ..common.evaluation_mode import evaluation_mode
 from ..common.generation_passes import GenerationPassesMixin
 
 
@@ -10,6 +11,14 @@ class LoopedThinkerGenerationMixin(GenerationPassesMixin):
 
     generation_config_fields: tuple[str, ...] = ("num_steps",)
     engine_obstacle = "a looped Thinker has keys and values for each step, of which calls may take any number"
+
+    def generate(self, *args, **kwargs):
+        """
+        As [`~transformers.GenerationMixin.generate`]. A model in training generates in evaluation mode: with
+        `exit_threshold`, with a cache, without dropout.
+        """
+        with evaluation_mode(self):
+            return super().generate(*args, **kwargs)
 
     @staticmethod
     @accept_cache_names

@@ -224,7 +224,7 @@ class LoopedThinkerBlock(nn.Module):
 
     def get_cache(self, past_key_values: Cache | None) -> Cache | None:
         """The cache that a call writes: none if the layers are computed again for gradients."""
-        return get_layer_cache(self.layers[0], past_key_values) if torch.is_grad_enabled() else past_key_values
+        return get_layer_cache(self.layers[0], past_key_values)
 
 
 def choose_visible(num_finished: int, num_read_steps: int | None, num_memory_steps: int | None) -> tuple[bool, int]:

@@ -363,8 +363,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         )
         limits = {"answer_length": answer_length, "loop_decoder": loop_decoder}
         reading["answer_length"] = check_answer(self.config, past_key_values, **reading, **limits)
-        if self.training and torch.is_grad_enabled():
-            check_cache_in_replay(self, past_key_values)
+        check_cache_in_replay(self, past_key_values)
 
         if encoder_outputs is None:
             inputs_embeds = self.embed(input_ids, inputs_embeds, **tokens)

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
@@ -27,6 +27,7 @@ from ..common.cache_names import accept_cache_names, alias_cache_field, create_c
 from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding
+from ..common.evaluation_mode import compares_likelihoods
 from ..common.packed_documents import find_documents
 from ..common.position_ids import get_position_ids, take_last
 from .cache_steps import StepStates
@@ -35,6 +36,9 @@ from .checks_looped_thinker_text import check_text
 from .generation_looped_thinker_text import TextThinkingMixin
 from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock
 from .text_memory import TextMemory
+
+
+logger = logging.get_logger(__name__)
 
 
 @alias_cache_field
@@ -235,7 +239,7 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
             num_steps (`int`): number of steps in this call, also more than in training; by default the
                 configuration's.
             exit_threshold (`float`): relative change of its latent below which a token takes no further step; in
-                evaluation.
+                evaluation, or with `config.exit_in_training`.
             output_steps (`bool`): return the latents after each step.
 
         Returns:
@@ -246,18 +250,17 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         """
         check_arguments(self, kwargs)
         check_selection(kwargs.get("output_hidden_states"))
-        is_learning = self.training and torch.is_grad_enabled()
         steps = {"num_steps": num_steps, "exit_threshold": exit_threshold}
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
-        check_text(self.config, is_learning, input_ids, inputs_embeds=inputs_embeds, **inputs, **steps)
-        if is_learning:
-            check_cache_in_replay(self, past_key_values)
+        takes_all_steps = self.training and not self.config.exit_in_training
+        check_text(self.config, takes_all_steps, input_ids, inputs_embeds=inputs_embeds, **inputs, **steps)
+        check_cache_in_replay(self, past_key_values)
         documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and documents is None
         if use_cache and past_key_values is None:
             inputs["past_key_values"] = DynamicCache()  # without a configuration it grows to any number of steps
-        if exit_threshold is None and not is_learning:
+        if exit_threshold is None and not takes_all_steps:
             steps["exit_threshold"] = self.config.exit_threshold
 
         inputs_embeds = self.embed(input_ids, inputs_embeds)
@@ -283,6 +286,21 @@ class LoopedThinkerForCausalLM(TextThinkingMixin, LoopedThinkerTextPreTrainedMod
         # transformers drops fields it does not know, as `num_steps`, from a generation config of this origin.
         self.generation_config._from_model_config = False
         self.post_init()
+
+    def add_model_tags(self, tags: list[str] | str):
+        """
+        As transformers' method, with which the trainers of TRL tell what they train. All but SFT compare likelihoods
+        with those of text that evaluation generated, or of a reference in evaluation mode, so with an
+        `exit_threshold` `config.exit_in_training` becomes True.
+        """
+        super().add_model_tags(tags)
+        has_exit = self.config.exit_threshold is not None and not self.config.exit_in_training
+        if has_exit and compares_likelihoods(tags):
+            self.config.exit_in_training = True
+            logger.warning_once(
+                f"`config.exit_in_training` is now True, because a trainer of TRL ({', '.join(tags)}) compares "
+                "likelihoods: `model.train()` exits as evaluation does. Set it to False to train on text again."
+            )
 
     def unembed(self, last_hidden_state: torch.Tensor, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor:
         """Logits `(B, T, V)` of states `(B, T, D)`, or of the last or the listed tokens only."""

@@ -98,6 +98,21 @@ def check_cache(config: ThoughtbubblesConfig, is_training: bool, past_key_values
         check_cache_layers(past_key_values, config, batch_size)
 
 
+def check_head(config: ThoughtbubblesConfig, has_lm_head: bool, output_streams: bool):
+    """
+    Refuse a call of the base model of a language model whose head is not linear in `last_hidden_state`: tools that
+    compute the logits themselves begin with it.
+    """
+    if has_lm_head and config.is_head_mixing and not output_streams:
+        raise ValueError(
+            "The base model of a `ThoughtbubblesForCausalLM` was called without its head, but with "
+            '`fold="probability"` the head mixes the distributions of streams, so `lm_head(last_hidden_state)` is '
+            "another distribution than the model's. Tools that compute it (trainers of TRL from 1.7 on, Liger "
+            'kernels, logit lenses) cannot be used: train with `fold="residual"`, or call the model itself, as '
+            "`transformers.Trainer` does. For the states alone pass `output_streams=True`."
+        )
+
+
 def check_documents(config: ThoughtbubblesConfig, is_training: bool, documents: torch.Tensor | None):
     """
     Refuse packed documents under a rule by which all tokens of a row compete. A compiled graph reads no positions:
@@ -113,4 +128,11 @@ def check_documents(config: ThoughtbubblesConfig, is_training: bool, documents: 
         )
 
 
-__all__ = ["check_budget", "check_documents", "check_inputs", "is_budget", "warn_of_forks_before_attention"]
+__all__ = [
+    "check_budget",
+    "check_documents",
+    "check_head",
+    "check_inputs",
+    "is_budget",
+    "warn_of_forks_before_attention",
+]

@@ -34,8 +34,8 @@ SCORE_STEP = math.asinh(-LOWEST_SCORE / SCORE_UNIT) / NUM_SCORE_BINS
 
 
 def is_learning(module: nn.Module) -> bool:
-    """Whether forks follow the rules of training; without gradients they follow those of evaluation."""
-    return module.training and torch.is_grad_enabled()
+    """Whether forks read by the rule of training rather than that of evaluation, with or without gradients."""
+    return module.training and module.config.fork_tracking
 
 
 def count_scores(log_scores: torch.Tensor, token_index: torch.Tensor, num_tokens: int) -> torch.Tensor:

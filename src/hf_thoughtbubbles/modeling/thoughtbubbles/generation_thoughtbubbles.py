@@ -8,6 +8,7 @@ from transformers.cache_utils import DynamicCache
 from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
 from ..common.checks_settings import check_generation_config, check_uncached_generation
 from ..common.checks_tokens import check_generation_length
+from ..common.evaluation_mode import evaluation_mode
 from ..common.generation_passes import GenerationPassesMixin
 from ..common.position_ids import count_positions, pad_mask_to_cache
 from ..common.prompt_embeddings import append_generated
@@ -28,7 +29,8 @@ class ThoughtbubblesGenerationMixin(GenerationPassesMixin):
 
     def generate(self, inputs: torch.Tensor | None = None, *args, output_forks: bool = False, **kwargs):
         """
-        As [`~transformers.GenerationMixin.generate`], with two options of its own.
+        As [`~transformers.GenerationMixin.generate`], with two options of its own. A model in training generates in
+        evaluation mode: by the rule of evaluation, with a cache, without dropout.
 
         Args:
             fork_budget (`float`, *optional*): streams per token, also a field of `GenerationConfig`. Under the causal
@@ -38,13 +40,14 @@ class ThoughtbubblesGenerationMixin(GenerationPassesMixin):
                 never reads. They are computed from the finished text in one more pass, which under the causal rule
                 forks as every step did.
         """
-        if not output_forks:
-            return super().generate(inputs, *args, **kwargs)
-        prompt, record = kwargs.get("input_ids") if inputs is None else inputs, {}
-        generated = super().generate(inputs, *args, fork_record=record, **kwargs)
-        num_prompt_tokens = 0 if prompt is None else prompt.shape[1]
-        generated["forks"] = self.read_forks(generated.sequences, num_prompt_tokens, **record)
-        return generated
+        with evaluation_mode(self):
+            if not output_forks:
+                return super().generate(inputs, *args, **kwargs)
+            prompt, record = kwargs.get("input_ids") if inputs is None else inputs, {}
+            generated = super().generate(inputs, *args, fork_record=record, **kwargs)
+            num_prompt_tokens = 0 if prompt is None else prompt.shape[1]
+            generated["forks"] = self.read_forks(generated.sequences, num_prompt_tokens, **record)
+            return generated
 
     @torch.no_grad()
     def read_forks(self, sequences, num_prompt_tokens, attention_mask, inputs_embeds, fork_budget):
@@ -60,7 +63,7 @@ class ThoughtbubblesGenerationMixin(GenerationPassesMixin):
             attention_mask = attention_mask.repeat_interleave(num_rows // len(attention_mask), dim=0)
             attention_mask = F.pad(attention_mask, (0, num_tokens - attention_mask.shape[1]), value=1)
             position_ids = count_positions(attention_mask)
-        return self.model(
+        return self(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -68,6 +71,7 @@ class ThoughtbubblesGenerationMixin(GenerationPassesMixin):
             use_cache=False,
             output_forks=True,
             fork_budget=fork_budget,
+            logits_to_keep=1,
         ).forks
 
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, fork_record=None, **kwargs):

@@ -28,7 +28,7 @@ from transformers.modeling_layers import (
 )
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
@@ -38,11 +38,12 @@ from ..common.cache_names import CACHE_NAMES, accept_cache_names, alias_cache_fi
 from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding, get_layer_cache
+from ..common.evaluation_mode import compares_likelihoods
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from ..common.packed_documents import find_documents
 from ..common.position_ids import get_position_ids, take_last
 from .cache_streams import StreamCache, StreamSlots, allocate_slots
-from .checks_thoughtbubbles import check_documents, check_inputs, warn_of_forks_before_attention
+from .checks_thoughtbubbles import check_documents, check_head, check_inputs, warn_of_forks_before_attention
 from .fork_thresholds import is_learning, read_thresholds
 from .forking import ThoughtbubblesFork, ThoughtbubblesForkOutput, ThoughtbubblesUnscoredFork
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
@@ -53,6 +54,9 @@ from .layers_thoughtbubbles import (
     create_stream_mask,
 )
 from .streams import ThoughtbubblesStreams, count_streams, fold_streams, get_stream_positions, mix_stream_distributions
+
+
+logger = logging.get_logger(__name__)
 
 
 @alias_cache_field
@@ -68,7 +72,7 @@ class ThoughtbubblesModelOutput(BaseModelOutputWithPast):
             growing at fork layers, then `last_hidden_state`.
         attentions (`tuple(torch.FloatTensor)`, *optional*): attention weights of each layer, `(B, N, S, S)`.
         forks (`tuple(ThoughtbubblesForkOutput)`, *optional*): one entry per fork layer, with `output_forks=True`.
-        streams (`ThoughtbubblesStreams`, *optional*): the last streams, when `config.fold` is `"probability"`.
+        streams (`ThoughtbubblesStreams`, *optional*): the last streams, with `output_streams=True`.
     """
 
     forks: tuple[ThoughtbubblesForkOutput, ...] | None = None
@@ -85,7 +89,8 @@ class ThoughtbubblesCausalLMOutput(CausalLMOutputWithPast):
         loss (`torch.FloatTensor` of shape `()`, *optional*): next-token cross entropy in nats, with `labels`.
         logits (`torch.FloatTensor` of shape `(B, T, V)`): with `fold="probability"` natural-log probabilities.
         past_key_values (`Cache`, *optional*): keys and values; not when the fork rule is not causal.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*): see [`ThoughtbubblesModelOutput`].
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): see [`ThoughtbubblesModelOutput`]; with
+            `fold="probability"` the last entry has the normalised streams, `(B, S, D)`, that the head reads.
         attentions (`tuple(torch.FloatTensor)`, *optional*): see [`ThoughtbubblesModelOutput`].
         forks (`tuple(ThoughtbubblesForkOutput)`, *optional*): one entry per fork layer, with `output_forks=True`.
     """
@@ -149,6 +154,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         )
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
         self.gradient_checkpointing = False
+        self.has_lm_head = False  # set by a language model
         warn_of_forks_before_attention(config, config.fork_rule)
         self.post_init()
 
@@ -319,6 +325,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         output_forks: bool = False,
+        output_streams: bool = False,
         fork_budget: float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ThoughtbubblesModelOutput:
@@ -334,6 +341,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             use_cache (`bool`): return keys and values; needs a causal fork rule. By default in evaluation, unless
                 `position_ids` pack documents.
             output_forks (`bool`): return the streams after each fork layer.
+            output_streams (`bool`): return the streams after the last layer. A head that mixes their distributions
+                needs them.
             fork_budget (`float`): streams per token in this call, in evaluation; the configuration's by default. Under
                 the causal rule a mean over the calibration text, and 1 means no forks.
 
@@ -345,6 +354,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         """
         check_arguments(self, kwargs)
         past_key_values = take_paged_cache(past_key_values, kwargs)
+        check_head(self.config, self.has_lm_head, output_streams)
         check_inputs(
             self.config,
             is_learning(self),
@@ -376,14 +386,13 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             last_hidden_state=self.norm(self.fold(streams, num_tokens, attention_mask is not None)),
             past_key_values=past_key_values,
             forks=forks if output_forks else None,
-            streams=streams if self.config.fold == "probability" and forks else None,
+            streams=streams if output_streams and forks else None,
         )
 
     def is_cached_by_default(self) -> bool:
         """Whether a call returns a cache when neither `use_cache` nor a cache is passed."""
-        is_learning_forks = is_learning(self) and bool(self.config.fork_layers)
-        is_replayed = self.training and self.gradient_checkpointing
-        return self.config.use_cache and self.config.is_cacheable and not is_learning_forks and not is_replayed
+        is_kept_small = self.training and (bool(self.config.fork_layers) or self.gradient_checkpointing)
+        return self.config.use_cache and self.config.is_cacheable and not is_kept_small
 
     def fold(self, streams: ThoughtbubblesStreams, num_tokens: int, is_masked: bool) -> torch.Tensor:
         """
@@ -415,6 +424,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
     def __init__(self, config: ThoughtbubblesConfig):
         super().__init__(config)
         self.model = ThoughtbubblesModel(config)
+        self.model.has_lm_head = True
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         # transformers drops unknown fields, as `fork_budget`, from a generation configuration that it derived.
         self.generation_config._from_model_config = False
@@ -424,9 +434,24 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
     def has_linear_head(self) -> bool:
         """
         Whether `lm_head(last_hidden_state)` is the logits. Not with `fold="probability"` and fork layers, where the
-        distributions of a token's streams are mixed.
+        distributions of a token's streams are mixed; the base model then refuses calls that go around the head.
         """
-        return self.config.fold == "residual" or not self.config.fork_layers
+        return not self.config.is_head_mixing
+
+    def add_model_tags(self, tags: list[str] | str):
+        """
+        As transformers' method, with which the trainers of TRL tell what they train. All but SFT compare likelihoods
+        with those of text that evaluation generated, or of a reference in evaluation mode, so `config.fork_tracking`
+        becomes False.
+        """
+        super().add_model_tags(tags)
+        if self.config.has_training_rule and self.config.fork_tracking and compares_likelihoods(tags):
+            self.config.fork_tracking = False
+            logger.warning_once(
+                f"`config.fork_tracking` is now False, because a trainer of TRL ({', '.join(tags)}) compares "
+                "likelihoods: `model.train()` reads by the rule of evaluation, and fork thresholds stay. Set it to "
+                "True to train on text again."
+            )
 
     def unembed(self, outputs: ThoughtbubblesModelOutput, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor:
         """Logits `(B, T, V)` of the base model's outputs, or of the last or the listed tokens only."""
@@ -497,18 +522,21 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_forks=output_forks,
+            output_streams=not self.has_linear_head,
             fork_budget=fork_budget,
             **kwargs,
         )
         logits = self.unembed(outputs, logits_to_keep)
-        loss = None
+        hidden_states, loss = outputs.hidden_states, None
+        if hidden_states is not None and outputs.streams is not None:  # `lm_head` of the last entry is what is mixed
+            hidden_states = (*hidden_states[:-1], self.model.norm(outputs.streams.hidden_states))
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return ThoughtbubblesCausalLMOutput(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
+            hidden_states=hidden_states,
             attentions=outputs.attentions,
             forks=outputs.forks,
         )
