@@ -152,11 +152,6 @@ class Family:
         return way not in self.unsupported and (self.has_cache or way != "static")
 
     @property
-    def needs_positions(self) -> bool:
-        """Whether a padded batch needs the positions that `generate` passes: learned ones do not follow the mask."""
-        return self.config.to_dict().get("position_embedding") == "learned"
-
-    @property
     def is_compiled(self) -> bool:
         """Whether its training step is compiled: that of many steps takes long."""
         slow = ("kept-autoregressive", "window-autoregressive", "static-memory-parallel")
@@ -226,8 +221,6 @@ class Family:
 
     def complete(self, batch: dict) -> dict:
         """The inputs of a forward pass over a batch."""
-        if self.needs_positions and "attention_mask" in batch:
-            batch = {**batch, "position_ids": (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)}
         return {**batch, **self.read(len(batch["input_ids"]))}
 
     def draw_prompt(self, batch_size: int = 3) -> dict:
@@ -546,10 +539,6 @@ class BytePatchFamily(Family):
         return self.config.patching != "token"
 
     @property
-    def needs_positions(self) -> bool:
-        return False
-
-    @property
     def averages_once(self) -> bool:
         return self.config.reconstruction_loss_weight == 0  # which also scores the first byte
 
@@ -662,10 +651,6 @@ class NextThoughtFamily(EncoderDecoderFamily):
     @property
     def compile_options(self) -> dict:
         return {"num_thoughts": self.config.num_thoughts}
-
-    @property
-    def needs_positions(self) -> bool:
-        return False
 
     def build(self, seed: int = 0, **changes):
         if "pad_token_id" in changes:

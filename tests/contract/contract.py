@@ -8,14 +8,29 @@ Trainer, alone and in several processes, in tests/training.
 
 import copy
 import inspect
-from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
 import torch
-from transformers import AutoModel, Cache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    Cache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
+from tests.contract.contract_helpers import (
+    by,
+    compute_gradients,
+    enable_checkpointing,
+    has_cache,
+    holds_for,
+    is_decoder_only,
+    take_gradients,
+)
+from tests.contract.contract_inputs import InputContract
 from tests.families import VOCAB_SIZE, Family, draw_ids, select_rows, take_row
 
 
@@ -37,57 +52,7 @@ SINGLE_ROW_WAYS = {
 PADDED_WAYS = {"greedy": {}, "beam": {"num_beams": 2}, "static": STATIC}
 
 
-def holds_for(condition: Callable[[Family], bool]) -> Callable:
-    """Mark a promise that only some entries keep."""
-
-    def mark(test):
-        test.condition = condition
-        return test
-
-    return mark
-
-
-def by(ways: dict[str, dict]) -> Callable:
-    """Mark a promise for each way to generate that an entry supports: the test gets its name as `way`."""
-
-    def mark(test):
-        test.ways = ways
-        return test
-
-    return mark
-
-
-def has_cache(family: Family) -> bool:
-    return family.has_cache
-
-
-def is_decoder_only(family: Family) -> bool:
-    """Whether each input id has a row of logits."""
-    return not family.is_encoder_decoder
-
-
-def compute_gradients(model: PreTrainedModel, inputs: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The loss and the gradients of a forward pass, which are then cleared."""
-    loss = model(**inputs).loss
-    loss.backward()
-    return loss.detach(), take_gradients(model)
-
-
-def take_gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The gradients that a model has, which are then cleared."""
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return gradients
-
-
-def enable_checkpointing(model: PreTrainedModel, **options) -> None:
-    """Compute layers again in the backward pass."""
-    # Renamed within the versions of transformers that we support; the old name warns in the new ones.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable(options or None)
-
-
-class ModelContract:
+class ModelContract(InputContract):
     """One test for each promise, over the entries of a family."""
 
     families: ClassVar[list[Family]] = []
@@ -320,22 +285,6 @@ class ModelContract:
             for row in range(len(rows)):
                 alone = model.generate(**take_row(batch, row), **options, **plain)
                 assert torch.equal(together[row, -8:], alone[0, -8:]), (side, row)
-
-    def test_masks_are_true_or_false_whatever_their_numbers(self, family):
-        model, batch = family.build(), family.complete(family.pad(family.draw_rows()[:2], "right"))
-        mask = batch.pop("attention_mask")
-        expected = model(**batch, attention_mask=mask, use_cache=False).logits
-        for same in (2 * mask, mask.bool(), mask.float()):
-            assert torch.equal(model(**batch, attention_mask=same, use_cache=False).logits, expected)
-
-    @holds_for(lambda family: family.is_causal and is_decoder_only(family))
-    def test_packed_documents_stay_apart(self, family):
-        model, first, second = family.build(), family.draw(1, 5), family.draw(1, 8)
-        packed = torch.cat((first, second), dim=1)
-        position_ids = torch.cat((torch.arange(5), torch.arange(8)))[None]
-        logits = model(packed, position_ids=position_ids, use_cache=False).logits
-        torch.testing.assert_close(logits[:, :5], model(first).logits, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(logits[:, 5:], model(second).logits, atol=1e-5, rtol=1e-4)
 
     # Training
 

@@ -382,13 +382,13 @@ class TestBytePatch(ModelContract):
                 "passed with a cache",
             ),
             (
-                lambda: model(ids, position_ids=PACKED, attention_mask=torch.ones(2, 9)),
+                lambda: model(ids, position_ids=PACKED, attention_mask=torch.tensor([[1] * 9, [0] * 2 + [1] * 7])),
                 "passed with an `attention_mask`",
             ),
             (lambda: model(ids, position_ids=torch.arange(8)[None]), "`position_ids` has shape"),
             (
                 lambda: model(draw_bytes(1, 160), position_ids=torch.arange(160)[None]),
-                "longest document is 160 tokens",
+                "`position_ids` holds 159",
             ),
             (
                 lambda: token(ids, position_ids=PACKED, patch_lengths=torch.tensor([[4, 5], [3, 6]])),

@@ -155,9 +155,9 @@ class TokenPatchCollator:
         `patch_lengths` `(1, P)`.
 
     Raises:
-        `ValueError`: when a row is empty, has labels of another length or `patch_lengths` that are not positive or do
-            not sum to its bytes; when padding is needed and `tokenizer` has none; and for all
-            input that [`measure_patch_lengths`] refuses.
+        `ValueError`: when a row is empty, has labels of another length or `patch_lengths` that are not positive, do
+            not sum to its bytes or put a special token before the end of a patch; when padding is needed and
+            `tokenizer` has none; and for all input that [`measure_patch_lengths`] refuses.
 
     >>> from hf_thoughtbubbles import build_byte_tokenizer
     >>> from hf_thoughtbubbles.tokenization.bpe_tokenizer import train_bpe_tokenizer
@@ -213,6 +213,15 @@ class TokenPatchCollator:
                 f"Row {row_idx} has `patch_lengths` that sum to {sum(lengths)}, the least {min(lengths, default=0)}; "
                 f"they must be positive and sum to its {len(input_ids)} bytes. Measure them on the same `input_ids`."
             )
+        start = 0
+        for length in lengths:
+            inner = [token_id for token_id in input_ids[start : start + length - 1] if token_id >= NUM_BYTES]
+            if inner:
+                raise ValueError(
+                    f"Row {row_idx} has `patch_lengths` that put the special token {inner[0]} before the end of a "
+                    "patch, but a special token ends its patch. Measure them with `measure_patch_lengths`."
+                )
+            start += length
         return read
 
     def _pad(self, rows: list[dict[str, list[int]]]) -> Mapping[str, torch.Tensor]:

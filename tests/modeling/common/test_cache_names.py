@@ -118,7 +118,8 @@ def test_layers_get_no_cache_under_gradient_checkpointing(name):
 @torch.no_grad()
 def test_a_compiled_graph_is_not_broken_by_the_renaming():
     family = next(family for family in FAMILIES if family.name == "generic")
-    model, cache = family.build(num_hidden_layers=1), StaticCache(family.config, max_cache_len=11)
+    model = family.build(num_hidden_layers=1)
+    cache = StaticCache(model.config, max_cache_len=11)
     tokens = draw_ids(2, 7)
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)

@@ -57,7 +57,7 @@ def get_patch_positions(patches: BytePatches) -> torch.Tensor:
     if patches.is_start is None:
         return positions
     is_first = torch.zeros_like(patches.lengths).scatter_reduce(
-        1, patches.patch_index, patches.is_start.long(), reduce="amax"
+        1, patches.patch_index.clamp(min=0), patches.is_start.long(), reduce="amax"
     )
     return positions - find_last(is_first.bool()).clamp(min=0)
 

@@ -4,9 +4,10 @@
 import torch
 
 from ...configuration.configuration_byte_patch import BytePatchConfig
-from ..common.checks_tokens import check_ids, check_tokens
+from ..common.checks_caches import ADVICE
+from ..common.checks_tokens import can_read, check_id_type, check_ids, check_tokens
 from .cache_patches import PatchCache
-from .patch_ends import spread_patch_lengths
+from .patch_ends import NUM_BYTES, spread_patch_lengths
 
 
 MASK_REFUSAL = "Patches decide which byte attends to which."
@@ -21,8 +22,11 @@ def check_bytes(
     position_ids: torch.Tensor | None = None,
     inputs_embeds: torch.Tensor | None = None,
     **others,
-):
-    """Refuse bytes whose shapes or ids do not fit, patch lengths that do not cover them, and vectors."""
+) -> torch.Tensor | None:
+    """
+    Refuse bytes whose shapes or ids do not fit, patch lengths that do not cover them, and vectors; returns the mask,
+    or `None` if it hides nothing.
+    """
     if inputs_embeds is not None:
         raise ValueError(
             "`inputs_embeds` was passed, but patches follow from the bytes. Remove it and pass `input_ids`."
@@ -34,13 +38,16 @@ def check_bytes(
             f"`past_key_values` is a {type(past_key_values).__name__}; it must be a `PatchCache`, which the model "
             "builds with `use_cache=True`."
         )
-    check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, mask_refusal=MASK_REFUSAL)
+    tokens = input_ids, attention_mask, position_ids, past_key_values
+    attention_mask = check_tokens(config, *tokens, mask_refusal=MASK_REFUSAL)
+    if past_key_values is not None:
+        check_cache(config, past_key_values, len(input_ids))
     if past_key_values is not None and past_key_values.get_seq_length() > 0:
         if patch_lengths is not None:
             raise ValueError(
                 "`patch_lengths` was passed with bytes in `past_key_values`. Pass it with the first bytes only."
             )
-        return
+        return attention_mask
     has_given_ends = past_key_values is not None and past_key_values.given_ends is not None
     if config.patching == "token" and patch_lengths is None and not has_given_ends:
         raise ValueError(
@@ -48,13 +55,34 @@ def check_bytes(
             "`TokenPatchCollator` or `measure_patch_lengths`."
         )
     if patch_lengths is not None:
-        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        check_patch_lengths(config, patch_lengths, real)
+        check_patch_lengths(config, patch_lengths, input_ids, attention_mask)
+    return attention_mask
+
+
+def check_cache(config: BytePatchConfig, past_key_values: PatchCache, batch_size: int):
+    """Refuse a cache of another model or of other rows. Its keys are `(B, entries, heads, head size)`."""
+    num_core, is_causal_decoder = config.core_num_hidden_layers, config.decoder == "autoregressive"
+    layers, num_byte = past_key_values.layers, config.num_hidden_layers if is_causal_decoder else 0
+    core = config.core_num_key_value_heads, config.core_head_dim
+    own = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    first = [(layers[0], core), (layers[-1], own if num_byte else core)]
+    is_same = len(layers) == num_core + num_byte and all(
+        tuple(layer.keys.shape[2:]) == heads for layer, heads in first if layer.is_initialized
+    )
+    if not is_same:
+        raise ValueError(
+            f"`past_key_values` has {len(layers)} layers of another model; this one has {num_core} core layers with "
+            f"{core[0]} heads of size {core[1]}, and {num_byte} byte layers with {own[0]} heads of size {own[1]}. "
+            f"{ADVICE}"
+        )
+    stored = past_key_values.given_ends if past_key_values.input_ids is None else past_key_values.input_ids
+    if stored is not None and len(stored) != batch_size:
+        raise ValueError(f"`past_key_values` holds {len(stored)} rows, but the input has {batch_size} rows. {ADVICE}")
 
 
 def check_documents(documents: torch.Tensor | None, patch_lengths: torch.Tensor | None):
     """Refuse patches that lie in two of the `documents` `(B or 1, T)` of a row; values only where no device waits."""
-    if documents is None or patch_lengths is None or documents.device.type != "cpu" or torch.compiler.is_compiling():
+    if documents is None or patch_lengths is None or not can_read(documents):
         return
     is_inner = documents.diff(dim=-1) > 0
     is_end = spread_patch_lengths(patch_lengths, torch.ones(len(patch_lengths), documents.shape[1]).bool())
@@ -67,16 +95,23 @@ def check_documents(documents: torch.Tensor | None, patch_lengths: torch.Tensor 
         )
 
 
-def check_patch_lengths(config: BytePatchConfig, patch_lengths: torch.Tensor, real: torch.Tensor):
-    """Refuse lengths `(B, P)` that do not cover the real bytes of each row; values only where no device waits."""
+def check_patch_lengths(
+    config: BytePatchConfig, patch_lengths: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+):
+    """
+    Refuse lengths `(B, P)` that do not cover the real bytes of each row `(B, T)`, or with a special token before the
+    end of a patch; values only where no device waits.
+    """
+    check_id_type(patch_lengths, "patch_lengths")
+    real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     if patch_lengths.ndim != 2 or len(patch_lengths) != len(real) or patch_lengths.shape[1] == 0:
         raise ValueError(
             f"`patch_lengths` has shape {tuple(patch_lengths.shape)}; it must be (B, P) with B = {len(real)} "
             "rows, as many as the bytes have, and at least one patch."
         )
-    if patch_lengths.device.type != "cpu" or torch.compiler.is_compiling():
+    if not can_read(patch_lengths):
         return
-    sums, counts = patch_lengths.sum(1), real.bool().sum(1)
+    sums, counts = patch_lengths.sum(1), real.sum(1)
     wrong = (sums != counts).nonzero().flatten().tolist()
     if wrong:
         row = wrong[0]
@@ -93,6 +128,13 @@ def check_patch_lengths(config: BytePatchConfig, patch_lengths: torch.Tensor, re
         )
     if ((patch_lengths[:, 1:] > 0) & (patch_lengths[:, :-1] == 0)).any():
         raise ValueError("`patch_lengths` has a 0 before a patch; zeros may only pad the end of a row.")
+    inner = ((input_ids >= NUM_BYTES) & real & ~spread_patch_lengths(patch_lengths, real)).nonzero().tolist()
+    if inner:
+        row, place = inner[0]
+        raise ValueError(
+            f"`patch_lengths` of row {row} put the special token {int(input_ids[row, place])}, at index {place}, "
+            "before the end of a patch, but a special token ends its patch. Measure them with `measure_patch_lengths`."
+        )
 
 
 def check_blocks(config: BytePatchConfig, patch_input_ids: torch.Tensor, *others: object | None):

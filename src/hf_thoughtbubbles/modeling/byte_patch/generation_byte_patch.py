@@ -8,6 +8,7 @@ from ..common.cache_names import CACHE_NAME, CACHE_NAMES
 from ..common.checks_settings import check_generation_config
 from ..common.checks_tokens import check_generation_length
 from ..common.generation_passes import GenerationPassesMixin
+from ..common.packed_documents import check_prompt_positions
 from .cache_patches import PatchCache
 from .checks_byte_patch import check_patch_lengths
 from .patch_ends import number_patches, spread_patch_lengths
@@ -24,6 +25,7 @@ class BytePatchGenerationMixin(GenerationPassesMixin):
     ):
         check_generation_config(generation_config)
         check_generation_length(self.config, max_cache_length)
+        check_prompt_positions(model_kwargs)
         if generation_config.cache_implementation is not None:
             raise ValueError(
                 f'`cache_implementation="{generation_config.cache_implementation}"` was passed, but byte-patch models '
@@ -88,7 +90,7 @@ class BytePatchGenerationMixin(GenerationPassesMixin):
         if is_continued:
             known = cache.is_end
         elif lengths is not None:
-            check_patch_lengths(self.config, lengths, real)
+            check_patch_lengths(self.config, lengths, prompt, mask)
             known = spread_patch_lengths(lengths, real.bool())
         outputs = super().generate(inputs, *args, **kwargs)
         if not output_patches:

@@ -28,6 +28,7 @@ from ...configuration.configuration_byte_patch import BytePatchConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
 from ..common.checks_settings import check_arguments
+from ..common.checks_targets import check_labels, check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import get_layer_cache
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -364,7 +365,9 @@ class BytePatchModel(BytePatchPreTrainedModel):
             others = (input_ids, attention_mask, patch_lengths, past_key_values, position_ids, use_cache or None)
             check_blocks(self.config, patch_input_ids, *others)
             return self.decode_blocks(patch_input_ids, **kwargs)
-        check_bytes(self.config, input_ids, attention_mask, patch_lengths, past_key_values, position_ids, **kwargs)
+        attention_mask = check_bytes(
+            self.config, input_ids, attention_mask, patch_lengths, past_key_values, position_ids, **kwargs
+        )
         check_cache_in_replay(self, past_key_values)
         documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
         check_documents(documents, patch_lengths)
@@ -461,8 +464,12 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
             `ValueError`: when shapes, ids or lengths do not fit.
         """
         if patch_input_ids is not None:
-            is_cut = isinstance(logits_to_keep, torch.Tensor) or logits_to_keep > 0
+            is_cut = isinstance(logits_to_keep, torch.Tensor) or logits_to_keep != 0
             check_blocks(self.config, patch_input_ids, is_cut or None, output_patches or None)
+            if labels is not None:
+                check_labels(labels, tuple(patch_input_ids.shape), self.config.vocab_size)
+        shift_labels = kwargs.get("shift_labels")
+        check_language_targets(self.config, labels, input_ids, None, logits_to_keep, shift_labels)
         outputs: BytePatchModelOutput = self.model(
             input_ids,
             attention_mask,

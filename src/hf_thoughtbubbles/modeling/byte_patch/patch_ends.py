@@ -139,8 +139,8 @@ def find_patch_ends(
         max_patch_bytes (`int`): most bytes in a patch.
         token_mask (`torch.BoolTensor` of shape `(B, T)`, *optional*): False for padding, on either side.
         known (`torch.BoolTensor` of shape `(B, K)`, *optional*): the ends among the first bytes of each row, which
-            are kept. The bytes after them are split as in the whole text when K is 0, all, or at least
-            `max_patch_bytes + 2`.
+            are kept, also where a special token ends no patch. The bytes after them are split as in the whole text
+            when K is 0, all, or at least `max_patch_bytes + 2`.
         is_start (`torch.BoolTensor` of shape `(B, T)`, *optional*): the bytes that begin a document, which is split
             like a text of its own.
 
@@ -157,7 +157,8 @@ def find_patch_ends(
     def keep_known(is_end: torch.Tensor) -> torch.Tensor:
         if known is None:
             return is_end
-        return torch.cat((known | is_special[:, :num_known], is_end[:, num_known:]), dim=1)  # padding ends too
+        first = known if token_mask is None else known | ~token_mask[:, :num_known]  # padding ends a patch
+        return torch.cat((first, is_end[:, num_known:]), dim=1)
 
     if patching == "fixed":
         is_end = keep_known(is_special)

@@ -1,14 +1,29 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Input validation that all families share: token ids, masks, position ids and caches.
+"""Input validation that all families share: token ids, masks, position ids and lengths.
 
-Shapes are always checked. Values are checked only on the CPU and outside of compiled graphs, because reading a value
-from an accelerator waits for it. While a model is compiled, sizes are symbols, which compare but have no hash.
+Types and shapes are always checked. Values are checked only on the CPU and outside of compiled graphs, because reading
+a value from an accelerator waits for it. While a model is compiled, sizes are symbols, which compare but have no hash.
 """
 
 import torch
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
+
+from .checks_caches import check_one_cache
+
+
+ID_TYPES = (torch.int64, torch.int32)  # that embeddings take
+
+
+def can_read(values: torch.Tensor) -> bool:
+    """Whether values may be read: on the CPU, and outside of compiled or traced graphs."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def describe_type(given: object) -> str:
+    """A tensor's dtype, or the class of anything else, for an error."""
+    return f"a tensor of {given.dtype}" if isinstance(given, torch.Tensor) else f"a `{type(given).__name__}`"
 
 
 def check_tokens(
@@ -19,37 +34,42 @@ def check_tokens(
     past_key_values: Cache | None = None,
     inputs_embeds: torch.Tensor | None = None,
     mask_refusal: str | None = None,
-):
+) -> torch.Tensor | None:
     """
-    Raise for tokens whose shapes, number or ids do not fit.
+    Raise for tokens whose types, shapes, number or values do not fit.
 
     Args:
         config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds: the arguments of a model.
         mask_refusal (`str`, *optional*): the reason why a family takes no masks of query and key pairs.
+
+    Returns:
+        The mask to use: `attention_mask`, or `None` where [`read_mask`] finds that it hides nothing.
     """
+    check_one_cache(past_key_values)
     batch_size, num_tokens = _check_shape(config, input_ids, inputs_embeds)
     num_seen_tokens = num_tokens + _count_past_tokens(past_key_values)
     is_counted = isinstance(num_seen_tokens, int)
-    if is_counted:
-        is_packable = past_key_values is None and (attention_mask is None or attention_mask.ndim == 4)
-        _check_length(config, num_seen_tokens, position_ids if is_packable else None)
-        _check_room(num_seen_tokens, past_key_values)
-    if attention_mask is not None and attention_mask.ndim != 2:  # over query and key pairs
-        if mask_refusal or attention_mask.ndim != 4:
+    if attention_mask is not None:
+        check_mask_type(attention_mask, "attention_mask")
+        if attention_mask.ndim != 2:  # over query and key pairs
+            needed = batch_size, num_tokens, num_seen_tokens if is_counted else None
+            _check_pair_mask(attention_mask, *needed, past_key_values, mask_refusal)
+        elif is_counted:
+            _check_mask(attention_mask, batch_size, num_seen_tokens, past_key_values)
+    attention_mask = read_mask(attention_mask)
+    if position_ids is not None:
+        check_ids(position_ids, "position_ids", config.max_position_embeddings, "max_position_embeddings")
+        if tuple(position_ids.shape) not in ((1, num_tokens), (batch_size, num_tokens)):
             raise ValueError(
-                f"`attention_mask` has {attention_mask.ndim} dimensions; pass one of shape {(batch_size, num_tokens)} "
-                f"with 1 for real tokens. {mask_refusal or ''}".rstrip()
+                f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
+                f"{(batch_size, num_tokens)}: one entry per row and token."
             )
-    elif attention_mask is not None and is_counted:
-        _check_mask(attention_mask, batch_size, num_seen_tokens, past_key_values)
-    fitting = ((1, num_tokens), (batch_size, num_tokens))
-    if position_ids is not None and tuple(position_ids.shape) not in fitting:
-        raise ValueError(
-            f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
-            f"{(batch_size, num_tokens)}: one entry per row and token."
-        )
+    if is_counted:
+        _check_length(config, num_seen_tokens, attention_mask, position_ids, past_key_values)
+        _check_room(num_seen_tokens, past_key_values)
     if input_ids is not None:
         check_ids(input_ids, "input_ids", config.vocab_size)
+    return attention_mask
 
 
 def _check_shape(
@@ -59,10 +79,15 @@ def _check_shape(
     if (input_ids is None) == (inputs_embeds is None):
         passed = "neither was" if input_ids is None else "both were"
         raise ValueError(f"Pass exactly one of `input_ids` and `inputs_embeds`; {passed} passed.")
-    given, shape = (input_ids, "(B, T)") if inputs_embeds is None else (inputs_embeds, "(B, T, hidden_size)")
+    if inputs_embeds is None:
+        given, name, shape = input_ids, "input_ids", "(B, T)"
+        check_id_type(input_ids, name)
+    else:
+        given, name, shape = inputs_embeds, "inputs_embeds", "(B, T, hidden_size)"
+        check_vectors(inputs_embeds, name)
     has_width = inputs_embeds is None or given.shape[-1] == config.hidden_size
     if given.ndim != shape.count(",") + 1 or 0 in given.shape or not has_width:
-        raise ValueError(f"The input has shape {tuple(given.shape)}; it must be {shape}, with no size 0.")
+        raise ValueError(f"`{name}` has shape {tuple(given.shape)}; it must be {shape}, with no size 0.")
     return given.shape[0], given.shape[1]
 
 
@@ -86,6 +111,39 @@ def _check_room(num_tokens: int, past_key_values: Cache | None):
         )
 
 
+def check_mask_type(mask: object, name: str):
+    """Raise for a mask that is no tensor, or one of complex numbers."""
+    if not isinstance(mask, torch.Tensor) or mask.is_complex():
+        raise ValueError(
+            f"`{name}` is {describe_type(mask)}; pass a tensor, with 1 for real tokens and 0 for padding."
+        )
+
+
+def read_mask(mask: torch.Tensor | None, name: str = "attention_mask") -> torch.Tensor | None:
+    """
+    A mask `(B, M)` of any number type, or `None` if it hides nothing. Masks of pairs are returned as they are, and so
+    are those whose values cannot be read.
+
+    Raises:
+        `ValueError`: for other numbers than 0 and 1, such as those of an additive mask.
+
+    >>> read_mask(torch.ones(1, 3)), read_mask(torch.tensor([[0, 1, 1]]))
+    (None, tensor([[0, 1, 1]]))
+    """
+    if mask is None or mask.ndim != 2 or not can_read(mask):
+        return mask
+    lowest, highest = (bound.item() for bound in mask.aminmax())
+    is_binary = lowest in (0, 1) and highest in (0, 1)
+    if is_binary and mask.is_floating_point() and lowest != highest:
+        is_binary = bool(((mask == 0) | (mask == 1)).all())
+    if not is_binary:
+        raise ValueError(
+            f"`{name}` holds numbers from {lowest} to {highest}; it must hold 1 (or True) for real tokens and 0 (or "
+            "False) for padding. Additive masks need a shape of (B, 1, T, M)."
+        )
+    return None if lowest == 1 else mask
+
+
 def _check_mask(attention_mask: torch.Tensor, batch_size: int, num_tokens: int, past_key_values: Cache | None):
     """Raise for a mask without one entry per row and token; its rows may also be as long as a static cache."""
     is_long = attention_mask.shape[1] == num_tokens
@@ -98,17 +156,57 @@ def _check_mask(attention_mask: torch.Tensor, batch_size: int, num_tokens: int, 
         )
 
 
-def _check_length(config: PreTrainedConfig, num_tokens: int, position_ids: torch.Tensor | None):
-    """Raise for more tokens than there are positions; a row that packs documents may be longer than each of them."""
-    longest, what = num_tokens, "input"
-    if position_ids is not None and num_tokens > config.max_position_embeddings:
-        is_readable = position_ids.device.type == "cpu" and not torch.compiler.is_compiling()
-        longest, what = int(position_ids.max()) + 1 if is_readable else 0, "longest document"
-    if longest > config.max_position_embeddings:
+def _check_pair_mask(
+    mask: torch.Tensor,
+    batch_size: int,
+    num_tokens: int,
+    num_seen_tokens: int | None,
+    past_key_values: Cache | None,
+    mask_refusal: str | None,
+):
+    """Raise for a mask over query and key pairs that attention would not read, or would read in another sense."""
+    if mask_refusal or mask.ndim != 4:
         raise ValueError(
-            f"The {what} is {longest} tokens long, but `max_position_embeddings` is "
-            f"{config.max_position_embeddings}. Shorten the input or split it into blocks."
+            f"`attention_mask` has {mask.ndim} dimensions; pass one of shape {(batch_size, num_tokens)} "
+            f"with 1 for real tokens. {mask_refusal or ''}".rstrip()
         )
+    is_long = num_seen_tokens is None or mask.shape[3] == num_seen_tokens
+    if past_key_values is not None and past_key_values.is_compileable:
+        is_long = is_long or mask.shape[3] == past_key_values.layers[0].max_cache_len
+    if mask.shape[0] not in (1, batch_size) or mask.shape[2] != num_tokens or not is_long:
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(mask.shape)}, but pairs of tokens need "
+            f"{(batch_size, 1, num_tokens, num_seen_tokens)}: one entry per row, query and key."
+        )
+    is_additive = mask.is_floating_point()
+    if not is_additive and mask.dtype != torch.bool:
+        raise ValueError(
+            f"`attention_mask` over pairs is {describe_type(mask)}; it must be boolean, with True where a query "
+            "attends to a key, or additive: 0 there and -inf elsewhere."
+        )
+    if is_additive and can_read(mask) and mask.max() > 0:
+        raise ValueError(
+            f"`attention_mask` over pairs holds {mask.max().item()}, but one of {mask.dtype} is added to scores: 0 "
+            "where a query attends to a key, -inf elsewhere. Pass `attention_mask.bool()` if 1 means attend."
+        )
+
+
+def _check_length(
+    config: PreTrainedConfig,
+    num_tokens: int,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    past_key_values: Cache | None,
+):
+    """Raise for more tokens than there are positions; a row that packs documents may be longer than each of them."""
+    if num_tokens <= config.max_position_embeddings:
+        return
+    if position_ids is not None and past_key_values is None and (attention_mask is None or not can_read(position_ids)):
+        return
+    raise ValueError(
+        f"The input is {num_tokens} tokens long, but `max_position_embeddings` is "
+        f"{config.max_position_embeddings}. Shorten the input or split it into blocks."
+    )
 
 
 def check_cache_in_replay(model: PreTrainedModel, past_key_values: Cache | None):
@@ -134,17 +232,41 @@ def check_generation_length(config: PreTrainedConfig, max_cache_length: int):
         )
 
 
+def check_vectors(vectors: object, name: str):
+    """Raise for vectors that are no tensor of floating-point numbers."""
+    if not isinstance(vectors, torch.Tensor) or not vectors.is_floating_point():
+        raise ValueError(f"`{name}` is {describe_type(vectors)}; it must be a tensor of floating-point numbers.")
+
+
+def check_id_type(ids: object, name: str):
+    """Raise for ids that are no tensor of whole numbers."""
+    if not isinstance(ids, torch.Tensor) or ids.dtype not in ID_TYPES:
+        raise ValueError(f"`{name}` is {describe_type(ids)}; it must be a tensor of whole numbers (`torch.long`).")
+
+
 def check_ids(ids: torch.Tensor, name: str, size: int, size_name: str = "vocab_size"):
-    """Raise for ids outside a table of `size` rows."""
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or ids.numel() == 0:
+    """Raise for ids that are no tensor of whole numbers, or outside a table of `size` rows."""
+    check_id_type(ids, name)
+    if not can_read(ids) or ids.numel() == 0:
         return
-    lowest, highest = ids.min(), ids.max()
+    lowest, highest = (bound.item() for bound in ids.aminmax())
     if lowest < 0 or highest >= size:
         hint = " Was the text tokenized with this model's tokenizer?" if size_name == "vocab_size" else ""
         raise ValueError(
-            f"`{name}` holds {int(lowest if lowest < 0 else highest)}, but ids are 0 to {size - 1} (`{size_name}` "
+            f"`{name}` holds {lowest if lowest < 0 else highest}, but ids are 0 to {size - 1} (`{size_name}` "
             f"{size}).{hint}"
         )
 
 
-__all__ = ["check_cache_in_replay", "check_generation_length", "check_ids", "check_tokens"]
+__all__ = [
+    "can_read",
+    "check_cache_in_replay",
+    "check_generation_length",
+    "check_id_type",
+    "check_ids",
+    "check_mask_type",
+    "check_tokens",
+    "check_vectors",
+    "describe_type",
+    "read_mask",
+]

@@ -5,7 +5,8 @@ import torch
 from transformers.cache_utils import Cache
 
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
-from ..common.checks_tokens import check_ids, check_tokens
+from ..common.checks_caches import FULL, check_cache_layers
+from ..common.checks_tokens import check_tokens
 
 
 def check_inputs(
@@ -16,16 +17,19 @@ def check_inputs(
     past_key_values: Cache | None = None,
     inputs_embeds: torch.Tensor | None = None,
     use_cache: bool | None = None,
-):
-    """Raise for input that the model cannot read."""
-    check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
+) -> torch.Tensor | None:
+    """Raise for input that the model cannot read; returns the mask, or `None` if it hides nothing."""
+    attention_mask = check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
     if not config.is_causal and (use_cache or past_key_values is not None):
         raise ValueError(
             "`use_cache=True` or `past_key_values` was passed, but with `is_causal=False` earlier tokens attend to "
             "later ones, so no cache can be exact. Pass all tokens in one call with `use_cache=False`."
         )
-    if position_ids is not None:
-        check_ids(position_ids, "position_ids", config.max_position_embeddings, "max_position_embeddings")
+    if past_key_values is not None:
+        batch_size, layer_types = len(input_ids if inputs_embeds is None else inputs_embeds), [FULL]
+        heads = config.num_key_value_heads, config.head_dim
+        check_cache_layers(past_key_values, layer_types * config.num_hidden_layers, batch_size, *heads)
+    return attention_mask
 
 
 __all__ = ["check_inputs"]

@@ -17,11 +17,6 @@ from transformers.masking_utils import (
     create_masks_for_generate,
     packed_sequence_mask_function,
 )
-from transformers.modeling_layers import (
-    GenericForQuestionAnswering,
-    GenericForSequenceClassification,
-    GenericForTokenClassification,
-)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -32,10 +27,12 @@ from ...hub.hub_models import HubModelMixin
 from ..common.batching_engines import count_key_positions, take_paged_cache
 from ..common.cache_names import CACHE_NAME, CACHE_NAMES, NEW_NAME, accept_cache_names, create_causal_mask
 from ..common.checks_settings import check_arguments, check_generation_config, check_uncached_generation
+from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay, check_generation_length
+from ..common.classification_heads import QuestionAnsweringHead, SequenceClassificationHead, TokenClassificationHead
 from ..common.generation_passes import GenerationPassesMixin
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from ..common.packed_documents import find_documents
+from ..common.packed_documents import check_prompt_positions, find_documents, separate_documents
 from ..common.position_ids import count_positions, get_position_ids, pad_mask_to_cache, take_last
 from ..common.prompt_embeddings import append_generated
 from .checks_generic_transformer import check_inputs
@@ -133,6 +130,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         """The attention mask: causal or not, without padding, within documents; `None` for the fused causal kernel."""
         inputs = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         if self.config.is_causal:
+            inputs |= separate_documents(documents, attention_mask, len(inputs_embeds))
             return create_causal_mask(**inputs, past_key_values=past_key_values, position_ids=position_ids)
         if documents is not None:
             inputs["and_mask_function"] = packed_sequence_mask_function(documents.expand(inputs_embeds.shape[0], -1))
@@ -190,7 +188,12 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         """
         check_arguments(self, kwargs)
         past_key_values = take_paged_cache(past_key_values, kwargs)
-        check_inputs(self.config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
+        is_paged = "cache" in kwargs  # continuous batching makes the mask of all its requests
+        tokens = {"position_ids": position_ids, "past_key_values": past_key_values, "inputs_embeds": inputs_embeds}
+        checked_mask = check_inputs(
+            self.config, input_ids, None if is_paged else attention_mask, **tokens, use_cache=use_cache
+        )
+        attention_mask = attention_mask if is_paged else checked_mask
         check_cache_in_replay(self, past_key_values)
         documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
         if use_cache is None:
@@ -237,6 +240,7 @@ class GenericTransformerForCausalLM(GenerationPassesMixin, GenericTransformerPre
     ):
         check_generation_config(generation_config)
         check_generation_length(self.config, max_cache_length)
+        check_prompt_positions(model_kwargs)
         if not self.config.is_causal:
             check_uncached_generation(generation_config, model_kwargs, generation_mode, "`is_causal=False`")
             generation_config.use_cache = False  # every step reads all tokens
@@ -291,6 +295,8 @@ class GenericTransformerForCausalLM(GenerationPassesMixin, GenericTransformerPre
         Returns:
             `CausalLMOutputWithPast`, logits `(B, T, V)`.
         """
+        shift_labels = kwargs.get("shift_labels")
+        check_language_targets(self.config, labels, input_ids, inputs_embeds, logits_to_keep, shift_labels)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -313,7 +319,7 @@ class GenericTransformerForCausalLM(GenerationPassesMixin, GenericTransformerPre
         )
 
 
-class GenericTransformerForSequenceClassification(GenericForSequenceClassification, GenericTransformerPreTrainedModel):
+class GenericTransformerForSequenceClassification(SequenceClassificationHead, GenericTransformerPreTrainedModel):
     """A generic transformer that classifies a sequence from its last token."""
 
     # transformers' generic heads build their base model through `AutoModel`, which cannot load code of a checkpoint.
@@ -325,7 +331,7 @@ class GenericTransformerForSequenceClassification(GenericForSequenceClassificati
         self.post_init()
 
 
-class GenericTransformerForTokenClassification(GenericForTokenClassification, GenericTransformerPreTrainedModel):
+class GenericTransformerForTokenClassification(TokenClassificationHead, GenericTransformerPreTrainedModel):
     """A generic transformer that classifies every token."""
 
     def __init__(self, config: GenericTransformerConfig):
@@ -337,7 +343,7 @@ class GenericTransformerForTokenClassification(GenericForTokenClassification, Ge
         self.post_init()
 
 
-class GenericTransformerForQuestionAnswering(GenericForQuestionAnswering, GenericTransformerPreTrainedModel):
+class GenericTransformerForQuestionAnswering(QuestionAnsweringHead, GenericTransformerPreTrainedModel):
     """A generic transformer that finds the span of an answer."""
 
     def __init__(self, config: GenericTransformerConfig):

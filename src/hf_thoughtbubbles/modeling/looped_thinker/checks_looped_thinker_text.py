@@ -4,9 +4,11 @@
 import math
 import numbers
 
-from transformers.cache_utils import Cache, EncoderDecoderCache
+import torch
+from transformers.cache_utils import Cache, DynamicCache, QuantizedCache, StaticCache
 
 from ...configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
+from ..common.checks_caches import check_rows, is_filled
 from ..common.checks_tokens import check_tokens
 from .checks_loop import check_count
 
@@ -21,9 +23,12 @@ def check_text(
     inputs_embeds=None,
     num_steps: int | None = None,
     exit_threshold: float | None = None,
-):
-    """Refuse a text, a number of steps, an exit threshold or a cache that does not fit."""
-    check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
+) -> torch.Tensor | None:
+    """
+    Refuse a text, a number of steps, an exit threshold or a cache that does not fit; returns the mask, or `None` if it
+    hides nothing.
+    """
+    attention_mask = check_tokens(config, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
     if num_steps is not None:
         check_count("num_steps", num_steps)
     if exit_threshold is not None:
@@ -39,15 +44,17 @@ def check_text(
                 "steps. Remove it or call `model.eval()`."
             )
     if past_key_values is not None:
-        check_cache(config, past_key_values, config.num_steps if num_steps is None else num_steps)
+        batch_size = len(input_ids if inputs_embeds is None else inputs_embeds)
+        check_cache(config, past_key_values, config.num_steps if num_steps is None else num_steps, batch_size)
+    return attention_mask
 
 
-def check_cache(config: LoopedThinkerTextConfig, past_key_values: Cache, num_steps: int):
-    """Refuse a cache that another number of steps filled, or that has too few slots."""
-    if isinstance(past_key_values, EncoderDecoderCache):
+def check_cache(config: LoopedThinkerTextConfig, past_key_values: Cache, num_steps: int, batch_size: int):
+    """Refuse a cache of another kind, that another number of steps filled, with too few slots, or of other rows."""
+    if not isinstance(past_key_values, (DynamicCache, StaticCache, QuantizedCache)):
         raise ValueError(
-            "`past_key_values` is an `EncoderDecoderCache`, but a text has one cache. Use the cache that the model "
-            "returns."
+            f"`past_key_values` is a `{type(past_key_values).__name__}`, which stores what another family needs. "
+            "Use the cache that this model returned for the same batch, or remove it."
         )
     needed = config.num_hidden_layers * num_steps * (1 if config.skip_self_attention else 2)
     layers = past_key_values.layers
@@ -56,13 +63,14 @@ def check_cache(config: LoopedThinkerTextConfig, past_key_values: Cache, num_ste
             f"`past_key_values` has {len(layers)} slots, but {num_steps} steps need {needed}. Remove it and use "
             "the cache that the model returns, or pass a `DynamicCache()` without a config, which grows."
         )
-    num_filled = sum(layer.is_initialized and int(layer.keys.numel() > 0) for layer in layers)
+    num_filled = sum(map(is_filled, layers))
     is_allocated = past_key_values.is_compileable and num_filled == len(layers)  # static slots, perhaps still empty
     if num_filled not in (0, needed) and not is_allocated:
         raise ValueError(
             f"`past_key_values` holds {num_filled} filled slots, but {num_steps} steps fill {needed}: earlier tokens "
             "took another number of steps. Use the same `num_steps` for a text from its first token on."
         )
+    check_rows((layers[0], layers[-1]) if layers else (), batch_size, config.num_attention_heads, config.head_dim)
 
 
 __all__ = ["check_text"]

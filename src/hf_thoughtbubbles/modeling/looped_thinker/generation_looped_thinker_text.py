@@ -8,6 +8,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 from ..common.cache_names import CACHE_NAME
 from ..common.checks_settings import check_generation_config
 from ..common.checks_tokens import check_generation_length
+from ..common.packed_documents import check_prompt_positions
 from .checks_loop import check_count
 from .generation_loop import LoopedThinkerGenerationMixin
 
@@ -22,6 +23,7 @@ class TextThinkingMixin(LoopedThinkerGenerationMixin):
     ):
         check_generation_config(generation_config, self.generation_config_fields)
         check_generation_length(self.config, max_cache_length)
+        check_prompt_positions(model_kwargs)
         is_given = model_kwargs.get(CACHE_NAME) is not None
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length

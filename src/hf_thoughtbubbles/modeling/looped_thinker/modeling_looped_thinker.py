@@ -31,7 +31,7 @@ from ..common.common_layers import RotaryEmbedding, embed_sinusoids
 from ..common.position_ids import get_position_ids
 from .cache_steps import KeyValue
 from .checks_loop import check_selection
-from .checks_looped_thinker import check_answer, check_labels, check_problem
+from .checks_looped_thinker import check_answer, check_decoder_positions, check_labels, check_problem
 from .generation_looped_thinker import AnswerThinkingMixin
 from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock, Memory, create_memory_mask
 from .outputs_looped_thinker import LoopedThinkerEncoderOutput, LoopedThinkerModelOutput, LoopedThinkerSeq2SeqLMOutput
@@ -71,7 +71,8 @@ class LoopedThinkerEncoder(nn.Module):
         thinking = {"num_steps": num_steps, "num_latents": num_latents, "num_read_steps": num_read_steps}
         thinking["memory_ids"] = memory_ids
         tokens = {"attention_mask": attention_mask, "position_ids": position_ids}
-        check_problem(self.model.config, input_ids, inputs_embeds, **tokens, **thinking)
+        _, attention_mask = check_problem(self.model.config, input_ids, inputs_embeds, **tokens, **thinking)
+        tokens["attention_mask"] = attention_mask
         embedded = self.model.embed(input_ids, inputs_embeds, **tokens)
         encoder_outputs, _, _ = self.model.think(embedded, attention_mask, **thinking)
         return encoder_outputs
@@ -352,17 +353,20 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         """
         check_arguments(self, kwargs)
         check_selection(kwargs.get("output_hidden_states"))
+        check_decoder_positions(kwargs.get("decoder_position_ids"))
         past_key_values = self.create_cache(use_cache) if past_key_values is None else past_key_values
         tokens = {"attention_mask": attention_mask, "position_ids": position_ids}
         thinking = {"num_steps": num_steps, "num_latents": num_latents, "num_read_steps": num_read_steps}
         thinking["memory_ids"] = memory_ids
         reading = {"decoder_input_ids": decoder_input_ids, "decoder_inputs_embeds": decoder_inputs_embeds}
         reading["decoder_attention_mask"] = decoder_attention_mask
-        reading["batch_size"] = check_problem(
+        reading["batch_size"], attention_mask = check_problem(
             self.config, input_ids, inputs_embeds, **tokens, **thinking, encoder_outputs=encoder_outputs
         )
+        tokens["attention_mask"] = attention_mask
         limits = {"answer_length": answer_length, "loop_decoder": loop_decoder}
-        reading["answer_length"] = check_answer(self.config, past_key_values, **reading, **limits)
+        answer = check_answer(self.config, past_key_values, **reading, **limits)
+        reading["answer_length"], reading["decoder_attention_mask"] = answer
         check_cache_in_replay(self, past_key_values)
 
         if encoder_outputs is None:
@@ -528,6 +532,8 @@ class LoopedThinkerForConditionalGeneration(AnswerThinkingMixin, LoopedThinkerPr
             return LoopedThinkerSeq2SeqLMOutput(logits=answer_logits[:, : decoder_input_ids.shape[1]])
         given = decoder_input_ids if decoder_inputs_embeds is None else decoder_inputs_embeds
         problem = input_ids if inputs_embeds is None else inputs_embeds
+        if encoder_outputs is not None:
+            problem = encoder_outputs["last_hidden_state"]
         check_labels(self.config, labels, probe_targets, problem, given, answer_length)
         answer = self.prepare_answer(labels, decoder_input_ids, decoder_inputs_embeds, answer_length)
         decoder_input_ids, answer_length = answer

@@ -25,10 +25,11 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
 from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
 from ..common.checks_settings import check_arguments
+from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding
 from ..common.evaluation_mode import compares_likelihoods
-from ..common.packed_documents import find_documents
+from ..common.packed_documents import find_documents, separate_documents
 from ..common.position_ids import get_position_ids, take_last
 from .cache_steps import StepStates
 from .checks_loop import check_selection
@@ -132,12 +133,16 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
+        documents: torch.LongTensor | None = None,
         num_steps: int | None = None,
         exit_threshold: float | None = None,
         output_steps: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LoopedThinkerTextModelOutput:
-        """Apply the block `num_steps` times to an embedded text `(B, T, D)`."""
+        """
+        Apply the block `num_steps` times to an embedded text `(B, T, D)`, whose tokens attend within their document,
+        `documents` `(B or 1, T)`.
+        """
         config, num_steps = self.config, num_steps or self.config.num_steps
         has_exit, cache = exit_threshold is not None, self.block.get_cache(past_key_values)
         positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
@@ -145,7 +150,7 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         if attention_mask is not None and attention_mask.ndim == 2:
             is_padding = ~take_last(attention_mask, inputs_embeds.shape[1], past_key_values).bool()
         num_parts = 1 + min(num_steps - 1, config.num_memory_steps or num_steps)
-        masks = self.create_masks(inputs_embeds, attention_mask, position_ids, past_key_values, num_parts)
+        masks = self.create_masks(inputs_embeds, attention_mask, position_ids, past_key_values, documents, num_parts)
         states = StepStates(config.num_hidden_layers, not config.skip_self_attention, cache, has_exit)
         memory = TextMemory(config, self.block, states, num_steps, *masks)
 
@@ -193,6 +198,7 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         attention_mask: torch.Tensor | None,
         position_ids: torch.LongTensor | None,
         past_key_values: Cache | None,
+        documents: torch.LongTensor | None,
         num_parts: int,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
@@ -205,6 +211,7 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
             "position_ids": position_ids,
+            **separate_documents(documents, attention_mask, len(inputs_embeds)),
         }
         mask = full = create_causal_mask(**arguments)
         if num_parts > 1 and mask is None and inputs_embeds.shape[1] > 1:
@@ -253,9 +260,12 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         steps = {"num_steps": num_steps, "exit_threshold": exit_threshold}
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
         takes_all_steps = self.training and not self.config.exit_in_training
-        check_text(self.config, takes_all_steps, input_ids, inputs_embeds=inputs_embeds, **inputs, **steps)
+        attention_mask = check_text(
+            self.config, takes_all_steps, input_ids, inputs_embeds=inputs_embeds, **inputs, **steps
+        )
         check_cache_in_replay(self, past_key_values)
         documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
+        inputs |= {"attention_mask": attention_mask, "documents": documents}
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and documents is None
         if use_cache and past_key_values is None:
@@ -344,6 +354,8 @@ class LoopedThinkerForCausalLM(TextThinkingMixin, LoopedThinkerTextPreTrainedMod
         >>> LoopedThinkerForCausalLM(config)(torch.tensor([[1, 2, 3]]), num_steps=5).num_steps_used
         tensor([[5, 5, 5]])
         """
+        shift_labels = kwargs.get("shift_labels")
+        check_language_targets(self.config, labels, input_ids, inputs_embeds, logits_to_keep, shift_labels)
         outputs: LoopedThinkerTextModelOutput = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -4,10 +4,21 @@
 import numbers
 
 import torch
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import Cache
 
 from ...configuration.configuration_next_thought import NextThoughtConfig
-from ..common.checks_tokens import check_ids, check_tokens
+from ..common.checks_caches import ADVICE, check_rows, check_two_caches, is_filled
+from ..common.checks_targets import check_labels as check_classes
+from ..common.checks_targets import check_logits_to_keep, count_entries
+from ..common.checks_tokens import (
+    can_read,
+    check_id_type,
+    check_ids,
+    check_mask_type,
+    check_tokens,
+    check_vectors,
+    read_mask,
+)
 from .cache_thoughts import has_latent_tokens
 
 
@@ -16,9 +27,12 @@ def check_thought(
     input_ids: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     inputs_embeds: torch.Tensor | None = None,
-):
-    """Raise for a thought that the encoder cannot read, or that is too short for pooling to keep a token."""
-    check_tokens(
+) -> torch.Tensor | None:
+    """
+    Raise for a thought that the encoder cannot read, or that is too short for pooling to keep a token; returns the
+    mask, or `None` if it hides nothing.
+    """
+    attention_mask = check_tokens(
         config,
         input_ids,
         attention_mask,
@@ -28,14 +42,15 @@ def check_thought(
     num_tokens = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
     if config.count_kept_tokens(num_tokens)[-1] < 1:
         raise ValueError(_describe_short_thought(config, "The input has", num_tokens))
-    if attention_mask is None or attention_mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return
+    if attention_mask is None or not can_read(attention_mask):
+        return attention_mask
     counts = attention_mask.bool().sum(1)
     row = int(counts.argmin())
     if counts[row] < config.min_tokens:
         raise ValueError(
             _describe_short_thought(config, f"Row {row} of the input, by its `attention_mask`, has", int(counts[row]))
         )
+    return attention_mask
 
 
 def _describe_short_thought(config: NextThoughtConfig, subject: str, num_tokens: int) -> str:
@@ -88,8 +103,8 @@ def check_next_thought(
     decoder_inputs_embeds: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     past_key_values: Cache | None = None,
-):
-    """Raise for a next thought that the decoder cannot read."""
+) -> torch.Tensor | None:
+    """Raise for a next thought that the decoder cannot read; returns the mask, or `None` if it hides nothing."""
     if (decoder_input_ids is None) == (decoder_inputs_embeds is None):
         passed = "neither was" if decoder_input_ids is None else "both were"
         raise ValueError(
@@ -99,6 +114,7 @@ def check_next_thought(
     name, shape, given = "decoder_input_ids", "(B, T)", decoder_input_ids
     if decoder_inputs_embeds is not None:
         name, shape, given = "decoder_inputs_embeds", f"(B, T, {config.hidden_size})", decoder_inputs_embeds
+    check_vectors(given, name) if given is decoder_inputs_embeds else check_id_type(given, name)
     has_width = given.ndim == 2 or given.shape[-1] == config.hidden_size
     if given.ndim != shape.count(",") + 1 or 0 in given.shape or len(given) != batch_size or not has_width:
         raise ValueError(
@@ -106,15 +122,18 @@ def check_next_thought(
         )
     if decoder_input_ids is not None:
         check_ids(decoder_input_ids, "decoder_input_ids", config.vocab_size)
+    if attention_mask is not None:
+        check_mask_type(attention_mask, "decoder_attention_mask")
     num_past = 0
     if past_key_values is not None:
-        check_cache(past_key_values)
+        check_cache(config, past_key_values, batch_size)
         num_past = past_key_values.get_seq_length()
     if isinstance(num_past, torch.Tensor):  # a static cache counts on its device
-        if num_past.device.type != "cpu" or torch.compiler.is_compiling():
-            return
+        if not can_read(num_past):
+            return attention_mask
         num_past = int(num_past)
     check_next_length(config, batch_size, num_past + given.shape[1], attention_mask)
+    return read_mask(attention_mask, "decoder_attention_mask")
 
 
 def check_next_length(
@@ -133,18 +152,29 @@ def check_next_length(
         )
 
 
-def check_cache(past_key_values: Cache):
-    """Raise for caches that cannot store latent tokens, or that hold written tokens without them."""
-    if not isinstance(past_key_values, EncoderDecoderCache):
-        raise ValueError(
-            f"`past_key_values` is a `{type(past_key_values).__name__}`; it must be an `EncoderDecoderCache`, which "
-            "also stores latent tokens. Pass the cache that the model returned."
-        )
+def check_cache(config: NextThoughtConfig, past_key_values: Cache, batch_size: int):
+    """Raise for caches that cannot store latent tokens, that hold written tokens without them, or of other rows."""
+    check_two_caches(past_key_values, "which also stores latent tokens")
     num_past = past_key_values.get_seq_length()
     if isinstance(num_past, int) and num_past > 0 and not has_latent_tokens(past_key_values):
         raise ValueError(
             f"`past_key_values` holds {num_past} tokens but no latent tokens before them. Pass the cache that the "
             "model returned."
+        )
+    heads = config.decoder_key_value_heads, config.hidden_size // config.decoder_attention_heads
+    for half in (past_key_values.self_attention_cache, past_key_values.cross_attention_cache):
+        layers, num_filled = half.layers, sum(map(is_filled, half.layers))
+        if num_filled not in (0, config.num_decoder_layers) and not half.is_compileable:
+            raise ValueError(
+                f"`past_key_values` holds {num_filled} filled layers, but this model has {config.num_decoder_layers} "
+                f"decoder layers. {ADVICE}"
+            )
+        check_rows((layers[0], layers[-1]) if layers else (), batch_size, *heads)
+    latents = past_key_values.cross_attention_cache.layers
+    if has_latent_tokens(past_key_values) and latents[0].keys.shape[2] != config.num_latent_tokens:
+        raise ValueError(
+            f"`past_key_values` holds {latents[0].keys.shape[2]} latent tokens, but `num_latent_tokens` is "
+            f"{config.num_latent_tokens}. {ADVICE}"
         )
 
 
@@ -160,17 +190,9 @@ def check_labels(
     not `None`, and one entry for each token of `given`, the decoder's input.
     """
     num_rows = next((len(source) for source in sources if source is not None), len(labels))
-    num_tokens = labels.shape[-1] if given is None or given.ndim < 2 else given.shape[1]
-    if tuple(labels.shape) != (num_rows, num_tokens):
-        raise ValueError(
-            f"`labels` has shape {tuple(labels.shape)}, but the next thought needs {(num_rows, num_tokens)}: one "
-            "entry per row and token, -100 where nothing is scored."
-        )
-    if not isinstance(logits_to_keep, int) or logits_to_keep != 0:
-        raise ValueError(
-            "`logits_to_keep` was passed with `labels`, which need the logits of all tokens. Remove one of them."
-        )
-    check_ids(labels.masked_fill(labels == -100, 0), "labels", config.vocab_size)
+    num_tokens = count_entries(labels if given is None else given)
+    check_classes(labels, (num_rows, num_tokens), config.vocab_size)
+    check_logits_to_keep(logits_to_keep, num_tokens, labels)
 
 
 __all__ = [

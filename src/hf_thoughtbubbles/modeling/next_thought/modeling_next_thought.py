@@ -30,6 +30,7 @@ from ...configuration.configuration_next_thought import NextThoughtConfig, NextT
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
 from ..common.checks_settings import check_arguments
+from ..common.checks_targets import check_logits_to_keep
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.position_ids import get_position_ids
 from ..generic_transformer.generic_layers import (
@@ -303,7 +304,7 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
     ) -> tuple[torch.Tensor, Pooling]:
         """The vector `(B, L)` of a thought of S tokens, and the tokens that pooling kept."""
-        check_thought(self.config, input_ids, attention_mask, inputs_embeds)
+        attention_mask = check_thought(self.config, input_ids, attention_mask, inputs_embeds)
         return self.encoder(self.embed(input_ids, inputs_embeds, attention_mask), attention_mask)
 
     def think(self, latent: torch.Tensor, num_thoughts: int | None = None) -> torch.Tensor:
@@ -391,7 +392,9 @@ class NextThoughtModel(NextThoughtPreTrainedModel):
 
         past_key_values = self.choose_cache(past_key_values, use_cache)
         text = {"attention_mask": decoder_attention_mask, "past_key_values": past_key_values}
-        check_next_thought(self.config, latent.shape[0], decoder_input_ids, decoder_inputs_embeds, **text)
+        text["attention_mask"] = check_next_thought(
+            self.config, latent.shape[0], decoder_input_ids, decoder_inputs_embeds, **text
+        )
         token_embeds = self.embed(decoder_input_ids, decoder_inputs_embeds, **text)
         return NextThoughtModelOutput(
             last_hidden_state=self.decode(thoughts[:, -1], token_embeds, **text, **kwargs),
@@ -491,6 +494,9 @@ class NextThoughtForConditionalGeneration(NextThoughtGenerationMixin, NextThough
             check_labels(self.config, labels, sources, given, logits_to_keep)
             if given is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        text = decoder_input_ids if decoder_inputs_embeds is None else decoder_inputs_embeds
+        if isinstance(text, torch.Tensor) and text.ndim > 1:
+            check_logits_to_keep(logits_to_keep, text.shape[1])
         outputs: NextThoughtModelOutput = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -314,25 +314,4 @@ def allocate_slots(
     return past_key_values.layers[layer_idx].allocate_slots(token_index, num_tokens, streams_per_token)
 
 
-def check_cache_layers(past_key_values: Cache, config: PreTrainedConfig, batch_size: int):
-    """Refuse a cache of another model or of other rows."""
-    kinds = [getattr(layer, "_layer_type", None) or "full_attention" for layer in past_key_values.layers]
-    if kinds != config.layer_types:
-        raise ValueError(
-            f"`past_key_values` has layers of the kinds {kinds}, but this model needs {config.layer_types}. Make it "
-            "with `StreamCache(model.config)`, or remove it and use the one that the model returns."
-        )
-    needed = (batch_size, config.num_attention_heads, config.head_dim)
-    for layer in past_key_values.layers:
-        if not layer.is_initialized or layer.keys.numel() == 0:
-            continue
-        num_rows, num_heads, _, head_dim = layer.keys.shape
-        if (num_rows, num_heads, head_dim) != needed:
-            raise ValueError(
-                f"`past_key_values` holds {num_rows} rows, {num_heads} heads of size {head_dim}, but the input has "
-                f"{batch_size} rows and the model {needed[1]} heads of size {needed[2]}. Use the cache of the same "
-                "model and batch; `batch_repeat_interleave` and `batch_select_indices` change its rows."
-            )
-
-
-__all__ = ["StaticStreamLayer", "StreamCache", "StreamLayer", "StreamSlots", "allocate_slots", "check_cache_layers"]
+__all__ = ["StaticStreamLayer", "StreamCache", "StreamLayer", "StreamSlots", "allocate_slots"]

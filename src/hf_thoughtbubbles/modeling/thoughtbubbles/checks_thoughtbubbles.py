@@ -10,8 +10,8 @@ from transformers.utils import logging
 
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...configuration.fork_rules import get_fork_rule
-from ..common.checks_tokens import check_tokens
-from .cache_streams import check_cache_layers
+from ..common.checks_caches import check_cache_layers
+from ..common.checks_tokens import can_read, check_tokens
 
 
 logger = logging.get_logger(__name__)
@@ -27,9 +27,9 @@ def check_inputs(
     inputs_embeds: torch.Tensor | None = None,
     use_cache: bool | None = None,
     fork_budget: float | None = None,
-):
-    """Refuse input that the model cannot read. Shapes are checked always, values only on a CPU."""
-    check_tokens(
+) -> torch.Tensor | None:
+    """Refuse input that the model cannot read; returns the mask, or `None` if it hides nothing."""
+    attention_mask = check_tokens(
         config,
         input_ids,
         attention_mask,
@@ -41,8 +41,12 @@ def check_inputs(
     if fork_budget is not None:
         check_budget(config, is_training, fork_budget)
     if config.fork_layers and (use_cache or past_key_values is not None):
-        batch_size = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
-        check_cache(config, is_training, past_key_values, batch_size)
+        check_cache_use(config, is_training)
+    if past_key_values is not None:
+        batch_size = len(input_ids if inputs_embeds is None else inputs_embeds)
+        heads = config.num_attention_heads, config.head_dim
+        check_cache_layers(past_key_values, config.layer_types, batch_size, *heads)
+    return attention_mask
 
 
 def warn_of_forks_before_attention(config: ThoughtbubblesConfig, fork_rule: str):
@@ -81,8 +85,8 @@ def check_budget(config: ThoughtbubblesConfig, is_training: bool, fork_budget: f
         )
 
 
-def check_cache(config: ThoughtbubblesConfig, is_training: bool, past_key_values: Cache | None, batch_size: int):
-    """Refuse a cache where none can be exact, in training, or of another model or other rows."""
+def check_cache_use(config: ThoughtbubblesConfig, is_training: bool):
+    """Refuse a cache where none can be exact, and in training."""
     if not config.is_cacheable:
         raise ValueError(
             f'`use_cache=True` or `past_key_values` was passed, but `fork_rule="{config.fork_rule}"` chooses streams '
@@ -94,8 +98,6 @@ def check_cache(config: ThoughtbubblesConfig, is_training: bool, past_key_values
             "`past_key_values` or `use_cache=True` was passed to a forking model in training, where rows have a fixed "
             "number of streams. Call `model.eval()` first, or remove it."
         )
-    if past_key_values is not None:
-        check_cache_layers(past_key_values, config, batch_size)
 
 
 def check_head(config: ThoughtbubblesConfig, has_lm_head: bool, output_streams: bool):
@@ -113,19 +115,20 @@ def check_head(config: ThoughtbubblesConfig, has_lm_head: bool, output_streams: 
         )
 
 
-def check_documents(config: ThoughtbubblesConfig, is_training: bool, documents: torch.Tensor | None):
+def check_documents(config: ThoughtbubblesConfig, documents: torch.Tensor | None, attention_mask: torch.Tensor | None):
     """
-    Refuse packed documents under a rule by which all tokens of a row compete. A compiled graph reads no positions:
-    generation passes those of one prompt in order, and training is refused because they could be of several documents.
+    Refuse packed documents under a rule by which all tokens of a row compete. Where positions cannot be read, on an
+    accelerator or in a compiled graph, they are those of padding if there is a mask, and refused if there is none.
     """
-    if documents is None or config.is_cacheable:
+    if documents is None or config.is_cacheable or not (can_read(documents) or attention_mask is None):
         return
-    if is_training if torch.compiler.is_compiling() else bool(documents.any()):
-        raise ValueError(
-            f'`position_ids` pack several documents into a row, but `fork_rule="{config.fork_rule}"` lets all tokens '
-            "of a row compete for streams. Pass one document per row, or an `attention_mask` if the positions only "
-            "skip padding."
-        )
+    hint = "Pass one document per row, or an `attention_mask` if the positions only skip padding."
+    if not can_read(documents):
+        hint = f"{hint} On an accelerator positions are not read: remove those of a row that holds one document."
+    raise ValueError(
+        f'`position_ids` pack several documents into a row, but `fork_rule="{config.fork_rule}"` lets all tokens '
+        f"of a row compete for streams. {hint}"
+    )
 
 
 __all__ = [

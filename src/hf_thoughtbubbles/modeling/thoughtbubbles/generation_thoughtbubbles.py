@@ -10,6 +10,7 @@ from ..common.checks_settings import check_generation_config, check_uncached_gen
 from ..common.checks_tokens import check_generation_length
 from ..common.evaluation_mode import evaluation_mode
 from ..common.generation_passes import GenerationPassesMixin
+from ..common.packed_documents import check_prompt_positions
 from ..common.position_ids import count_positions, pad_mask_to_cache
 from ..common.prompt_embeddings import append_generated
 from .cache_streams import StreamCache
@@ -80,7 +81,10 @@ class ThoughtbubblesGenerationMixin(GenerationPassesMixin):
             tokens = kwargs.get("attention_mask"), kwargs.get("position_ids")
             inputs_embeds = append_generated(self.get_input_embeddings(), inputs_embeds, input_ids, *tokens)
             kwargs["is_first_iteration"] = True
-        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if not self.config.is_cacheable and inputs.get("attention_mask") is None:
+            inputs.pop("position_ids", None)  # counted from the left: nothing is padding
+        return inputs
 
     @staticmethod
     @accept_cache_names
@@ -104,6 +108,7 @@ class ThoughtbubblesGenerationMixin(GenerationPassesMixin):
     ):
         check_generation_config(generation_config, ("fork_budget",))
         check_generation_length(self.config, max_cache_length)
+        check_prompt_positions(model_kwargs)
         if model_kwargs.get("fork_budget") is not None:
             check_budget(self.config, False, model_kwargs["fork_budget"])
         self.model.read_thresholds(model_kwargs.get("fork_budget"))  # an error for an unknown budget, before any work

@@ -21,11 +21,6 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
-from transformers.modeling_layers import (
-    GenericForQuestionAnswering,
-    GenericForSequenceClassification,
-    GenericForTokenClassification,
-)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
@@ -36,11 +31,13 @@ from ...hub.hub_models import HubModelMixin
 from ..common.batching_engines import take_paged_cache
 from ..common.cache_names import CACHE_NAMES, accept_cache_names, alias_cache_field, create_causal_mask
 from ..common.checks_settings import check_arguments
+from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
+from ..common.classification_heads import QuestionAnsweringHead, SequenceClassificationHead, TokenClassificationHead
 from ..common.common_layers import RotaryEmbedding, get_layer_cache
 from ..common.evaluation_mode import compares_likelihoods
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from ..common.packed_documents import find_documents
+from ..common.packed_documents import find_documents, separate_documents
 from ..common.position_ids import get_position_ids, take_last
 from .cache_streams import StreamCache, StreamSlots, allocate_slots
 from .checks_thoughtbubbles import check_documents, check_head, check_inputs, warn_of_forks_before_attention
@@ -162,16 +159,31 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         self,
         input_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
     ) -> torch.Tensor:
-        """One vector per token, `(B, T, D)`; learned positions are added, by default counted from the left."""
+        """One vector per token, `(B, T, D)`, with its learned position."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if self.config.position_embedding == "learned":
-            position_ids = get_position_ids(inputs_embeds, None, position_ids, past_key_values)
-            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+            positions = self.count_positions(inputs_embeds, attention_mask, position_ids, past_key_values)
+            if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+                # Padding itself has positions from the left (docs/reference_behaviour.md, "GPT", G1).
+                places = torch.arange(attention_mask.shape[1], device=attention_mask.device)[None]
+                rows = torch.where(attention_mask.bool(), -1, places)
+                own = take_last(rows, inputs_embeds.shape[1], past_key_values)
+                positions = torch.where(own < 0, positions, own)
+            inputs_embeds = inputs_embeds + self.embed_positions(positions)
         return self.embedding_dropout(inputs_embeds)
+
+    def count_positions(self, inputs_embeds, attention_mask, position_ids, past_key_values) -> torch.Tensor:
+        """
+        Positions `(B or 1, T)`; by default counted along the mask, where padding takes none. The published rule counts
+        from the left of the row (docs/reference_behaviour.md, "Thoughtbubbles", T16).
+        """
+        counted_mask = None if self.config.has_dead_slots else attention_mask
+        return get_position_ids(inputs_embeds, counted_mask, position_ids, past_key_values)
 
     def decode(
         self,
@@ -201,11 +213,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
 
         streams, forks = ThoughtbubblesStreams(inputs_embeds), []
         log_scores = gates = None
-        # The published rule does not count along the mask (docs/reference_behaviour.md, "Thoughtbubbles", T16).
-        counted_mask = None if self.config.has_dead_slots else attention_mask
-        positions = get_position_ids(inputs_embeds, counted_mask, position_ids, past_key_values)
+        positions = self.count_positions(inputs_embeds, attention_mask, position_ids, past_key_values)
         shared = self.prepare_tokens(
-            inputs_embeds, positions, attention_mask, position_ids, past_key_values, token_mask
+            inputs_embeds, positions, attention_mask, position_ids, past_key_values, token_mask, documents
         )
         for layer_idx, layer in enumerate(self.layers[: self.config.num_hidden_layers]):
             if layer_idx in self.config.fork_layers:
@@ -253,6 +263,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         position_ids: torch.LongTensor | None,
         past_key_values: Cache | None,
         token_mask: torch.Tensor | None,
+        documents: torch.Tensor | None = None,
     ) -> dict:
         """Arguments of the layers before the first fork; `positions` `(B or 1, T)` are the tokens'."""
         mask = create_causal_mask(
@@ -261,6 +272,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
+            **separate_documents(documents, attention_mask, len(inputs_embeds)),
         )
         return {
             "position_embeddings": self.embed_rotary(positions + bool(self.config.fork_layers), inputs_embeds),
@@ -333,9 +345,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`): token ids; or pass `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for real tokens, 0 for padding on either side.
-            position_ids (`torch.LongTensor` of shape `(B, T)`): positions of the tokens, from 0. Rotary positions are
-                counted along the mask by default; learned ones from the left of the row. Positions that begin again,
-                without a mask and a cache, begin another document.
+            position_ids (`torch.LongTensor` of shape `(B, T)`): positions of the tokens, from 0; counted along the
+                mask by default, under the published fork rule from the left of the row. Positions that begin again,
+                without padding and a cache, begin another document.
             past_key_values (`Cache`): keys and values of earlier tokens; needs a causal fork rule.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, D)`): vectors in place of token ids.
             use_cache (`bool`): return keys and values; needs a causal fork rule. By default in evaluation, unless
@@ -355,26 +367,28 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         check_arguments(self, kwargs)
         past_key_values = take_paged_cache(past_key_values, kwargs)
         check_head(self.config, self.has_lm_head, output_streams)
-        check_inputs(
+        is_paged = "cache" in kwargs  # continuous batching makes the mask of all its requests
+        checked_mask = check_inputs(
             self.config,
             is_learning(self),
             input_ids,
-            attention_mask,
+            None if is_paged else attention_mask,
             position_ids,
             past_key_values,
             inputs_embeds,
             use_cache,
             fork_budget,
         )
+        attention_mask = attention_mask if is_paged else checked_mask
         check_cache_in_replay(self, past_key_values)
         documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
-        check_documents(self.config, is_learning(self), documents)
+        check_documents(self.config, documents, attention_mask)
         if use_cache is None:
             use_cache = self.is_cached_by_default() and documents is None
         if use_cache and past_key_values is None:
             past_key_values = StreamCache(self.config)
 
-        inputs_embeds = self.embed(input_ids, inputs_embeds, position_ids, past_key_values)
+        inputs_embeds = self.embed(input_ids, inputs_embeds, attention_mask, position_ids, past_key_values)
         streams, forks = self.decode(
             inputs_embeds, attention_mask, position_ids, past_key_values, documents, fork_budget, **kwargs
         )
@@ -383,7 +397,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             for fork in forks:
                 fork.num_streams = count_streams(fork.token_index, num_tokens, fork.log_scores > -torch.inf)
         return ThoughtbubblesModelOutput(
-            last_hidden_state=self.norm(self.fold(streams, num_tokens, attention_mask is not None)),
+            last_hidden_state=self.norm(self.fold(streams, num_tokens, attention_mask)),
             past_key_values=past_key_values,
             forks=forks if output_forks else None,
             streams=streams if output_streams and forks else None,
@@ -394,18 +408,23 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         is_kept_small = self.training and (bool(self.config.fork_layers) or self.gradient_checkpointing)
         return self.config.use_cache and self.config.is_cacheable and not is_kept_small
 
-    def fold(self, streams: ThoughtbubblesStreams, num_tokens: int, is_masked: bool) -> torch.Tensor:
+    def fold(
+        self, streams: ThoughtbubblesStreams, num_tokens: int, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
         """
         One vector per token. As in the reference, under the published rule as many streams as tokens are not folded
-        (docs/reference_behaviour.md, "Thoughtbubbles", T7), except with a mask, where a token may have several
+        (docs/reference_behaviour.md, "Thoughtbubbles", T7), except with padding, where a token may have several
         streams or none.
         """
         if streams.token_index is None:
             return streams.hidden_states
-        is_as_published = self.config.has_dead_slots and not is_masked
-        if is_as_published and streams.token_index.shape[1] == num_tokens:
+        is_as_published = self.config.has_dead_slots and streams.token_index.shape[1] == num_tokens
+        if is_as_published and attention_mask is None:
             return streams.hidden_states
-        return fold_streams(streams.hidden_states, streams.log_scores, streams.token_index, num_tokens)
+        folded = fold_streams(streams.hidden_states, streams.log_scores, streams.token_index, num_tokens)
+        if is_as_published:  # a mask of ones is as none, also where its values are not read
+            folded = torch.where(attention_mask.bool().all(), streams.hidden_states, folded)
+        return folded
 
 
 class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPreTrainedModel, GenerationMixin):
@@ -514,6 +533,8 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
         >>> outputs.forks[0].num_streams
         tensor([[2, 2, 2]])
         """
+        shift_labels = kwargs.get("shift_labels")
+        check_language_targets(self.config, labels, input_ids, inputs_embeds, logits_to_keep, shift_labels)
         outputs: ThoughtbubblesModelOutput = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -542,7 +563,7 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
         )
 
 
-class ThoughtbubblesForSequenceClassification(GenericForSequenceClassification, ThoughtbubblesPreTrainedModel):
+class ThoughtbubblesForSequenceClassification(SequenceClassificationHead, ThoughtbubblesPreTrainedModel):
     """Thoughtbubbles that classifies a sequence from its last token."""
 
     # The generic heads build their base model through AutoModel, which does not know code of a checkpoint.
@@ -554,7 +575,7 @@ class ThoughtbubblesForSequenceClassification(GenericForSequenceClassification, 
         self.post_init()
 
 
-class ThoughtbubblesForTokenClassification(GenericForTokenClassification, ThoughtbubblesPreTrainedModel):
+class ThoughtbubblesForTokenClassification(TokenClassificationHead, ThoughtbubblesPreTrainedModel):
     """Thoughtbubbles that classifies every token."""
 
     def __init__(self, config: ThoughtbubblesConfig):
@@ -566,7 +587,7 @@ class ThoughtbubblesForTokenClassification(GenericForTokenClassification, Though
         self.post_init()
 
 
-class ThoughtbubblesForQuestionAnswering(GenericForQuestionAnswering, ThoughtbubblesPreTrainedModel):
+class ThoughtbubblesForQuestionAnswering(QuestionAnsweringHead, ThoughtbubblesPreTrainedModel):
     """Thoughtbubbles that finds the span of an answer."""
 
     def __init__(self, config: ThoughtbubblesConfig):

@@ -1,0 +1,130 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""transformers' generic heads, with input validation for their targets. Put one before a family's pretrained base.
+
+Shapes: B batch, T tokens.
+"""
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+)
+from transformers.modeling_outputs import (
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
+)
+
+from .cache_names import CACHE_NAME, accept_cache_names
+from .checks_targets import check_labels, check_row_labels, check_spans, get_input_shape
+
+
+class SequenceClassificationHead(GenericForSequenceClassification):
+    """Classifies a sequence from its last token that is not padding."""
+
+    @accept_cache_names
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutputWithPast:
+        """
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: see the base model.
+            labels (`torch.Tensor`): class ids `(B,)`, `torch.long`, -100 where a row is not scored; for
+                `problem_type="multi_label_classification"` numbers from 0 to 1, `(B, num_labels)`; for `"regression"`
+                numbers, `(B,)` or `(B, num_labels)`.
+
+        Raises:
+            `ValueError`: for labels of another shape, type or range, and as the base model.
+        """
+        shape = get_input_shape(input_ids, inputs_embeds)
+        if labels is not None and shape is not None:
+            check_row_labels(self.config, labels, shape[0])
+        others = {
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+            "use_cache": use_cache,
+            CACHE_NAME: past_key_values,
+        }
+        return super().forward(input_ids, attention_mask, position_ids, **others, **kwargs)
+
+
+class TokenClassificationHead(GenericForTokenClassification):
+    """Classifies every token."""
+
+    @accept_cache_names
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> TokenClassifierOutput:
+        """
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: see the base model.
+            labels (`torch.LongTensor` of shape `(B, T)`): class ids, -100 where nothing is scored.
+
+        Raises:
+            `ValueError`: for labels of another shape, type or range, and as the base model.
+        """
+        shape = get_input_shape(input_ids, inputs_embeds)
+        if labels is not None and shape is not None:
+            check_labels(labels, shape, self.config.num_labels, size_name="num_labels")
+        others = {
+            "inputs_embeds": inputs_embeds,
+            "labels": labels,
+            "use_cache": use_cache,
+            CACHE_NAME: past_key_values,
+        }
+        return super().forward(input_ids, attention_mask, position_ids, **others, **kwargs)
+
+
+class QuestionAnsweringHead(GenericForQuestionAnswering):
+    """Finds the span of an answer."""
+
+    @accept_cache_names
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> QuestionAnsweringModelOutput:
+        """
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds: see the base model.
+            start_positions, end_positions (`torch.LongTensor` of shape `(B,)`): first and last token of the answer,
+                0 to T - 1; T where it is not scored.
+
+        Raises:
+            `ValueError`: for positions of another shape, type or range, for one without the other, and as the base
+                model.
+        """
+        shape = get_input_shape(input_ids, inputs_embeds)
+        if shape is not None:
+            check_spans(start_positions, end_positions, *shape)
+        spans = {"start_positions": start_positions, "end_positions": end_positions}
+        tokens = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        others = {"inputs_embeds": inputs_embeds, CACHE_NAME: past_key_values}
+        return super().forward(**tokens, **others, **spans, **kwargs)
+
+
+__all__ = ["QuestionAnsweringHead", "SequenceClassificationHead", "TokenClassificationHead"]
