@@ -5,7 +5,10 @@ RUN := runs/demo
 export OMP_WAIT_POLICY := PASSIVE  # threads that wait do not take a core from those that work
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
-.PHONY: setup demo test test-fast test-numerics style quality docs dist bench compat clean
+FUZZ_SECONDS ?= 3600
+FUZZ_SEED ?=
+
+.PHONY: setup demo test test-fast test-numerics fuzz style quality docs dist bench compat clean
 
 .venv/installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("constraints.txt pins versions for Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -33,6 +36,9 @@ test-numerics: .venv/installed  ## contract, cache and parity tests with SSE 4.2
 	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 $(PYTEST) $(NUMERIC_TESTS)
 	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(NUMERIC_TESTS)
 	$(PYTEST) $(NUMERIC_TESTS)
+
+fuzz: .venv/installed  ## drawn models of every family against the promises, for FUZZ_SECONDS (an hour), from FUZZ_SEED (drawn)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz.run_fuzz --seconds $(FUZZ_SECONDS) --seed "$(FUZZ_SEED)" --processes 2
 
 style: .venv/installed  ## format, and repair what ruff can repair
 	$(BIN)/ruff check --fix .
