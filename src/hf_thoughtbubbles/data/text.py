@@ -351,7 +351,7 @@ def _is_exact_cut(text: str, cut: int, tokenizer: PreTrainedTokenizerBase, cuts_
         return False
     if cuts_anywhere:  # every token is one symbol
         return True
-    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]  # of a fast tokenizer
+    backend = tokenizer.backend_tokenizer  # of a fast tokenizer
     normalize = backend.normalizer.normalize_str if backend.normalizer else str
     words = backend.pre_tokenizer.pre_tokenize_str(normalize(left + right))
     return len(normalize(left)) in {start for _, (start, _) in words}

@@ -127,7 +127,7 @@ def _count_processes(folder: Path, names: set[str]) -> int:
     counted = max(2, *(number + 1 for number in numbers)) if numbers else 1
     if TRAINING_ARGS_NAME not in names or not zipfile.is_zipfile(folder / TRAINING_ARGS_NAME):
         return counted
-    values: dict[str, object] = {}
+    values: dict[object, object] = {}
     with zipfile.ZipFile(folder / TRAINING_ARGS_NAME) as file:
         pickled = file.read(next(name for name in file.namelist() if name.endswith("data.pkl")))
     steps = [(op.name, arg) for op, arg, _ in pickletools.genops(pickled) if "PUT" not in op.name]  # nothing is run
