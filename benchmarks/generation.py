@@ -49,7 +49,7 @@ def build(name: str, device: str) -> PreTrainedModel:
         model = ThoughtbubblesForCausalLM(config)
         with torch.no_grad():
             for fork in model.model.forks.values():
-                fork.score_proj.weight.mul_(SHARPENING)
+                fork.keep_proj.weight.mul_(SHARPENING)
         calibrate_forks(model, [{"input_ids": torch.randint(0, size["vocab_size"], (4, 1024))}], budgets=[BUDGET])
     return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32).eval()
 

@@ -62,7 +62,7 @@ def sharpen_forks(model: ThoughtbubblesForCausalLM) -> ThoughtbubblesForCausalLM
     """Make random fork scores differ by more than rounding."""
     if model.config.has_fork_scores:
         for fork in model.model.forks.values():
-            fork.score_proj.weight.mul_(SHARPENING)
+            fork.keep_proj.weight.mul_(SHARPENING)
     return model
 
 

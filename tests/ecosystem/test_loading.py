@@ -214,8 +214,8 @@ def test_eight_bits_compute_nearly_the_same_and_the_head_is_left_alone(load, tmp
 def test_scores_of_forks_can_be_left_in_full_precision_and_a_quantised_model_is_not_saved(tmp_path):
     model = LOADS[1].build()
     model.save_pretrained(tmp_path / "full")
-    quantised = load_quantised(model, tmp_path / "full", modules_to_not_convert=["score_proj", "lm_head"])
-    scores = {f"{name}.score_proj" for name, module in model.named_modules() if isinstance(module, ThoughtbubblesFork)}
+    quantised = load_quantised(model, tmp_path / "full", modules_to_not_convert=["keep_proj", "lm_head"])
+    scores = {f"{name}.keep_proj" for name, module in model.named_modules() if isinstance(module, ThoughtbubblesFork)}
     assert len(scores) == 2 and list_unquantised(quantised) == {"lm_head"} | scores
     with pytest.raises(ValueError, match="quantized with quanto and is not serializable"):
         quantised.save_pretrained(tmp_path / "quantised")

@@ -42,7 +42,7 @@ LAYER_NAMES = {
     "mlp/c_proj/bias": "layers.{i}.mlp.down_proj.bias",
     "forking_ln/weight": "forks.{i}.norm.weight",
     "forking_ln/bias": "forks.{i}.norm.bias",
-    "forking_score/kernel": "forks.{i}.score_proj.weight",
+    "forking_score/kernel": "forks.{i}.keep_proj.weight",
     "fork_embedding": "forks.{i}.embedding",
 }
 

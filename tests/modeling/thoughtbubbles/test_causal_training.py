@@ -47,7 +47,7 @@ def take_step(model, size: float = 1e-3):
 def test_the_threshold_moves_by_its_share_towards_what_the_batch_would_have_needed(fork_rule):
     model = build(fork_rule=fork_rule, fork_layers=[2])
     fork, candidates = model.model.forks["2"], []
-    fork.score_proj.register_forward_hook(
+    fork.keep_proj.register_forward_hook(
         lambda _, args, out: candidates.append(torch.nn.functional.logsigmoid(out.detach()).flatten(1))
     )
     token_index, found, expected = torch.arange(37).repeat_interleave(2).expand(4, -1), [], 0.0
@@ -112,7 +112,7 @@ def test_frozen_scores_keep_their_threshold():
     take_step(model)
     before = get_thresholds(model)
     for fork in model.model.forks.values():
-        fork.score_proj.weight.requires_grad_(False)
+        fork.keep_proj.weight.requires_grad_(False)
     forks = model(draw_ids(4, 29), output_forks=True).forks
     assert get_thresholds(model) == before
     assert forks[-1].num_streams.float().mean() <= 1.5
@@ -260,11 +260,11 @@ def test_a_checkpoint_of_either_rule_is_read_by_the_other(tmp_path):
 def test_scores_start_where_they_are_told():
     fields = {"fork_rule": "threshold", "fork_layers": [2], "initializer_range": 1e-4}
     model = ThoughtbubblesForCausalLM(make_config(fork_score_init=(-2, 4), **fields))
-    assert model.model.forks["2"].score_proj.bias.tolist() == [-2.0, 4.0]
+    assert model.model.forks["2"].keep_proj.bias.tolist() == [-2.0, 4.0]
     forks = model.eval()(draw_ids(2, 17), output_forks=True).forks
     scores = forks[0].log_scores.exp().view(2, 17, 2)
     assert scores.mean((0, 1)).tolist() == pytest.approx([1 / (1 + math.exp(2)), 1 / (1 + math.exp(-4))], rel=0.01)
-    assert ThoughtbubblesForCausalLM(make_config(fork_layers=[2])).model.forks["2"].score_proj.bias is None
+    assert ThoughtbubblesForCausalLM(make_config(fork_layers=[2])).model.forks["2"].keep_proj.bias is None
 
 
 def read_and_step(model, input_ids, size: float = 1e-3):

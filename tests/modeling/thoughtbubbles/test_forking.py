@@ -159,7 +159,7 @@ def build(fork_rule: str, **changes) -> ThoughtbubblesForCausalLM:
     model = ThoughtbubblesForCausalLM(make_config(fork_rule=fork_rule, tie_word_embeddings=False, **changes))
     with torch.no_grad():
         for fork in model.model.forks.values():
-            fork.score_proj.weight.mul_(3)  # so that scores differ by more than rounding
+            fork.keep_proj.weight.mul_(3)  # so that scores differ by more than rounding
     return model.eval()
 
 
@@ -170,7 +170,7 @@ def test_a_rule_of_a_user_trains(user_rules, fork_rule):
     for _ in range(30):
         loss = model(input_ids, labels=input_ids).loss
         loss.backward()
-        assert all(fork.score_proj.weight.grad.abs().sum() > 0 for fork in model.model.forks.values())
+        assert all(fork.keep_proj.weight.grad.abs().sum() > 0 for fork in model.model.forks.values())
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())

@@ -45,7 +45,7 @@ def record(model: ThoughtbubblesForCausalLM) -> dict:
         layer.register_forward_hook(lambda _, args, out, i=i: seen.__setitem__(f"layer{i}/x_out", out))
     for i, fork in model.model.forks.items():
         fork.register_forward_hook(lambda _, args, out, i=i: seen.__setitem__(f"fork{i}/x", out.hidden_states))
-        fork.score_proj.register_forward_hook(lambda _, args, out, i=i: seen.__setitem__(f"fork{i}/raw_score", out))
+        fork.keep_proj.register_forward_hook(lambda _, args, out, i=i: seen.__setitem__(f"fork{i}/raw_score", out))
     model.model.norm.register_forward_pre_hook(lambda _, args: seen.__setitem__("final/averaged", args[0]))
     if model.config.position_embedding == "rope":
         model.model.rotary_emb.register_forward_pre_hook(lambda _, args: places.append(args[1]))

@@ -126,7 +126,7 @@ class TrackedThreshold(nn.Module):
         num_forks (`int`): fork layers up to and with this one.
     """
 
-    score_proj: nn.Module  # of a subclass: its `weight` scores candidates
+    keep_proj: nn.Module  # of a subclass: its `weight` scores candidates
 
     def __init__(self, config: ThoughtbubblesConfig, num_forks: int):
         super().__init__()
@@ -191,7 +191,7 @@ class TrackedThreshold(nn.Module):
 
     def settle(self):
         """Move the threshold now if an optimizer step was made, instead of at the next forward pass in training."""
-        weight = self.score_proj.weight
+        weight = self.keep_proj.weight
         # A sharded weight cannot be compared here: every call counts as one after a step.
         is_here = weight.device == self.window_weight.device and not is_traceable_wrapper_subclass(weight)
         self.close_window(weight if is_here else None)

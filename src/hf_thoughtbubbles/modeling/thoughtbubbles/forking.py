@@ -241,8 +241,8 @@ class ThoughtbubblesFork(TrackedThreshold):
         super().__init__(config, num_forks)
         self.max_streams_per_token = 2**num_forks
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
-        # Channel 0 scores the copy, 1 the stream itself. PEFT takes a module named `score` for a head.
-        self.score_proj = nn.Linear(config.hidden_size, 2, bias=config.fork_score_init is not None)
+        # Logits that the copy (0) and the stream itself (1) stay. Tools take a name with "score" for a head.
+        self.keep_proj = nn.Linear(config.hidden_size, 2, bias=config.fork_score_init is not None)
         self.embedding = nn.Parameter(torch.empty(config.hidden_size))  # marks a copy
 
     def score_candidates(self, streams: ThoughtbubblesStreams, num_tokens: int, token_mask: torch.Tensor | None):
@@ -250,7 +250,7 @@ class ThoughtbubblesFork(TrackedThreshold):
         hidden_states, token_index = streams.hidden_states, streams.token_index
         if token_index is None:
             token_index = torch.arange(num_tokens, device=hidden_states.device).expand(hidden_states.shape[0], -1)
-        raw_scores = self.score_proj(self.norm(hidden_states)).float()  # (B, S, 2)
+        raw_scores = self.keep_proj(self.norm(hidden_states)).float()  # (B, S, 2)
         log_scores = log_sigmoid(raw_scores).clamp(min=MIN_LOG_SCORE)
         if streams.log_scores is not None:
             log_scores = log_scores + streams.log_scores[..., None]
@@ -278,11 +278,11 @@ class ThoughtbubblesFork(TrackedThreshold):
             is_static (`bool`): fill rows up to the most streams that there can be.
         """
         if is_learning(self):
-            threshold = self.open_window(self.score_proj.weight)
+            threshold = self.open_window(self.keep_proj.weight)
         candidates = self.score_candidates(streams, num_tokens, token_mask)
         choice, log_scores = choose_candidates(self, candidates, fork_budget, threshold, is_static)
         hidden_states = self.build_streams(streams.hidden_states, choice.kept)
-        if is_learning(self) and self.score_proj.weight.requires_grad and torch.is_grad_enabled():
+        if is_learning(self) and self.keep_proj.weight.requires_grad and torch.is_grad_enabled():
             counted = (choice.log_scores, candidates.token_index, num_tokens, token_mask)
             hidden_states, log_scores = self.count_pass(hidden_states, log_scores, *counted)
         return ThoughtbubblesStreams(hidden_states, choice.token_index, log_scores)

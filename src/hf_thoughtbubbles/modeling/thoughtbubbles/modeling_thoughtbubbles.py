@@ -122,8 +122,8 @@ class ThoughtbubblesPreTrainedModel(HubModelMixin, PreTrainedModel):
             init.normal_(module.weight, std=std / math.sqrt(2 * self.config.num_hidden_layers))
         elif isinstance(module, ThoughtbubblesFork):
             init.normal_(module.embedding, std=self.config.hidden_size**-0.5)
-            if module.score_proj.bias is not None:
-                init.copy_(module.score_proj.bias, torch.tensor(self.config.fork_score_init, dtype=torch.float32))
+            if module.keep_proj.bias is not None:
+                init.copy_(module.keep_proj.bias, torch.tensor(self.config.fork_score_init, dtype=torch.float32))
             module.init_thresholds()
 
 
