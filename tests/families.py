@@ -550,7 +550,10 @@ class BytePatchFamily(Family):
         return draw_bytes(*shape)
 
     def change(self, ids: torch.Tensor) -> torch.Tensor:
-        return (ids + torch.randint(1, 259, ids.shape)) % 259
+        num_ids = (
+            256 if self.config.patching == "token" else 259
+        )  # special tokens end a patch, so they would move ends
+        return (ids + torch.randint(1, num_ids, ids.shape)) % num_ids
 
     def measure(self, rows: list[list[int]]) -> dict:
         """Patch lengths of the rows, for a model that needs them: three bytes, then one, and so on."""

@@ -224,7 +224,7 @@ class TestLoopedThinker(ModelContract):
             ({**whole, "num_steps": 2.5}, "`num_steps` is 2.5"),
             ({**whole, "num_steps": True}, "`num_steps` is True"),
             ({**whole, "num_read_steps": -1}, "`num_read_steps` is -1; it must be a whole number of at least 0"),
-            ({**whole, "exit_threshold": 0.1}, "`exit_threshold` was passed, but only `LoopedThinkerTextModel` has"),
+            ({**whole, "exit_threshold": 0.1}, "`exit_threshold` was passed, but LoopedThinkerModel does not read it"),
             ({**whole, "input_ids": draw_ids(2, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
             ({**whole, "input_ids": input_ids + VOCAB_SIZE}, "`input_ids` holds .* ids are 0 to 60"),
             ({**whole, "input_ids": input_ids - VOCAB_SIZE}, "`input_ids` holds -.* ids are 0 to 60"),

@@ -77,11 +77,15 @@ class TestNextThought(ModelContract):
     test_promise_5_a_row_of_padding_alone_harms_nothing = None  # it is refused: a thought needs tokens
 
     def check_gradients(self, gradients, expected, **tolerances):
-        """By the largest of each parameter: the gradients of pooling are sums of many terms."""
+        """
+        By the largest of each parameter: the gradients of pooling are sums of many terms. Biases of keys have none, up
+        to rounding, because a softmax does not change with them.
+        """
         assert gradients.keys() == expected.keys()
+        rounding = 1e-6 * max(gradient.abs().max() for gradient in expected.values())
         for name, gradient in gradients.items():
             difference, largest = (gradient - expected[name]).abs().max(), expected[name].abs().max()
-            assert difference <= 5e-5 * largest + 1e-7, (name, difference, largest)
+            assert difference <= 5e-5 * largest + rounding, (name, difference, largest)
 
     def check_cache(self, family, cache, length):
         super().check_cache(family, cache, length)

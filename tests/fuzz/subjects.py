@@ -277,9 +277,11 @@ def thinker_text_settings(draw, needs: str = "") -> dict:
 
 @st.composite
 def thinker_settings(draw, needs: str = "") -> dict:
-    num_latents = draw(st.integers(1, 4))
+    num_latents, loop = draw(st.integers(1, 4)), draw_loop(draw)
+    if loop["skip_self_attention"]:
+        loop["rope_parameters"] = None  # nothing is rotated
     return {
-        **draw_loop(draw),
+        **loop,
         "num_latents": num_latents,
         "max_latents": num_latents + draw(st.integers(0, 3)),
         "num_output_steps": draw(st.integers(1, 2)),

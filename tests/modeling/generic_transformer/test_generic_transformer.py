@@ -191,7 +191,7 @@ def test_classification_reads_with_an_encoder(tmp_path):
         ),
         (
             lambda model, ids: model(
-                ids, position_ids=torch.arange(9)[None] % 4, attention_mask=torch.ones(2, 9), use_cache=False
+                ids, position_ids=torch.arange(9)[None] % 4, attention_mask=torch.eye(9)[:2] == 0, use_cache=False
             ),
             "pack several documents into a row were passed with an `attention_mask`",
         ),

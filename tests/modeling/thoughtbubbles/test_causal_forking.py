@@ -585,8 +585,8 @@ def test_foreign_caches_are_refused():
     cache = model(text).past_key_values
     for given, ids, message in (
         (cache, text[:1], "holds 2 rows, 3 heads of size 8, but the input has 1 rows"),
-        (DynamicCache(), text, "has layers of the kinds"),
-        (StreamCache(make_config(fork_rule="threshold", fork_layers=[2])), text, "has layers of the kinds"),
+        (DynamicCache(), text, "layers of the kinds"),
+        (StreamCache(make_config(fork_rule="threshold", fork_layers=[2])), text, "layers of the kinds"),
         (build(num_attention_heads=2, hidden_size=16)(text).past_key_values, text, "the model 3 heads of size 8"),
     ):
         with pytest.raises(ValueError, match=message):

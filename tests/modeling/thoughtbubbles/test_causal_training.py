@@ -216,8 +216,9 @@ def test_a_training_step_looks_at_no_value_for_its_forks(fork_rule, is_padded):
         with ValueReader() as reader:
             model(inputs_embeds=embeds, attention_mask=mask if is_padded else None).logits.sum().backward()
         counts.append(reader.count)
+    own = 2 if is_padded else 0  # the least and greatest number of the mask, which is read on a CPU
     is_masked_again = is_padded and fork_rule == "topk"
-    assert counts[1] == counts[0] * (3 if is_masked_again else 1)
+    assert counts[1] - own == (counts[0] - own) * (3 if is_masked_again else 1)
     assert is_padded or counts[0] == 0
 
 

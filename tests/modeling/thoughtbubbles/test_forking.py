@@ -215,7 +215,7 @@ def test_a_model_with_a_rule_of_a_user_is_saved_and_loaded(user_rules, monkeypat
     assert loaded.config.fork_rule == "confident"
     assert torch.equal(loaded(text).logits, model(text).logits)
     monkeypatch.delitem(FORK_RULES, "confident")
-    message = r"`fork_rule='confident'` was passed, but the registered rules are \[.*'copy', 'threshold', 'topk'\]"
+    message = r"`fork_rule='confident'` was passed, but the registered rules are \[.*'copy'.*'threshold', 'topk'\]"
     with pytest.raises(Exception, match=f"{message}.*register_fork_rule"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 

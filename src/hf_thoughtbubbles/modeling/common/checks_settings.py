@@ -27,6 +27,7 @@ FAMILY_ARGUMENTS = (
     "encoder_outputs",
     "exit_threshold",
     "fork_budget",
+    "logits_to_keep",
     "loop_decoder",
     "memory_ids",
     "num_latents",

@@ -37,6 +37,15 @@ class GenerationPassesMixin(BatchingEngineMixin):
             self.check_healing(model_kwargs)
         return generation_config, model_kwargs
 
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        mask = model_kwargs.get("attention_mask")
+        if mask is not None and (len(mask) != len(inputs_tensor) or mask.shape[1] < inputs_tensor.shape[1]):
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(mask.shape)}, but the prompt needs "
+                f"{tuple(inputs_tensor.shape[:2])}: one entry per row and token, and those in `past_key_values`."
+            )
+        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+
     def check_healing(self, arguments: dict):
         """Raise for arguments that the passes of healing would not read."""
         own = {name: getattr(self.generation_config, name, None) for name in self.generation_config_fields}

@@ -28,8 +28,11 @@ def check_inputs(
     use_cache: bool | None = None,
     fork_budget: float | None = None,
 ) -> torch.Tensor | None:
-    """Refuse input that the model cannot read; returns the mask, or `None` if it hides nothing."""
-    attention_mask = check_tokens(
+    """
+    Refuse input that the model cannot read; returns the mask, or `None` if it hides nothing. The published rule rounds
+    the budget down with any mask, so there a mask of ones stays (docs/reference_behaviour.md, "Thoughtbubbles", T5).
+    """
+    hiding_mask = check_tokens(
         config,
         input_ids,
         attention_mask,
@@ -46,7 +49,7 @@ def check_inputs(
         batch_size = len(input_ids if inputs_embeds is None else inputs_embeds)
         heads = config.num_attention_heads, config.head_dim
         check_cache_layers(past_key_values, config.layer_types, batch_size, *heads)
-    return attention_mask
+    return attention_mask if config.has_dead_slots else hiding_mask
 
 
 def warn_of_forks_before_attention(config: ThoughtbubblesConfig, fork_rule: str):

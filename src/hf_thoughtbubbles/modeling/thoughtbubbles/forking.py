@@ -155,7 +155,7 @@ class TopK(TopKRule):
         is_forced = token_index != token_index.roll(-1, dims=-1)
         keys = log_scores.detach().masked_fill(is_forced, torch.inf)
         if candidates.token_mask is not None:
-            is_dead = self.find_dead(keys, token_index, candidates.token_mask, fork_budget, num_kept)
+            is_dead = self.find_dead(keys, token_index, candidates.token_mask, fork_budget)
             keys, log_scores = keys.masked_fill(is_dead, -torch.inf), log_scores.masked_fill(is_dead, -torch.inf)
         if num_kept == num_candidates:
             return ForkChoice(None, token_index, log_scores)
@@ -164,18 +164,14 @@ class TopK(TopKRule):
         return ForkChoice(kept, token_index.gather(1, kept), log_scores)
 
     @staticmethod
-    def find_dead(keys, token_index, token_mask, fork_budget: float, num_kept: int) -> torch.Tensor:
-        """
-        Which candidates `(B, C)` are of padding, or beyond the budget of the row's real tokens. A mask of ones is as
-        none, also where its values are not read.
-        """
+    def find_dead(keys, token_index, token_mask, fork_budget: float) -> torch.Tensor:
+        """Which candidates `(B, C)` are of padding, or beyond the budget of the row's real tokens."""
         is_padding = ~token_mask.gather(1, token_index)
         keys = keys.masked_fill(is_padding, -torch.inf)
         order = keys.argsort(dim=-1, stable=True).flip(-1)  # best first, later candidates first among equals
         steps = torch.arange(order.shape[1], device=order.device).expand_as(order)
         ranks = torch.empty_like(order).scatter_(1, order, steps)
         budgets = (token_mask.sum(-1, keepdim=True).float() * fork_budget).floor()
-        budgets = torch.where(token_mask.all(), num_kept, budgets)
         return is_padding | (ranks >= budgets)
 
 

@@ -397,7 +397,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             for fork in forks:
                 fork.num_streams = count_streams(fork.token_index, num_tokens, fork.log_scores > -torch.inf)
         return ThoughtbubblesModelOutput(
-            last_hidden_state=self.norm(self.fold(streams, num_tokens, attention_mask)),
+            last_hidden_state=self.norm(self.fold(streams, num_tokens, attention_mask is not None)),
             past_key_values=past_key_values,
             forks=forks if output_forks else None,
             streams=streams if output_streams and forks else None,
@@ -408,23 +408,18 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         is_kept_small = self.training and (bool(self.config.fork_layers) or self.gradient_checkpointing)
         return self.config.use_cache and self.config.is_cacheable and not is_kept_small
 
-    def fold(
-        self, streams: ThoughtbubblesStreams, num_tokens: int, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def fold(self, streams: ThoughtbubblesStreams, num_tokens: int, is_masked: bool) -> torch.Tensor:
         """
         One vector per token. As in the reference, under the published rule as many streams as tokens are not folded
-        (docs/reference_behaviour.md, "Thoughtbubbles", T7), except with padding, where a token may have several
+        (docs/reference_behaviour.md, "Thoughtbubbles", T7), except with a mask, where a token may have several
         streams or none.
         """
         if streams.token_index is None:
             return streams.hidden_states
-        is_as_published = self.config.has_dead_slots and streams.token_index.shape[1] == num_tokens
-        if is_as_published and attention_mask is None:
+        is_as_published = self.config.has_dead_slots and not is_masked
+        if is_as_published and streams.token_index.shape[1] == num_tokens:
             return streams.hidden_states
-        folded = fold_streams(streams.hidden_states, streams.log_scores, streams.token_index, num_tokens)
-        if is_as_published:  # a mask of ones is as none, also where its values are not read
-            folded = torch.where(attention_mask.bool().all(), streams.hidden_states, folded)
-        return folded
+        return fold_streams(streams.hidden_states, streams.log_scores, streams.token_index, num_tokens)
 
 
 class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPreTrainedModel, GenerationMixin):
