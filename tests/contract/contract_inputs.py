@@ -56,6 +56,11 @@ class InputContract:
             mask = torch.ones_like(inputs["decoder_input_ids"])
             assert torch.equal(model(**inputs, decoder_attention_mask=mask).logits, expected)
 
+    def test_padding_leaves_numbers_in_float64_with_eager_attention(self, family):
+        model, batch = family.build().double(), family.complete(family.pad(family.draw_rows()[:2], "left"))
+        model.set_attn_implementation("eager")
+        assert model(**batch, use_cache=False).logits.isfinite().all()
+
     def test_masks_of_other_numbers_than_0_and_1_are_refused(self, family):
         model, inputs = family.build(), {**family.ask(), **family.read()}
         for text in {"input_ids", "decoder_input_ids"} & inputs.keys():
