@@ -73,11 +73,13 @@ def run_once(cell: str, base_seed: int, number: int, num_examples: int, report: 
 def run_rounds(options: argparse.Namespace, first: int, queue):
     """Run every second round (of two processes) until the time is over; puts the report into the queue."""
     import torch
+    import transformers
 
     from tests.fuzz.checks import list_cells
 
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    transformers.logging.disable_progress_bar()
     report, number = Report(), first
     cells = [cell for cell in list_cells() if options.only in (None, cell)]
     if not cells:
