@@ -22,12 +22,17 @@ fsdp.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None  # by default only a few of transf
 fsdp._get_available_fsdp_workers = lambda: 4  # processes on CPU may share a core
 
 
+# Tests that ask for attention weights, which sdpa does not compute.
+NEED_WEIGHTS = ("test_capture_outputs_decorator", "test_model_outputs_equivalence")
+
+
 class TinyModel:
     """What the common tests ask about a model: its sizes, a configuration and a batch, padded on the right."""
 
     is_training = True
     batch_size = 3
     seq_length = 7
+    attn_implementation = None
 
     def __init__(self, variant: Variant):
         self.variant = variant
@@ -40,7 +45,7 @@ class TinyModel:
         self.pad_token_id = config.pad_token_id
 
     def get_config(self) -> PreTrainedConfig:
-        return self.variant.config_class(**self.variant.config_kwargs)
+        return self.variant.config_class(**self.variant.config_kwargs, attn_implementation=self.attn_implementation)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
         config = self.get_config()
@@ -62,6 +67,8 @@ class CommonTests(modeling.ModelTesterMixin, training.TrainingTesterMixin, fsdp.
 
     def setUp(self):
         self.model_tester = TinyModel(self.variant)
+        if self._testMethodName in NEED_WEIGHTS:
+            self.model_tester.attn_implementation = "eager"
 
 
 def make_test_case(name: str, variant: Variant) -> type[unittest.TestCase]:

@@ -44,7 +44,8 @@ BATCH_SIZE = 4
 
 
 def read_thresholds(model: PreTrainedModel) -> dict:
-    """What the forks track, to the last bit."""
+    """What the forks track, to the last bit, after the last step; the first process has saved the model."""
+    model.state_dict()
     return {name: buffer.tolist() for name, buffer in model.named_buffers() if "threshold" in name or "counts" in name}
 
 

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from ..modeling.thoughtbubbles.fork_thresholds import TrackedThreshold
 from ..modeling.thoughtbubbles.forking import ThoughtbubblesForkOutput
 from ..modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesModel
 from ..plots.forks import average_scores, plot_forks
@@ -144,6 +145,7 @@ class ForkLogCallback(TrainerCallback):
             for layer_idx, fork in base.forks.items():
                 entries[f"streams_layer_{layer_idx}"] = cast(torch.Tensor, fork.streams_per_token).item()
                 if base.config.has_fork_scores:
+                    cast(TrackedThreshold, fork).settle()  # the step that is logged was made
                     entries[f"fork_threshold_layer_{layer_idx}"] = cast(torch.Tensor, fork.threshold).item()
         logs.update(entries)
         state.log_history[-1].update(entries)

@@ -41,7 +41,7 @@ def check_bytes(
     tokens = input_ids, attention_mask, position_ids, past_key_values
     attention_mask = check_tokens(config, *tokens, mask_refusal=MASK_REFUSAL)
     if past_key_values is not None:
-        check_cache(config, past_key_values, len(input_ids))
+        check_cache(config, past_key_values, input_ids.shape[0])
     if past_key_values is not None and past_key_values.get_seq_length() > 0:
         if patch_lengths is not None:
             raise ValueError(
@@ -85,7 +85,7 @@ def check_documents(documents: torch.Tensor | None, patch_lengths: torch.Tensor 
     if documents is None or patch_lengths is None or not can_read(documents):
         return
     is_inner = documents.diff(dim=-1) > 0
-    is_end = spread_patch_lengths(patch_lengths, torch.ones(len(patch_lengths), documents.shape[1]).bool())
+    is_end = spread_patch_lengths(patch_lengths, torch.ones(patch_lengths.shape[0], documents.shape[1]).bool())
     wrong = (is_inner & ~is_end[:, :-1]).nonzero().tolist()
     if wrong:
         row, byte = wrong[0]
@@ -104,9 +104,9 @@ def check_patch_lengths(
     """
     check_id_type(patch_lengths, "patch_lengths")
     real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    if patch_lengths.ndim != 2 or len(patch_lengths) != len(real) or patch_lengths.shape[1] == 0:
+    if patch_lengths.ndim != 2 or patch_lengths.shape[0] != real.shape[0] or patch_lengths.shape[1] == 0:
         raise ValueError(
-            f"`patch_lengths` has shape {tuple(patch_lengths.shape)}; it must be (B, P) with B = {len(real)} "
+            f"`patch_lengths` has shape {tuple(patch_lengths.shape)}; it must be (B, P) with B = {real.shape[0]} "
             "rows, as many as the bytes have, and at least one patch."
         )
     if not can_read(patch_lengths):

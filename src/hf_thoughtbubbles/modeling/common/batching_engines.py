@@ -7,8 +7,9 @@ requests share. A request that fails is only logged there, so everything is chec
 Shapes: T new tokens, M keys, N heads of keys, H head size.
 """
 
+from typing import Any
+
 import torch
-from transformers import ContinuousBatchingConfig
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig, GenerationMode, logits_process
 from transformers.generation.continuous_batching import ContinuousBatchingManager, PagedAttentionCache
@@ -74,7 +75,7 @@ def count_key_positions(cu_seq_lens_k: torch.Tensor | dict[str, torch.Tensor], n
     return (keys - cu_seq_lens_k[request])[None]
 
 
-def check_request(config, input_ids: list[int], max_new_tokens: int | None, pool: ContinuousBatchingConfig | None):
+def check_request(config, input_ids: list[int], max_new_tokens: int | None, pool: Any | None):
     """Raise for a request without an end, or for which the model has no ids or positions, or the pool no room."""
     if max_new_tokens is None:
         raise ValueError(

@@ -26,7 +26,7 @@ def check_inputs(
             "later ones, so no cache can be exact. Pass all tokens in one call with `use_cache=False`."
         )
     if past_key_values is not None:
-        batch_size, layer_types = len(input_ids if inputs_embeds is None else inputs_embeds), [FULL]
+        batch_size, layer_types = (input_ids if inputs_embeds is None else inputs_embeds).shape[0], [FULL]
         heads = config.num_key_value_heads, config.head_dim
         check_cache_layers(past_key_values, layer_types * config.num_hidden_layers, batch_size, *heads)
     return attention_mask

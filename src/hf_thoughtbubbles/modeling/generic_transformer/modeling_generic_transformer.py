@@ -130,7 +130,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         """The attention mask: causal or not, without padding, within documents; `None` for the fused causal kernel."""
         inputs = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
         if self.config.is_causal:
-            inputs |= separate_documents(documents, attention_mask, len(inputs_embeds))
+            inputs |= separate_documents(documents, attention_mask, inputs_embeds.shape[0])
             return create_causal_mask(**inputs, past_key_values=past_key_values, position_ids=position_ids)
         if documents is not None:
             inputs["and_mask_function"] = packed_sequence_mask_function(documents.expand(inputs_embeds.shape[0], -1))

@@ -46,7 +46,7 @@ def check_problem(
         inputs_embeds=inputs_embeds,
         mask_refusal="Latents attend to the whole problem, so a mask over pairs of tokens has no meaning.",
     )
-    batch_size = len(input_ids if inputs_embeds is None else inputs_embeds)
+    batch_size = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
     if num_steps is not None:
         check_count("num_steps", num_steps)
     if num_latents is not None:
@@ -91,7 +91,7 @@ def check_answer(
     if given is not None:
         check_vectors(given, name) if given is decoder_inputs_embeds else check_id_type(given, name)
         is_wide = given.ndim == 2 or given.shape[-1] == config.hidden_size
-        if given.ndim != shape.count(",") + 1 or 0 in given.shape or len(given) != batch_size or not is_wide:
+        if given.ndim != shape.count(",") + 1 or 0 in given.shape or given.shape[0] != batch_size or not is_wide:
             raise ValueError(
                 f"`{name}` has shape {tuple(given.shape)}; it must be {shape} with B = {batch_size} and no size 0."
             )

@@ -44,7 +44,7 @@ def check_text(
                 "steps. Remove it or call `model.eval()`."
             )
     if past_key_values is not None:
-        batch_size = len(input_ids if inputs_embeds is None else inputs_embeds)
+        batch_size = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
         check_cache(config, past_key_values, config.num_steps if num_steps is None else num_steps, batch_size)
     return attention_mask
 

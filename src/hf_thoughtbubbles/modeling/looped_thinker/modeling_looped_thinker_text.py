@@ -211,7 +211,7 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
             "position_ids": position_ids,
-            **separate_documents(documents, attention_mask, len(inputs_embeds)),
+            **separate_documents(documents, attention_mask, inputs_embeds.shape[0]),
         }
         mask = full = create_causal_mask(**arguments)
         if num_parts > 1 and mask is None and inputs_embeds.shape[1] > 1:

@@ -116,7 +116,7 @@ def check_next_thought(
         name, shape, given = "decoder_inputs_embeds", f"(B, T, {config.hidden_size})", decoder_inputs_embeds
     check_vectors(given, name) if given is decoder_inputs_embeds else check_id_type(given, name)
     has_width = given.ndim == 2 or given.shape[-1] == config.hidden_size
-    if given.ndim != shape.count(",") + 1 or 0 in given.shape or len(given) != batch_size or not has_width:
+    if given.ndim != shape.count(",") + 1 or 0 in given.shape or given.shape[0] != batch_size or not has_width:
         raise ValueError(
             f"`{name}` has shape {tuple(given.shape)}; it must be {shape} with B = {batch_size} and no size 0."
         )

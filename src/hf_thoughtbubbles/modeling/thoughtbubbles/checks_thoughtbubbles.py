@@ -46,7 +46,7 @@ def check_inputs(
     if config.fork_layers and (use_cache or past_key_values is not None):
         check_cache_use(config, is_training)
     if past_key_values is not None:
-        batch_size = len(input_ids if inputs_embeds is None else inputs_embeds)
+        batch_size = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
         heads = config.num_attention_heads, config.head_dim
         check_cache_layers(past_key_values, config.layer_types, batch_size, *heads)
     return attention_mask if config.has_dead_slots else hiding_mask

@@ -132,6 +132,7 @@ class TrackedThreshold(nn.Module):
         super().__init__()
         self.config = config
         self.num_forks = num_forks
+        self.is_sharded = False  # FSDP2 gives forward passes a whole weight, and the gradient to its parts
         # The threshold in use, and the streams per token that it is for; 0 while there is none.
         self.threshold = nn.Buffer(torch.tensor(KEEP_ALL, dtype=torch.float32))
         self.threshold_budget = nn.Buffer(torch.zeros((), dtype=torch.float32))
@@ -162,6 +163,7 @@ class TrackedThreshold(nn.Module):
         """Set the mode; evaluation begins with the threshold of the last step."""
         if self.training and not mode:
             self.settle()
+        self.is_sharded = self.is_sharded or is_traceable_wrapper_subclass(self.keep_proj.weight)
         return super().train(mode)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -233,7 +235,7 @@ class TrackedThreshold(nn.Module):
         self.close_window(weight)
         if not weight.requires_grad:
             return self.threshold
-        if weight.grad is None:
+        if weight.grad is None and not self.is_sharded:
             self.window_counts.zero_()
         self.window_threshold_budget.fill_(self.config.fork_budget)
         return self.get_training_threshold()

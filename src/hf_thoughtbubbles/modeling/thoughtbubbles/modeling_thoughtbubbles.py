@@ -272,7 +272,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
-            **separate_documents(documents, attention_mask, len(inputs_embeds)),
+            **separate_documents(documents, attention_mask, inputs_embeds.shape[0]),
         )
         return {
             "position_embeddings": self.embed_rotary(positions + bool(self.config.fork_layers), inputs_embeds),
