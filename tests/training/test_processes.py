@@ -219,7 +219,7 @@ def test_a_sharded_model_is_drawn_while_it_trains(runs):
 def test_what_accelerate_wraps_on_gpus_has_the_gradients_of_the_whole(lesson, runs):
     """fsdp2.yaml names no layers: accelerate finds those that the model names."""
     seen = runs.seen[0]["wrapped"][lesson.name]
-    assert seen["largest"] > 0.01 and seen["gap"] < 1e-5 * seen["largest"]
+    assert seen["largest"] > 0.01 and seen["gap"] < 2e-5 * seen["largest"]
     layers = {key for key, module in lesson.build().named_modules() if type(module).__name__ in LAYERS}
     assert layers <= set(seen["units"])
     if lesson.name in LOOPED_LESSONS:

@@ -34,13 +34,14 @@ class WrittenOutAttention(nn.Module):
         Attend from states `(B, S, D)` to a source `(B, M, D)`, except where `source_mask` `(B, M)` is False.
 
         Returns:
-            The attention output `(B, S, D)` before the output projection, and the weights `(B, N, S, M)` in float32.
+            The attention output `(B, S, D)` before the output projection, and the weights `(B, N, S, M)` in float32 or
+            better.
         """
         query, key, value = self.q_proj(hidden_states), self.k_proj(source), self.v_proj(source)
         scores = self.split(query) @ self.split(key).transpose(2, 3) * self.scaling
         if source_mask is not None:
             scores = scores.masked_fill(~source_mask[:, None, None], torch.finfo(scores.dtype).min)
-        weights = F.softmax(scores, dim=-1, dtype=torch.float32)
+        weights = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         attn_output = weights.to(value.dtype) @ self.split(value)
         return attn_output.transpose(1, 2).flatten(2), weights
 
