@@ -27,7 +27,6 @@ FAMILY_ARGUMENTS = (
     "encoder_outputs",
     "exit_threshold",
     "fork_budget",
-    "logits_to_keep",
     "loop_decoder",
     "memory_ids",
     "num_latents",
@@ -42,6 +41,7 @@ FAMILY_ARGUMENTS = (
     "patch_lengths",
     "probe_targets",
 )
+HEAD_ARGUMENTS = ("logits_to_keep",)  # which heads read themselves, and hand on to no base model
 NEAR = 0.92  # similarity of a misspelt name and the right one, from 0 to 1
 
 
@@ -53,7 +53,7 @@ def find_argument(name: str) -> str | None:
     >>> find_argument("num_step"), find_argument("cu_seq_lens_q")
     ('num_steps', None)
     """
-    return next(iter(difflib.get_close_matches(name, FAMILY_ARGUMENTS, n=1, cutoff=NEAR)), None)
+    return next(iter(difflib.get_close_matches(name, (*FAMILY_ARGUMENTS, *HEAD_ARGUMENTS), n=1, cutoff=NEAR)), None)
 
 
 def check_arguments(model: PreTrainedModel, kwargs: dict[str, Any]):
