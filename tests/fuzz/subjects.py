@@ -228,6 +228,8 @@ def draw_core(draw) -> dict:
         "initializer_range": draw(st.sampled_from([0.1, 0.3])),
         **draw_dropouts(draw, DROPOUTS[:3]),
     }
+    if "none" in (settings["attention_normalization"], settings["mlp_normalization"]):
+        settings["initializer_range"] = 0.1  # without norms states grow until rounding decides all
     if settings["position_embedding"] == "rope":
         settings["rope_parameters"] = draw(rope_settings())
     if settings["position_embedding"] == "relative":
