@@ -247,7 +247,7 @@ def list_foreign() -> list[BadInput]:
     return rows
 
 
-def list_knobs() -> list[BadInput]:
+def list_generation_fields() -> list[BadInput]:
     rows = []
     budgets = {"half": 0.5, "NaN": NAN, "text": "2", "not calibrated": 3.0}
     thresholds = {"negative": -0.1, "NaN": NAN, "text": "0"}
@@ -353,7 +353,7 @@ def list_bad_inputs() -> list[BadInput]:
         list_caches,
         list_kept_logits,
         list_foreign,
-        list_knobs,
+        list_generation_fields,
         list_generation,
         list_outputs,
         list_settings,

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 import hf_thoughtbubbles as package
 from tests.fuzz.comparing import FLOAT32, SEEDS, compare, draw_cuts, must_refuse, read_by_ends
-from tests.fuzz.generation_checks import check_beams, check_generation, check_knobs
+from tests.fuzz.generation_checks import check_beams, check_generation, check_generation_fields
 from tests.fuzz.subjects import (
     CONFIGS,
     FAMILIES,
@@ -410,7 +410,7 @@ CHECKS = {
     "loss": (check_loss, FAMILIES, ""),
     "generation": (check_generation, FAMILIES, ""),
     "beams": (check_beams, FAMILIES, "causal"),
-    "knobs": (check_knobs, FAMILIES, ""),
+    "fields": (check_generation_fields, FAMILIES, ""),
     "determinism": (check_determinism, FAMILIES, ""),
     "gradients": (check_gradients, FAMILIES, ""),
     "last_logits": (check_last_logits, [name for name in FAMILIES if name != "thinker"], ""),

@@ -19,7 +19,7 @@ from tests.fuzz.subjects import (
 )
 
 
-def generate_alone(model, subject: Subject, prompt: dict, num_new: int, **knobs) -> torch.Tensor:
+def generate_alone(model, subject: Subject, prompt: dict, num_new: int, **fields) -> torch.Tensor:
     """The greedy continuation, by full forward passes without a cache; `(B, T)` as `generate` returns it."""
     num_rows, config = len(prompt["input_ids"]), model.config
     ids, mask, others = torch.full((num_rows, 1), 0), None, prompt
@@ -27,11 +27,11 @@ def generate_alone(model, subject: Subject, prompt: dict, num_new: int, **knobs)
         others = {}
         ids, mask = prompt["input_ids"], prompt["attention_mask"]
     if subject.is_parallel:
-        logits = model(**prompt, answer_length=num_new, **knobs).logits
+        logits = model(**prompt, answer_length=num_new, **fields).logits
     is_done = torch.zeros(num_rows).bool()
     for step in range(num_new):
         if not subject.is_parallel:
-            logits = read(model, subject, ids, *describe(subject, mask, others), use_cache=False, **knobs).logits
+            logits = read(model, subject, ids, *describe(subject, mask, others), use_cache=False, **fields).logits
         new = logits[:, step if subject.is_parallel else -1].argmax(-1).masked_fill(is_done, config.pad_token_id)
         ids = torch.cat((ids, new[:, None]), dim=1)
         mask = None if mask is None else torch.cat((mask, torch.ones(num_rows, 1).long()), dim=1)
@@ -50,25 +50,25 @@ def describe(subject: Subject, mask: torch.Tensor | None, context: dict) -> tupl
     return mask, context
 
 
-def draw_knobs(subject: Subject, draw) -> dict:
+def draw_fields(subject: Subject, draw) -> dict:
     """Arguments that change how much the model computes, each also a field of its configuration."""
-    settings, knobs = subject.settings, {}
+    settings, fields = subject.settings, {}
     if subject.family == "thoughtbubbles" and settings["fork_rule"] != "copy" and settings["fork_layers"]:
         budgets = [1.0, 1.3, 2.0, 3.7]
         if settings["fork_rule"] == "threshold":
             table = settings["fork_calibration"]
             budgets = [1.0] if table is None else [*table["budgets"], 2.3]
-        knobs["fork_budget"] = draw(st.sampled_from(budgets))
+        fields["fork_budget"] = draw(st.sampled_from(budgets))
     if subject.family in ("thinker", "thinker_text"):
-        knobs["num_steps"] = draw(st.integers(1, 6))
+        fields["num_steps"] = draw(st.integers(1, 6))
     if subject.family == "thinker_text" and draw(st.booleans()):
-        knobs["exit_threshold"] = draw(st.sampled_from([0.2, 0.7, 5.0]))
+        fields["exit_threshold"] = draw(st.sampled_from([0.2, 0.7, 5.0]))
     if subject.family == "thinker":
-        knobs["num_latents"] = draw(st.integers(1, settings["max_latents"]))
-        knobs["num_read_steps"] = draw(st.integers(0, 3))
+        fields["num_latents"] = draw(st.integers(1, settings["max_latents"]))
+        fields["num_read_steps"] = draw(st.integers(0, 3))
     if subject.family == "next_thought":
-        knobs["num_thoughts"] = draw(st.integers(1, 4))
-    return {name: value for name, value in knobs.items() if draw(st.booleans()) or len(knobs) == 1}
+        fields["num_thoughts"] = draw(st.integers(1, 4))
+    return {name: value for name, value in fields.items() if draw(st.booleans()) or len(fields) == 1}
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def check_generation(subject: Subject, draw):
     model, inputs, num_rows = subject.build(), Inputs(subject, draw(SEEDS)), draw(st.integers(1, 3))
     side = draw(st.sampled_from([None, "left"]))
     prompt, num_new = take_prompt(subject, inputs, draw, num_rows, side), draw(st.integers(1, 7))
-    knobs, ways = draw_knobs(subject, draw), ["cached", "uncached"]
+    fields, ways = draw_fields(subject, draw), ["cached", "uncached"]
     if subject.family != "byte_patch" and not subject.looks_ahead:
         ways += ["static"] + (["chunked"] if subject.is_text else [])
     if not subject.looks_ahead:
@@ -86,14 +86,14 @@ def check_generation(subject: Subject, draw):
     if subject.is_token_patched:
         check_patched_generation(model, prompt, num_new)
         return
-    options = {"max_new_tokens": num_new, "do_sample": False, **prompt, **knobs}
+    options = {"max_new_tokens": num_new, "do_sample": False, **prompt, **fields}
     if way == "uncached":
         options["use_cache"] = False
     if way == "static":
         options["cache_implementation"] = "static"
     if way == "chunked":
         options["prefill_chunk_size"] = draw(st.integers(1, 5))
-    expected = generate_alone(model, subject, prompt, num_new, **knobs)
+    expected = generate_alone(model, subject, prompt, num_new, **fields)
     if way == "continued" and num_new > 1:
         found = generate_in_turns(model, subject, options, draw(st.integers(1, num_new - 1)))
         if found is None:
@@ -173,47 +173,47 @@ def check_beams(subject: Subject, draw):
 
 
 @torch.no_grad()
-def check_knobs(subject: Subject, draw):
-    """A knob does the same in a call, in `generate`, in its configuration, and in the model's configuration."""
+def check_generation_fields(subject: Subject, draw):
+    """A field does the same in a call, in `generate`, in its configuration, and in the model's configuration."""
     model, inputs, num_rows = subject.build(), Inputs(subject, draw(SEEDS)), draw(st.integers(1, 2))
     if subject.family == "byte_patch":
         check_patch_settings(model, subject, inputs, draw)
         return
-    knobs = draw_knobs(subject, draw)
-    fields = knobs
-    if "num_steps" in knobs and subject.settings.get("exit_threshold") is not None:
-        fields = {"exit_threshold": subject.settings["exit_threshold"], **knobs}
-    changed = subject.build(**fields)
+    fields = draw_fields(subject, draw)
+    built = fields
+    if "num_steps" in fields and subject.settings.get("exit_threshold") is not None:
+        built = {"exit_threshold": subject.settings["exit_threshold"], **fields}
+    changed = subject.build(**built)
     changed.load_state_dict(model.state_dict())
     length = draw(st.integers(1, 9))
     ids, context = inputs.draw_ids(num_rows, length), inputs.draw_context(num_rows)
-    found = read(model, subject, ids, None, context, use_cache=False, **knobs)
-    compare("logits with knobs", found.logits, read(changed, subject, ids, None, context, use_cache=False).logits)
-    check_amounts(model, subject, ids, context, knobs, found)
+    found = read(model, subject, ids, None, context, use_cache=False, **fields)
+    compare("logits with fields", found.logits, read(changed, subject, ids, None, context, use_cache=False).logits)
+    check_amounts(model, subject, ids, context, fields, found)
 
     prompt = take_prompt(subject, inputs, draw, num_rows)
     options = {**prompt, "max_new_tokens": 4, "do_sample": False}
     expected = changed.generate(**options).tolist()
-    assert model.generate(**options, **knobs).tolist() == expected, "generate with knobs as arguments"
-    fixed = GenerationConfig(max_new_tokens=4, do_sample=False, **knobs)
+    assert model.generate(**options, **fields).tolist() == expected, "generate with fields as arguments"
+    fixed = GenerationConfig(max_new_tokens=4, do_sample=False, **fields)
     for name in ("pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id"):
         setattr(fixed, name, getattr(model.generation_config, name))
-    assert model.generate(**prompt, generation_config=fixed).tolist() == expected, "knobs in `generation_config`"
+    assert model.generate(**prompt, generation_config=fixed).tolist() == expected, "fields in `generation_config`"
 
 
-def check_amounts(model, subject: Subject, ids: torch.Tensor, context: dict, knobs: dict, out):
+def check_amounts(model, subject: Subject, ids: torch.Tensor, context: dict, fields: dict, out):
     """The output tells how much was computed, and an amount without effect changes nothing."""
-    if "fork_budget" in knobs:
-        forks = model(input_ids=ids, use_cache=False, output_forks=True, **knobs).forks
+    if "fork_budget" in fields:
+        forks = model(input_ids=ids, use_cache=False, output_forks=True, **fields).forks
         counts = [fork.num_streams for fork in forks]
         assert all(bool((count >= 1).all()) for count in counts) or subject.is_published_rule
-        if knobs["fork_budget"] == 1.0 and subject.settings["fork_rule"] not in (OWN_RULE, "topk"):
+        if fields["fork_budget"] == 1.0 and subject.settings["fork_rule"] not in (OWN_RULE, "topk"):
             assert all(bool((count == 1).all()) for count in counts), "forks with a budget of 1"
         if subject.is_published_rule and ids.shape[1] > 1:
-            most = math.ceil(ids.shape[1] * knobs["fork_budget"])
+            most = math.ceil(ids.shape[1] * fields["fork_budget"])
             assert all(int(count.sum(1).max()) <= most for count in counts), "more streams than the budget"
     if subject.family == "thinker_text":
-        num_steps = knobs.get("num_steps", model.config.num_steps)
+        num_steps = fields.get("num_steps", model.config.num_steps)
         assert int(out.num_steps_used.max()) <= num_steps
         never = model(input_ids=ids, use_cache=False, num_steps=num_steps, exit_threshold=0.0, output_steps=True)
         compare("last of `step_logits`", never.step_logits[:, -1], never.logits)
@@ -222,7 +222,7 @@ def check_amounts(model, subject: Subject, ids: torch.Tensor, context: dict, kno
         compare("exit after two steps", early.logits, short.logits)
         assert bool((early.num_steps_used == min(2, num_steps)).all())
     if subject.family == "thinker":
-        few = {**context, **{name: value for name, value in knobs.items() if name != "num_steps"}}
+        few = {**context, **{name: value for name, value in fields.items() if name != "num_steps"}}
         less, more = (read(model, subject, ids, None, few, num_steps=n, output_steps=True).latents for n in (2, 4))
         compare("latents of the first steps", more[:, :2], less)
     if subject.family == "next_thought":

@@ -121,7 +121,7 @@ class RemoteCodeConfigMixin:
         check_folder(folder, code)
         if push_to_hub:  # transformers would upload only what it writes itself
             self.save_pretrained(save_directory)
-            return self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)  # type: ignore[attr-defined]
+            return self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)  # type: ignore[attr-defined]  # of PreTrainedConfig
         for name, target in (getattr(self, "auto_map", None) or {}).items() if code else ():
             local = target.split("--")[-1]  # without the Hub repository that it was loaded from
             file_name = f"{local.split('.')[0]}.py"
@@ -150,7 +150,7 @@ class HubModelMixin:
         self, save_directory, is_main_process=True, state_dict=None, push_to_hub=False, *args, **kwargs
     ):
         folder, writes = Path(save_directory), is_writer(is_main_process)
-        has_code = writes and (self.saves_full_model or self._auto_class is not None)  # type: ignore[attr-defined]
+        has_code = writes and (self.saves_full_model or self._auto_class is not None)  # type: ignore[attr-defined]  # of the model
         check_folder(folder, {**self.config.export_code()[0], **read_remote_code(type(self))} if has_code else {})
         is_staged = writes and not kwargs.get("distributed_checkpoint")  # into which every process writes
         target = folder / STAGING if is_staged else folder
@@ -165,4 +165,4 @@ class HubModelMixin:
         finally:
             if is_staged:
                 shutil.rmtree(target, ignore_errors=True)
-        self.barrier_after_gathered_checkpoint_save(getattr(self.config, "distributed_config", None))  # type: ignore[attr-defined]
+        self.barrier_after_gathered_checkpoint_save(getattr(self.config, "distributed_config", None))  # type: ignore[attr-defined]  # of the model

@@ -6,7 +6,7 @@ import time
 
 import torch
 import torch.distributed as dist
-from accelerate.data_loader import DataLoaderDispatcher  # type: ignore[import-untyped]
+from accelerate.data_loader import DataLoaderDispatcher  # type: ignore[import-untyped]  # has no types
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
