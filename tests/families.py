@@ -5,6 +5,7 @@ Each entry has what the promises in tests/contract need: how to build its model,
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -48,7 +49,7 @@ BYTE_PATCH_SIZES = {
     "max_patch_bytes": 7,
     "patch_size": 5,
 }
-CALIBRATED: dict[str, tuple] = {}
+BUILT: dict[tuple, tuple] = {}
 SHARPENING = 3.0  # fork scores start near one half each; scaled up, decisions are real and not ties of rounding
 
 
@@ -86,15 +87,21 @@ def take_row(inputs: dict, row: int) -> dict:
     return alone
 
 
-def calibrate_once(model: ThoughtbubblesForCausalLM, key: str, num_rows: int = 8) -> ThoughtbubblesForCausalLM:
-    """The calibrated model, and the random state after calibration; computed once for each key."""
-    if key not in CALIBRATED:
-        input_ids = torch.randint(1, model.config.vocab_size - 1, (num_rows, model.config.max_position_embeddings))
-        calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))
-        CALIBRATED[key] = copy.deepcopy(model), torch.get_rng_state()
-    calibrated, random_state = CALIBRATED[key]
+def build_once(key: tuple, build: Callable[[], PreTrainedModel], seed: int = 0) -> PreTrainedModel:
+    """A copy of the model that is built for a key from a seed, and the random state after that."""
+    if key not in BUILT:
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` writes a stack trace for each absent accelerator
+        BUILT[key] = build(), torch.get_rng_state()
+    model, random_state = BUILT[key]
     torch.set_rng_state(random_state)
-    return copy.deepcopy(calibrated)
+    return copy.deepcopy(model)
+
+
+def calibrate(model: ThoughtbubblesForCausalLM, num_rows: int = 8) -> ThoughtbubblesForCausalLM:
+    """A model whose thresholds serve budgets of 1 and 4."""
+    input_ids = torch.randint(1, model.config.vocab_size - 1, (num_rows, model.config.max_position_embeddings))
+    calibrate_forks(model, [{"input_ids": input_ids}], budgets=(1.0, 4.0))
+    return model
 
 
 @dataclass(frozen=True)
@@ -175,14 +182,18 @@ class Family:
 
     def build(self, seed: int = 0, **changes):
         """A model with reproducible weights whose forks decide by more than rounding, calibrated where it can be."""
-        torch.manual_seed(seed)
-        model = self.model_class(type(self.config)(**{**self.config.to_dict(), **changes})).eval()
+        config = type(self.config)(**{**self.config.to_dict(), **changes})
+        key = self.model_class, seed, config.to_json_string(use_diff=False)
+        return build_once(key, lambda: self.make(config), seed)
+
+    def make(self, config: PreTrainedConfig):
+        """A model with weights from the current random state."""
+        model = self.model_class(config).eval()
         if self.model_class is not ThoughtbubblesForCausalLM:
             return model
         sharpen_forks(model)
-        if model.config.fork_layers and model.config.fork_rule == "threshold":
-            return calibrate_once(model, f"{seed} {model.config.to_json_string(use_diff=False)}")
-        return model
+        is_calibrated = model.config.fork_layers and model.config.fork_rule == "threshold"
+        return calibrate(model) if is_calibrated else model
 
     def draw(self, *shape: int) -> torch.Tensor:
         """Random ids."""

@@ -14,7 +14,7 @@ from hf_thoughtbubbles import StreamCache, ThoughtbubblesForCausalLM, calibrate_
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from hf_thoughtbubbles.modeling.thoughtbubbles import fork_thresholds
 from hf_thoughtbubbles.modeling.thoughtbubbles.cache_streams import StaticStreamLayer, StreamLayer
-from tests.families import calibrate_once, draw_ids, make_config, sharpen_forks
+from tests.families import build_once, calibrate, draw_ids, make_config, sharpen_forks
 
 
 FORK_LAYERS, BUDGETS = ([2], [1, 3], [0, 1, 3]), (1.0, 1.3, 2.0, 4.0)
@@ -26,11 +26,13 @@ MODELS = pytest.mark.parametrize(
 
 def build(fork_layers=(1, 3), budget: float = 1.6, seed: int = 0, **changes) -> ThoughtbubblesForCausalLM:
     """A random model with sharpened scores and thresholds that prune for real."""
-    torch.manual_seed(seed)
     fields = {"fork_rule": "threshold", "fork_layers": fork_layers, "fork_budget": budget, **changes}
     # A random model with tied embeddings repeats its input; this one writes text that varies.
-    model = sharpen_forks(ThoughtbubblesForCausalLM(make_config(tie_word_embeddings=False, **fields))).eval()
-    return calibrate_once(model, f"{seed} {model.config.to_json_string(use_diff=False)} 16", num_rows=16)
+    config = make_config(tie_word_embeddings=False, **fields)
+    key = "sixteen rows", seed, config.to_json_string(use_diff=False)
+    return build_once(
+        key, lambda: calibrate(sharpen_forks(ThoughtbubblesForCausalLM(config)).eval(), num_rows=16), seed
+    )
 
 
 def make_ragged(lengths: tuple[int, ...], width: int) -> tuple[torch.Tensor, torch.Tensor]:
