@@ -17,6 +17,8 @@ import pytest
 import torch
 
 
+collect_ignore = ["compat", "preloaded.py"]  # programs of their own, which hold no tests
+
 pytest.register_assert_rewrite("tests.contract.contract")
 
 

@@ -90,7 +90,9 @@ def take_row(inputs: dict, row: int) -> dict:
 def build_once(key: tuple, build: Callable[[], PreTrainedModel], seed: int = 0) -> PreTrainedModel:
     """A copy of the model that is built for a key from a seed, and the random state after that."""
     if key not in BUILT:
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` writes a stack trace for each absent accelerator
+        torch.default_generator.manual_seed(
+            seed
+        )  # `torch.manual_seed` writes a stack trace for each absent accelerator
         BUILT[key] = build(), torch.get_rng_state()
     model, random_state = BUILT[key]
     torch.set_rng_state(random_state)

@@ -50,6 +50,20 @@ SINGLE_ROW_WAYS = {
     "chunked": {"prefill_chunk_size": 5},
 }
 PADDED_WAYS = {"greedy": {}, "beam": {"num_beams": 2}, "static": STATIC}
+# Of each kind of computation one entry; other entries of a family are marked `variant`.
+FIRST_ENTRIES = {
+    *(
+        "thoughtbubbles",
+        "gpt-rope",
+        "threshold",
+        "copy",
+        "thinker",
+        "thinker-exit",
+        "generic",
+        "generic-bidirectional",
+    ),
+    *("plain-autoregressive", "plain-parallel", "space", "space-parallel", "token", "plain"),
+}
 
 
 class ModelContract(InputContract):
@@ -70,11 +84,14 @@ class ModelContract(InputContract):
             return
         condition = getattr(metafunc.function, "condition", lambda family: True)
         families = [family for family in self.families if condition(family)]
+        first = FIRST_ENTRIES & {family.name for family in families} or {family.name for family in families[:1]}
+        marks = {family.name: () if family.name in first else pytest.mark.variant for family in families}
         if "way" not in metafunc.fixturenames:
-            metafunc.parametrize("family", families, ids=lambda family: family.name)
+            cases = [pytest.param(family, id=family.name, marks=marks[family.name]) for family in families]
+            metafunc.parametrize("family", cases)
             return
         cases = [
-            pytest.param(family, way, id=f"{family.name}-{way}")
+            pytest.param(family, way, id=f"{family.name}-{way}", marks=marks[family.name])
             for family in families
             for way in metafunc.function.ways
             if family.supports(way)

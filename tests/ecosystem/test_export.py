@@ -1,12 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Exported models compute what the models compute, at other sizes than those of the export."""
 
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 from torch.export import Dim
-from transformers.exporters import OnnxConfig, OnnxExporter
 
 from hf_thoughtbubbles import BytePatchForCausalLM
 from tests.ecosystem.byte_models import BYTES, make_byte_patch
@@ -92,6 +90,8 @@ def compare(model, read):
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @torch.no_grad()
 def test_what_torch_export_and_onnx_keep_computes_the_same_at_other_sizes(family):
+    import onnxruntime  # imported here: with onnxscript below it takes seconds, in every collection
+
     model, inputs = family.build(), draw(*EXPORTED)
     program = keep(model, inputs)
     exported = program.module()
@@ -108,6 +108,8 @@ def test_what_torch_export_and_onnx_keep_computes_the_same_at_other_sizes(family
 @torch.no_grad()
 def test_what_the_exporter_of_transformers_keeps_computes_the_same_at_other_sizes():
     """The published fork rule sorts stably, which torch.onnx alone does not know and this exporter does; unpadded."""
+    from transformers.exporters import OnnxConfig, OnnxExporter
+
     model, inputs = TOPK.build(), {"input_ids": torch.randint(0, 256, EXPORTED)}
     num_streams = model(**inputs, output_forks=True).forks[0].num_streams
     assert num_streams.unique().tolist() == [1, 2]  # it decides

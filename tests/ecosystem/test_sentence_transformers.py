@@ -3,8 +3,6 @@
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from hf_thoughtbubbles import build_byte_tokenizer
 from tests.ecosystem.byte_models import BYTES, CAUSAL, make_byte_patch
@@ -24,6 +22,9 @@ MODELS = [
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
 def test_a_pooled_vector_is_that_of_the_states_of_the_text_alone(family, side, tmp_path):
+    from sentence_transformers import SentenceTransformer  # imported here: it takes seconds, in every collection
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
     model, tokenizer = family.build(), build_byte_tokenizer(model_max_length=151)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 
-LIBRARIES = ["matplotlib.pyplot", "datasets", "torch", "transformers.trainer", "hf_thoughtbubbles"]
 TIMEOUT_SECONDS = 600
 
 
@@ -42,7 +41,7 @@ def run_script(script: Path, *arguments) -> subprocess.CompletedProcess:
     """
     arguments = [str(argument) for argument in arguments]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LIBRARIES)
+    context.set_forkserver_preload(["tests.preloaded"])
     with tempfile.TemporaryDirectory() as folder:
         process = context.Process(target=_become, args=(str(script), arguments, folder))
         process.start()

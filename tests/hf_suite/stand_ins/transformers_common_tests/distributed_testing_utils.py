@@ -2,17 +2,9 @@
 """Several CPU processes for the common tests, each forked from a server that has done the imports."""
 
 import multiprocessing
+import sys
 
 import torch
-
-
-IMPORTED_ONCE = [
-    "hf_thoughtbubbles",
-    "parameterized",
-    "pytest",
-    "torch.distributed.fsdp",
-    "transformers.testing_utils",
-]
 
 
 def _get_distributed_device_type() -> str:
@@ -28,10 +20,12 @@ def _get_rank_device(rank: int) -> torch.device:
 
 
 def _set_rank_device(rank: int):
+    """Called first in every process; prepares it."""
     torch.set_num_threads(1)
+    sys.modules["transformers_common_tests.test_fsdp_mixin"].NUM_STEPS = 6  # of 20: a checkpoint is resumed after half
 
 
 def _start_rank_processes(function, args: tuple, nprocs: int):
     """Run `function(rank, *args)` in `nprocs` processes; raises what a process raised."""
-    multiprocessing.set_forkserver_preload(IMPORTED_ONCE)
+    multiprocessing.set_forkserver_preload(["tests.preloaded"])
     torch.multiprocessing.start_processes(function, args=args, nprocs=nprocs, start_method="forkserver")
