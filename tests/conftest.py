@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """The environment of all tests: no network, a cache of their own, one thread each under several processes."""
 
+import multiprocessing
 import os
 import tempfile
 
@@ -19,6 +20,8 @@ import torch
 
 collect_ignore = ["compat", "preloaded.py"]  # programs of their own, which hold no tests
 
+# The server of forked processes imports it, when a test forks the first one.
+multiprocessing.set_forkserver_preload(["tests.preloaded"])
 pytest.register_assert_rewrite("tests.contract.contract")
 
 

@@ -134,9 +134,7 @@ class Family:
     later_tokens_act_at_once: ClassVar[bool] = True  # a token changes the logits of its own position
     compute: ClassVar[tuple[dict, ...]] = ({},)  # arguments for less, the usual and more compute
     unsupported: ClassVar[tuple[str, ...]] = ()  # ways to generate
-    # A training step that is compiled: the changes that make the model smaller, and arguments beside the lesson.
-    compile_changes: ClassVar[dict] = {}
-    compile_options: ClassVar[dict] = {"use_cache": False}
+    compile_options: ClassVar[dict] = {"use_cache": False}  # arguments beside the lesson of a compiled training step
     # Training in bfloat16, and how far its probabilities may be from those of float32.
     bf16_changes: ClassVar[dict] = {}
     bf16_steps: ClassVar[int] = 12
@@ -165,6 +163,16 @@ class Family:
         """Whether its training step is compiled: that of many steps takes long."""
         slow = ("kept-autoregressive", "window-autoregressive", "static-memory-parallel")
         return not isinstance(self, Answerer) or self.name in slow
+
+    @property
+    def compile_changes(self) -> dict:
+        """The changes that give the smallest model with each kind of layer: compiling takes as long as graphs are."""
+        if self.model_class is GenericTransformerForCausalLM:
+            return {"num_hidden_layers": 2}
+        if self.model_class is LoopedThinkerForCausalLM:
+            return {"num_hidden_layers": 1, "num_steps": 3}
+        forks = [self.config.fork_layers[0] + i for i, _ in enumerate(self.config.fork_layers[:2])]
+        return {"num_hidden_layers": max(forks, default=1) + 1, "fork_layers": forks}
 
     @property
     def compute_options(self) -> dict:
@@ -543,6 +551,7 @@ class BytePatchFamily(Family):
     num_new_tokens = 29
     takes_vectors = False
     unsupported = ("static", "static-beam")
+    compile_changes = {"num_hidden_layers": 2, "core_num_hidden_layers": 1}
     compile_options = {}
     bf16_changes = {"initializer_range": 0.02}
     bf16_steps = 20
@@ -660,6 +669,7 @@ class NextThoughtFamily(EncoderDecoderFamily):
     compute = ({"num_thoughts": 1}, {"num_thoughts": 3})
     compute_options = {"num_thoughts": 4}
     unsupported = ("chunked",)
+    compile_changes = {}
     bf16_changes = {"initializer_range": 0.1}
     bf16_steps = 20
     bf16_distance = 0.1

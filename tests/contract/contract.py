@@ -353,12 +353,13 @@ class ModelContract(InputContract):
     @holds_for(lambda family: family.is_compiled)
     @pytest.mark.parametrize("padding", [False, True])
     def test_promise_7_a_compiled_training_step_has_no_graph_break(self, family, padding):
+        """The backward pass is traced with padding; without it the forward pass alone, which has the branches."""
         side = None if not padding else "left" if family.is_encoder_decoder else "right"
         model, lesson = family.build(**family.compile_changes).train(), family.draw_lesson(2, side)
         lesson |= family.compile_options
         loss, expected = compute_gradients(model, lesson)
         torch._dynamo.reset()
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager" if padding else "eager")
         compiled_loss, gradients = compute_gradients(compiled, lesson)
         torch.testing.assert_close(compiled_loss, loss)
         gradients = {name.removeprefix("_orig_mod."): gradient for name, gradient in gradients.items()}

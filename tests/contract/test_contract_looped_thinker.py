@@ -1,11 +1,6 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """The promises of the looped Thinker that answers problems."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,10 +17,10 @@ from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from hf_thoughtbubbles.modeling.looped_thinker.outputs_looped_thinker import LoopedThinkerEncoderOutput
 from tests.contract.contract import ModelContract, holds_for
 from tests.families import ANSWERERS, VOCAB_SIZE, Answerer, draw_ids, select_rows, take_row
-from tests.training.train_answers_once import make_answer_trainer
+from tests.training.processes import find_port, start_forked
+from tests.training.train_answers_once import make_answer_trainer, train_as_rank
 
 
-REPOSITORY = Path(__file__).parents[2]
 BY_NAME = {family.name: family for family in ANSWERERS}
 
 
@@ -137,14 +132,9 @@ class TestLoopedThinker(ModelContract):
 
     @pytest.mark.slow
     def test_promise_6_two_processes_equal_one_with_twice_the_batch(self, tmp_path):
-        paths = (str(REPOSITORY / "src"), str(REPOSITORY))  # this checkout, whatever is installed
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        script = REPOSITORY / "tests" / "training" / "train_answers_once.py"
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command = [sys.executable, *launcher, str(script), str(tmp_path / "two"), "4", "kept-autoregressive"]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr[-3000:]
-        trainer = make_answer_trainer(tmp_path / "one", BY_NAME["kept-autoregressive"], 8)
+        answerer = BY_NAME["kept-autoregressive"]
+        start_forked(train_as_rank, find_port(), tmp_path / "two", answerer)
+        trainer = make_answer_trainer(tmp_path / "one", answerer, 8)
         trainer.train()
         trainer.save_model()
         one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))

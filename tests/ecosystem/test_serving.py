@@ -3,7 +3,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from tests.ecosystem.byte_models import BYTES, CAUSAL, NO_LETTERS, build, build_chat_tokenizer
 from tests.families import Answerer, make_thinker_config
+from tests.training.processes import find_port
 
 
 pytestmark = pytest.mark.slow
@@ -28,13 +28,6 @@ QUESTION = [{"role": "user", "content": "hi"}]
 LIMITS = {"max_tokens": 7, "temperature": 0}
 HIDE_PACKAGE = "import sys; sys.modules['hf_thoughtbubbles'] = None\n"
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "ecosystem.md"
-
-
-def find_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextmanager

@@ -41,7 +41,6 @@ def run_script(script: Path, *arguments) -> subprocess.CompletedProcess:
     """
     arguments = [str(argument) for argument in arguments]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preloaded"])
     with tempfile.TemporaryDirectory() as folder:
         process = context.Process(target=_become, args=(str(script), arguments, folder))
         process.start()

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 
 from hf_thoughtbubbles.training import curriculum as curriculum_module
 from hf_thoughtbubbles.training.curriculum import Curriculum, CurriculumCallback, TimeBudgetCallback
+from tests.training.processes import start_forked
 
 
 NUM_TARGETS = 50
@@ -145,7 +146,7 @@ class Difficulties(IterableDataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])  # the second pickles the dataset, as "spawn" does
 def test_a_worker_reads_the_raised_difficulty(context):
     curriculum = Curriculum(start=1, limit=9)
     dataset = copy.deepcopy(Difficulties(curriculum))
@@ -357,7 +358,7 @@ def run_process(rank: int, folder: str):
 
 @pytest.mark.slow
 def test_all_processes_agree(tmp_path):
-    torch.multiprocessing.spawn(run_process, args=(str(tmp_path),), nprocs=2)
+    start_forked(run_process, str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert first[0] == [[1.0, False], [1.5, False], [1.5, True]]

@@ -1,18 +1,14 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Train three steps on answers and save, alone or under torchrun. For tests/contract/test_contract_looped_thinker.py.
+"""Train three steps on answers and save, alone or in two processes; for test_contract_looped_thinker.py."""
 
-Arguments: folder, batch per process, answerer.
-"""
-
-import sys
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, default_data_collator
 
-from tests.families import ANSWERERS, Answerer, draw_ids
-from tests.training.processes import leave_together
+from tests.families import Answerer, draw_ids
+from tests.training.processes import become_rank, leave_together
 
 
 def make_answer_dataset(answerer: Answerer, num_rows: int = 24) -> Dataset:
@@ -55,12 +51,10 @@ def make_answer_trainer(
     )
 
 
-if __name__ == "__main__":
-    trainer = make_answer_trainer(
-        sys.argv[1],
-        next(answerer for answerer in ANSWERERS if answerer.name == sys.argv[3]),
-        int(sys.argv[2]),
-    )
+def train_as_rank(rank: int, port: int, folder: str, answerer: Answerer):
+    """Train and save in one of several processes, with four rows in each."""
+    become_rank(rank, port)
+    trainer = make_answer_trainer(folder, answerer, 4)
     trainer.train()
     trainer.save_model()
     leave_together(trainer)

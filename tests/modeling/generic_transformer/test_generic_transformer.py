@@ -67,7 +67,7 @@ COMPILED = [
 @pytest.mark.slow
 @pytest.mark.parametrize("options", COMPILED, ids=str)
 def test_every_option_trains_and_compiles_without_a_graph_break(options):
-    model, ids = build(**options).train(), draw_ids(2, 17)
+    model, ids = build(num_hidden_layers=2, **options).train(), draw_ids(2, 17)
     torch._dynamo.reset()
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
     for run in (model, compiled):

@@ -1,7 +1,6 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Several CPU processes for the common tests, each forked from a server that has done the imports."""
 
-import multiprocessing
 import sys
 
 import torch
@@ -27,5 +26,4 @@ def _set_rank_device(rank: int):
 
 def _start_rank_processes(function, args: tuple, nprocs: int):
     """Run `function(rank, *args)` in `nprocs` processes; raises what a process raised."""
-    multiprocessing.set_forkserver_preload(["tests.preloaded"])
     torch.multiprocessing.start_processes(function, args=args, nprocs=nprocs, start_method="forkserver")
