@@ -29,7 +29,7 @@ test: .venv/installed  ## all tests, under 15 minutes on 2 cores
 	$(PYTEST)
 
 test-fast: .venv/installed  ## what takes under a second each, for the first models of each family, under 2 minutes on 2 cores
-	$(PYTEST) --dist worksteal -m "not slow and not variant"
+	$(PYTEST) --dist worksteal -m "not slow and not thorough"
 
 # Rounding differs between processors, and no promise may depend on it. `make test` uses the best instructions that the
 # processor has, these runs use older ones. Errors are left out: their messages do not depend on rounding.

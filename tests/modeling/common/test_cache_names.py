@@ -115,6 +115,7 @@ def test_layers_get_no_cache_under_gradient_checkpointing(name):
         torch.testing.assert_close(continued, model(**whole, use_cache=False).logits[:, NUM_PAST:])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_compiled_graph_is_not_broken_by_the_renaming():
     family = next(family for family in FAMILIES if family.name == "generic")

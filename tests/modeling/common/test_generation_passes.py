@@ -50,6 +50,7 @@ def place_fields(model, fields: dict, where: str) -> dict:
     return GREEDY
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name, fields", GUIDED, ids=lambda value: value if isinstance(value, str) else "")
 @torch.no_grad()
 def test_guided_scores_are_those_of_two_passes_with_the_same_arguments(name, fields):

@@ -18,6 +18,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_option_of_the_core_acts_trains_and_is_cached(options):
     plain, model, ids = BYTE_VARIANTS[0].build(), BYTE_VARIANTS[0].build(**options), draw_bytes(2, 29)

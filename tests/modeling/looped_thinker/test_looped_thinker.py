@@ -308,6 +308,7 @@ def test_generation_with_exit_is_the_same_with_a_cache(family, strategy):
         assert torch.equal(model.generate(prompt, **options, **strategy), expected), num_steps
 
 
+@pytest.mark.thorough
 def test_assisted_generation_takes_any_number_of_steps_and_an_exit():
     model, assistant, prompt = EXITING.build(), EXITING.build(seed=1, num_steps=1), draw_ids(1, 9)
     for num_steps in STEPS:
@@ -396,6 +397,7 @@ def test_a_threshold_given_in_a_call_overrules_the_configuration():
 # Caches
 
 
+@pytest.mark.thorough
 @KINDS
 @pytest.mark.parametrize("num_steps", STEPS)
 def test_any_cache_holds_any_number_of_steps(family, num_steps):

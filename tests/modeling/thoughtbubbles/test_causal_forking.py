@@ -20,7 +20,10 @@ from tests.families import build_once, calibrate, draw_ids, make_config, sharpen
 FORK_LAYERS, BUDGETS = ([2], [1, 3], [0, 1, 3]), (1.0, 1.3, 2.0, 4.0)
 MODELS = pytest.mark.parametrize(
     "fork_layers, budget, seed",
-    [(layers, budget, i) for i, (layers, budget) in enumerate(itertools.product(FORK_LAYERS, BUDGETS))],
+    [
+        pytest.param(layers, budget, i, marks=() if budget == 1.3 else pytest.mark.thorough)
+        for i, (layers, budget) in enumerate(itertools.product(FORK_LAYERS, BUDGETS))
+    ],
 )
 
 
@@ -137,6 +140,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 @pytest.mark.parametrize("fork_layers", FORK_LAYERS, ids=str)
 def test_cached_text_is_the_uncached_text(fork_layers, strategy):
@@ -151,6 +155,7 @@ def test_cached_text_is_the_uncached_text(fork_layers, strategy):
     assert len(expected[:, 9:].unique()) > 5, "text that varies, so that a lost context would show"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fork_layers", FORK_LAYERS, ids=str)
 def test_assisted_text_is_the_uncached_text(fork_layers):
     model, prompt = build(fork_layers), draw_ids(1, 9)
@@ -411,6 +416,7 @@ def test_budgets_between_calibrated_ones_come_in_between():
     )
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_generation_obeys_the_budget_of_the_call_and_of_its_configuration(tmp_path):
     model, prompt = build(), draw_ids(2, 9)
@@ -479,6 +485,7 @@ def test_high_budgets_cost_no_more_than_all_streams():
     assert (forks[1].num_streams == 4).all()
 
 
+@pytest.mark.slow
 def test_a_model_without_thresholds_says_so(caplog, monkeypatch):
     torch.manual_seed(0)
     model, text = ThoughtbubblesForCausalLM(make_config(fork_rule="threshold")).eval(), draw_ids(2, 9)
