@@ -26,9 +26,9 @@ demo: .venv/installed  ## train beside a native GPT-2, reload, generate, draw (u
 	@echo "checkpoints in $(RUN)/thoughtbubbles and $(RUN)/gpt2, pictures in $(RUN)/forks.png and $(RUN)/forks/"
 
 test: .venv/installed  ## all tests, under 15 minutes on 2 cores
-	$(PYTEST)
+	$(PYTEST) --no-loadscope-reorder
 
-test-fast: .venv/installed  ## what takes under a second each, for the first models of each family, under 2 minutes on 2 cores
+test-fast: .venv/installed  ## the quick tests, with the first models of each family, under 3 minutes on 2 cores
 	$(PYTEST) --dist worksteal -m "not slow and not thorough"
 
 # Rounding differs between processors, and no promise may depend on it. `make test` uses the best instructions that the

@@ -25,6 +25,12 @@ multiprocessing.set_forkserver_preload(["tests.preloaded"])
 pytest.register_assert_rewrite("tests.contract.contract")
 
 
+def pytest_collection_modifyitems(items):
+    """Put files of slow tests first, so that no process is left with a long one when the others have finished."""
+    quick = {item.path for item in items if item.get_closest_marker("slow") is None}
+    items.sort(key=lambda item: item.path in quick)
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Every test starts from the same random state; `torch.manual_seed` traces the stack for absent accelerators."""
