@@ -41,6 +41,7 @@ def by(families):
     return pytest.mark.parametrize("family", families, ids=lambda family: family.name)
 
 
+@pytest.mark.thorough
 @by(BATCHED)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_generate_batch_writes_what_generate_writes(family, attention):

@@ -112,6 +112,7 @@ def collect(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+@pytest.mark.thorough
 @ALL
 @torch.no_grad()
 def test_half_precision_loads_computes_and_is_saved_again(load, tmp_path):

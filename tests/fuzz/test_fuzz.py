@@ -11,6 +11,7 @@ from tests.fuzz.checks import list_cells, run_cell
 NUM_EXAMPLES = 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cell", list_cells())
 def test_drawn_models_keep_the_promises(cell):
     @settings(

@@ -25,6 +25,7 @@ from hf_thoughtbubbles.generation.sampling import (
 )
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from tests.families import FAMILIES, draw_ids
+from tests.training.processes import start_forked
 
 
 FOLDER = Path(os.environ.get("SAMPLING_PARITY_FOLDER", Path(__file__).parents[1] / "parity" / "sampling"))
@@ -252,7 +253,7 @@ def run_sharded(rank: int, folder: str):
 
 @pytest.mark.slow
 def test_a_sharded_model_writes_the_same_tokens(tmp_path):
-    torch.multiprocessing.spawn(run_sharded, args=(str(tmp_path),), nprocs=2)
+    start_forked(run_sharded, str(tmp_path))
 
 
 @pytest.mark.parametrize(

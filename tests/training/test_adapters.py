@@ -51,6 +51,7 @@ MODELS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 def test_adapters_of_all_linear_layers_train_save_load_and_merge(name, tmp_path):
     build, read, task = MODELS[name]
