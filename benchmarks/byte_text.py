@@ -24,11 +24,12 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer, default_data_collator, set_seed
+from transformers import PreTrainedModel, Trainer, set_seed
 
 from bytes import ARMS as OURS
 from bytes import build_flat, count_flops
 from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
+from hf_thoughtbubbles.data.collation import collate_blocks
 from hf_thoughtbubbles.data.noise import add_character_noise
 from hf_thoughtbubbles.data.text import load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
@@ -116,7 +117,7 @@ def run(arm: str, seed: int, args) -> dict:
         adam_beta2=0.95,
         seed=seed,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=blocks, data_collator=default_data_collator)
+    trainer = Trainer(model=model, args=arguments, train_dataset=blocks, data_collator=collate_blocks)
     start = time.perf_counter()
     trainer.train()
     seconds, num_bytes = time.perf_counter() - start, args.steps * args.batch * block_size * bytes_per_token

@@ -39,7 +39,6 @@ from transformers import (
     HfArgumentParser,
     PreTrainedModel,
     Trainer,
-    default_data_collator,
     set_seed,
 )
 from transformers.utils import CONFIG_NAME, cached_file
@@ -56,6 +55,7 @@ from hf_thoughtbubbles import (
     ThoughtbubblesForCausalLM,
     build_byte_tokenizer,
 )
+from hf_thoughtbubbles.data.collation import collate_blocks
 from hf_thoughtbubbles.evaluation.baselines import FAMILIES as NATIVE
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.flops import estimate_flops, measure_flops
@@ -236,7 +236,7 @@ def train_new(
         train_dataset=blocks["train"],
         eval_dataset=blocks["validation"],
         processing_class=tokenizer,
-        data_collator=default_data_collator,
+        data_collator=collate_blocks,
         callbacks=[HubCallback()],
     )
     metrics = trainer.train().metrics

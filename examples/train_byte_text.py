@@ -44,11 +44,11 @@ from transformers import (
     GPT2LMHeadModel,
     HfArgumentParser,
     TextStreamer,
-    default_data_collator,
     set_seed,
 )
 
 from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, train_bpe_tokenizer
+from hf_thoughtbubbles.data.collation import collate_blocks
 from hf_thoughtbubbles.data.patches import TokenPatchCollator, measure_patch_lengths
 from hf_thoughtbubbles.data.text import load_text
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
@@ -170,7 +170,7 @@ def main():
         parser.error(f"--model {model_args.model} is no byte-patch model")
 
     # Patches
-    patch_tokenizer, blocks, collator = None, splits, default_data_collator
+    patch_tokenizer, blocks, collator = None, splits, collate_blocks
     if model.config.patching == "token" and model_args.model:
         patch_tokenizer = AutoTokenizer.from_pretrained(model_args.model, subfolder=PATCH_TOKENIZER)
     elif model.config.patching == "token" or "bpe" in model_args.baseline:

@@ -30,10 +30,10 @@ from train_thoughtbubbles_text import (
     report,
     train,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, default_data_collator, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
 
 from hf_thoughtbubbles import LoopedThinkerForCausalLM, LoopedThinkerTextConfig, build_byte_tokenizer
-from hf_thoughtbubbles.data.collation import ThinkingCollator
+from hf_thoughtbubbles.data.collation import ThinkingCollator, collate_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
 from hf_thoughtbubbles.plots.steps import measure_change, plot_convergence, plot_step_losses
@@ -127,7 +127,7 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_source) if tokenizer_source else build_byte_tokenizer()
     splits = load_blocks(data_args, tokenizer, args)
     trained_steps = (random_steps[0], random_steps[-1])
-    draw = ThinkingCollator(tokenizer, num_steps=trained_steps, seed=args.seed)
+    draw = ThinkingCollator(tokenizer, num_steps=trained_steps, seed=args.seed, copy_labels=True)
 
     # Models
     if model_args.model:
@@ -155,7 +155,7 @@ def main():
     for name in model_args.baseline:
         set_seed(args.seed)
         baseline = build_baseline(name, model)
-        trained[name] = (baseline, train(baseline, name, splits, tokenizer, args, [], default_data_collator))
+        trained[name] = (baseline, train(baseline, name, splits, tokenizer, args, [], collate_blocks))
 
     # Compare
     if args.process_index == 0:

@@ -35,11 +35,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
-    default_data_collator,
     set_seed,
 )
 
 from hf_thoughtbubbles import HubCallback, ThoughtbubblesConfig, ThoughtbubblesForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles.data.collation import collate_blocks
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
@@ -153,7 +153,7 @@ def train(
     tokenizer,
     args: TextTrainingArguments,
     callbacks,
-    data_collator=default_data_collator,
+    data_collator=collate_blocks,
 ) -> Path:
     """
     Train one model with the Trainer, save it with its tokenizer, and say where.

@@ -121,7 +121,7 @@ def test_rows_that_are_not_text_are_refused(streaming, tokenizer, tmp_path):
 
 def test_streams_of_unknown_columns_are_packed(tokenizer):
     rows = Dataset.from_dict({"text": ["abc", "def"], "other": [1, 2]}).to_iterable_dataset().map(lambda row: row)
-    assert [set(block) for block in pack_blocks(rows, tokenizer, 4)] == [{"input_ids", "labels"}] * 2
+    assert [set(block) for block in pack_blocks(rows, tokenizer, 4)] == [{"input_ids"}] * 2
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -130,8 +130,7 @@ def test_blocks_are_the_documents_joined_by_end_of_sequence(tokenizer, streaming
     blocks = list(pack_blocks(rows.to_iterable_dataset() if streaming else rows, tokenizer, block_size=4))
     end = tokenizer.eos_token_id
     assert [block["input_ids"] for block in blocks] == [[97, 98, 99, end], [100, 101, end, 102], [103, 104, 105, 106]]
-    assert all(block["labels"] == block["input_ids"] for block in blocks)
-    assert set(blocks[0]) == {"input_ids", "labels"}, "no attention mask: nothing is padding"
+    assert set(blocks[0]) == {"input_ids"}, "no attention mask: nothing is padding"
 
 
 def test_too_little_text_or_too_short_blocks_are_refused(tokenizer):

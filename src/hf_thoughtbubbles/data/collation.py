@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""The data collator of questions and answers, which also draws the number of steps and latents."""
+"""Data collators: of packed blocks, and of questions and answers with drawn numbers of steps and latents."""
 
 import os
 import random
@@ -12,11 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import get_worker_info
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
 
 
 LABEL_PAD_ID = -100
 HASH_BYTES = 16
+
+
+def collate_blocks(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """
+    Stack the rows of `pack_blocks`, and add `labels`, which are the `input_ids`.
+
+    transformers' `DataCollatorForLanguageModeling` also adds a mask, and hides ends of sequence from the loss where a
+    tokenizer pads with them.
+
+    Returns:
+        `dict` with the columns of the rows and `labels`, all `(B, T)`.
+
+    >>> collate_blocks([{"input_ids": [5, 6]}, {"input_ids": [7, 8]}])["labels"].tolist()
+    [[5, 6], [7, 8]]
+    """
+    batch = default_data_collator(list(rows))
+    return {**batch, "labels": batch["input_ids"].clone()}
 
 
 @dataclass
@@ -44,6 +61,7 @@ class ThinkingCollator:
         num_latents (`int` or pair of `int`, *optional*): the same for latents.
         seed (`int`): seed of the draws.
         pad_to_multiple_of (`int`, *optional*): pad questions and answers to multiples of this length.
+        copy_labels (`bool`): rows are text, as from `pack_blocks`, and their labels are the `input_ids`.
 
     Returns:
         For rows with `input_ids` (T ids) and optional `labels` (A ids): a `dict` with `input_ids` and `attention_mask`
@@ -64,6 +82,7 @@ class ThinkingCollator:
     num_latents: int | tuple[int, int] | None = None
     seed: int = 0
     pad_to_multiple_of: int | None = None
+    copy_labels: bool = False
     _generators: dict[int | None, random.Random] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -75,6 +94,8 @@ class ThinkingCollator:
         self._pad_inputs = DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if self.copy_labels:
+            rows = [{**row, "labels": row["input_ids"]} for row in rows]
         # DataCollatorForSeq2Seq would pad answers on the tokenizer's side.
         batch = dict(self._pad_inputs([{key: row[key] for key in row if key != "labels"} for row in rows]))
         if "labels" in rows[0]:
@@ -118,4 +139,4 @@ def _check_range(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     return bounds
 
 
-__all__ = ["ThinkingCollator"]
+__all__ = ["ThinkingCollator", "collate_blocks"]

@@ -1,35 +1,31 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Loading of documents, and packing of documents into blocks of tokens."""
+"""Loading of documents from files, the Hub and the standard library."""
 
+import codecs
 import hashlib
 import itertools
 import json
+import mmap
 import os
-import re
 import sysconfig
 import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowInvalid
-from transformers import PreTrainedTokenizerBase
+
+from .packing import CUT_CONTEXT, CUT_WINDOW, TEXT_FEATURES, check_texts, get_columns, pack_blocks
 
 
 STANDARD_LIBRARY = "stdlib"
 LOADERS = {".txt": "text", ".md": "text", ".py": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 SPLIT_SEED = 0
-TEXT_FEATURES = Features({"text": Value("string")})
-DOCUMENTS_PER_WRITE = 16
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-PIECE_CHARACTERS = 1 << 16  # of a long document, tokenized at a time
-GROUP_CHARACTERS = 1 << 18  # of several documents or pieces
-CUT_CONTEXT = 256  # characters before and after a cut that are tokenized to check it
-CUTS_TRIED = 64
-WORD_BOUNDARY = re.compile(r"\b")
+ROW_BYTES = 1 << 22  # of a text file in one row
+ROWS_PER_WRITE = 16
 
 
 def read_standard_library() -> Dataset:
@@ -83,7 +79,7 @@ def load_text(
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"`validation_share` is {validation_share}; it must be between 0 and 1.")
-    splits = _load_splits(source, name, text_column, streaming)
+    splits = _load_splits(source, name, text_column, validation_share, streaming)
     if "train" not in splits:
         raise ValueError(f"{source!r} has the splits {sorted(splits)}; a `train` split is needed.")
     splits = {split: splits[split] for split in ("train", "validation") if split in splits}
@@ -102,12 +98,7 @@ def load_text(
     return kind(splits)
 
 
-def get_columns(rows: Dataset | IterableDataset) -> list[str]:
-    """Names of the columns, from the first row when a stream does not list them."""
-    return rows.column_names or list(next(iter(rows), {}))
-
-
-def _load_splits(source, name: str | None, text_column: str, streaming: bool) -> dict:
+def _load_splits(source, name: str | None, text_column: str, share: float, streaming: bool) -> dict:
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if [str(given) for given in sources] == [STANDARD_LIBRARY]:
         rows = read_standard_library()
@@ -128,7 +119,7 @@ def _load_splits(source, name: str | None, text_column: str, streaming: bool) ->
         raise ValueError(f"`source` names files of the kinds {sorted(kinds)}; pass files of one kind.")
     kind, names = kinds.pop(), [str(path) for path in paths]
     if kind == "text":
-        return {"train": _load_documents(paths, streaming)}
+        return _load_files(paths, share, streaming)
     is_lines = kind == "json" and all(_has_json_lines(path) for path in paths)
     if is_lines and streaming:
         options = {"paths": names, "text_column": text_column}
@@ -147,20 +138,73 @@ def _load_splits(source, name: str | None, text_column: str, streaming: bool) ->
         raise ValueError(f"`source` names {paths}, which could not be read as {kind}: {reason}") from error
 
 
-def _load_documents(paths: list[Path], streaming: bool) -> Dataset | IterableDataset:
+def _load_files(paths: list[Path], share: float, streaming: bool) -> dict:
+    """Splits of text files: some of the files, or the end of the only one. The hash is for the cache of `datasets`."""
+    files = [(str(path), 0, path.stat().st_size, _hash_text(path)) for path in paths]
+    if len(files) == 1:
+        (name, _, size, digest), middle = files[0], _find_middle(paths[0], share)
+        parts = {"train": [(name, 0, middle, digest)], "validation": [(name, middle, size, digest)]}
+    else:
+        numbers = _divide_rows(Dataset.from_dict({"file": range(len(files))}), share)
+        parts = {split: [files[number] for number in rows["file"]] for split, rows in numbers.items()}
     if streaming:
-        names = {"files": [(str(path),) for path in paths]}
-        return IterableDataset.from_generator(read_documents, TEXT_FEATURES, names)
-    # The cache of datasets is found by these arguments: a file that changed is read again.
-    files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
-    options = {"features": TEXT_FEATURES, "writer_batch_size": DOCUMENTS_PER_WRITE}
-    return Dataset.from_generator(read_documents, gen_kwargs={"files": files}, **options)
+        return {
+            split: IterableDataset.from_generator(read_documents, TEXT_FEATURES, {"files": part})
+            for split, part in parts.items()
+        }
+    options = {"features": TEXT_FEATURES, "writer_batch_size": ROWS_PER_WRITE}
+    return {
+        split: Dataset.from_generator(read_documents, gen_kwargs={"files": part}, **options)
+        for split, part in parts.items()
+    }
+
+
+def _hash_text(path: Path) -> str:
+    """A hash of a file's content; raises where it is not UTF-8."""
+    decoder, content = codecs.getincrementaldecoder("utf-8")(), hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        data = b"any"
+        while data:
+            data = file.read(ROW_BYTES)
+            content.update(data)
+            try:
+                decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                position, byte = file.tell() - len(error.object) + error.start, error.object[error.start]
+                raise ValueError(
+                    f"`source` names {path}, which is not UTF-8 text: byte {byte:#04x} in position {position}, "
+                    f"{error.reason}. Convert it first."
+                ) from error
+    return content.hexdigest()
+
+
+def _find_middle(path: Path, share: float) -> int:
+    """Where the only document is divided: at the end of a line if possible."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        limit = int(len(data) * (1 - share))
+        middle = data.rfind(b"\n", 0, limit) + 1 or limit
+        while middle and data[middle] & 0xC0 == 0x80:  # inside a character
+            middle -= 1
+        if not middle:
+            raise ValueError(f"The only document has {len(data)} bytes, too few for a validation split. Add text.")
+        return middle
 
 
 def read_documents(files: list[tuple]) -> Iterator[dict[str, str]]:
-    """Read each file, named by the first entry of a tuple, as one document, with its line ends as they are."""
-    for name, *_ in files:
-        yield {"text": Path(name).read_bytes().decode()}
+    """
+    Read each file, named by path, first and last byte, as one document, with its line ends as they are.
+
+    A file above 8 MB takes several rows, which have the characters `before` and `after` their text.
+    """
+    for name, start, stop, *_ in files:
+        decoder, num_rows = codecs.getincrementaldecoder("utf-8")(), max(1, (stop - start) // ROW_BYTES)
+        sizes = [ROW_BYTES] * (num_rows - 1) + [stop - start - (num_rows - 1) * ROW_BYTES]
+        with open(name, "rb") as file:
+            file.seek(start)
+            before, texts = "", (decoder.decode(file.read(size)) for size in sizes)
+            for text, following in itertools.pairwise(itertools.chain(texts, [""])):
+                yield {"text": text, "before": before, "after": following[:CUT_WINDOW]}
+                before = text[-CUT_CONTEXT:]
 
 
 def _has_json_lines(path: Path) -> bool:
@@ -201,18 +245,6 @@ def _check_file(path: Path):
         raise ValueError(f"`source` names {path}; files must end in one of {sorted(LOADERS)}.")
     if path.stat().st_size == 0:
         raise ValueError(f"`source` names {path}, which is empty. Remove it or fill it.")
-    if LOADERS[path.suffix.lower()] == "text":
-        try:
-            path.read_bytes().decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"`source` names {path}, which is not UTF-8 text: {error}. Convert it first.") from error
-
-
-def check_texts(texts: list):
-    """Raise for documents that are not text, because skipping them silently would hide a mistake."""
-    for text in texts:
-        if not isinstance(text, str):
-            raise ValueError(f"Column `text` holds {text!r}, which is not text. Remove such rows first.")
 
 
 def _divide_rows(rows: Dataset, share: float) -> dict[str, Dataset]:
@@ -247,114 +279,6 @@ def _divide_stream(rows: IterableDataset, share: float) -> dict[str, IterableDat
                 "source with a `validation` split, or `streaming=False`."
             )
     return parts
-
-
-def pack_blocks(
-    dataset: Dataset | IterableDataset,
-    tokenizer: PreTrainedTokenizerBase,
-    block_size: int,
-    num_proc: int | None = None,
-    documents_per_batch: int = 1000,
-) -> Dataset | IterableDataset:
-    """
-    Join documents, an end-of-sequence token after each, and cut them into blocks of equal length.
-
-    Blocks have no padding and no attention mask, so models use their fastest path. In each batch of
-    `documents_per_batch` documents, the tokens after the last full block are dropped.
-
-    A long document is tokenized in pieces, cut where the tokenizer gives the same tokens as for the whole. Tokenizers
-    that do not divide text into words first get it whole, which takes 200 to 450 bytes of memory a token.
-
-    Args:
-        dataset (`Dataset` or `IterableDataset`): documents in a column `text`; other columns are dropped.
-        tokenizer (`PreTrainedTokenizerBase`): any tokenizer; without an end-of-sequence token nothing separates
-            documents.
-        block_size (`int`): tokens per block, at least 2.
-        num_proc (`int`, *optional*): number of processes that tokenize; not for streams.
-        documents_per_batch (`int`): number of documents joined at a time.
-
-    Returns:
-        A dataset of the same kind with columns `input_ids` and `labels`, both `(block_size,)`.
-
-    Raises:
-        `ValueError`: when a block is shorter than 2 tokens, the documents do not fill a block, or one is not text.
-    """
-    if block_size < 2:
-        raise ValueError(f"`block_size` is {block_size}; a block needs at least 2 tokens to predict one from another.")
-    is_stream = isinstance(dataset, IterableDataset)
-    if is_stream and num_proc is not None:
-        raise ValueError(f"`num_proc` is {num_proc}, but one process reads a stream. Remove it.")
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-
-    def pack(batch):
-        check_texts(batch["text"])
-        joined = np.concatenate(list(_tokenize(batch["text"], tokenizer, end)), dtype=np.int64)
-        full = joined[: len(joined) // block_size * block_size].reshape(-1, block_size)
-        blocks = full.tolist() if is_stream else full
-        return {"input_ids": blocks, "labels": blocks}
-
-    options = {} if is_stream else {"num_proc": num_proc, "desc": "Packing"}
-    columns = get_columns(dataset)
-    blocks = dataset.map(pack, batched=True, batch_size=documents_per_batch, remove_columns=columns, **options)
-    if not (next(iter(blocks), None) if is_stream else len(blocks)):
-        raise ValueError(
-            f"No {documents_per_batch} documents together have the `block_size` {block_size} tokens of one block. Use "
-            "more text, shorter blocks or more `documents_per_batch`."
-        )
-    return blocks
-
-
-def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, end: list[int]) -> Iterator[np.ndarray]:
-    """Token ids of documents, each with `end` after it, in arrays small enough for the tokenizer's memory."""
-    options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
-    for group in _group_pieces(texts, tokenizer):
-        ids = tokenizer([piece for piece, _ in group], verbose=False, **options)["input_ids"]
-        for piece_ids, (_, is_last) in zip(ids, group, strict=True):
-            yield np.array(piece_ids + (end if is_last else []), dtype=np.int32)
-
-
-def _group_pieces(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[tuple[str, bool]]]:
-    """Documents and pieces of long ones, as many as are tokenized together, and whether a piece ends its document."""
-    cuts_anywhere = max(map(len, tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()), default=0) == 1
-    group: list[tuple[str, bool]] = []
-    size = 0
-    for text in texts:
-        bounds = [0, *_find_cuts(text, tokenizer, cuts_anywhere), len(text)]
-        for start, stop in itertools.pairwise(bounds):
-            if group and size + stop - start > GROUP_CHARACTERS:
-                yield group
-                group, size = [], 0
-            group.append((text[start:stop], stop == len(text)))
-            size += stop - start
-    yield group
-
-
-def _find_cuts(text: str, tokenizer: PreTrainedTokenizerBase, cuts_anywhere: bool) -> Iterator[int]:
-    """Where a long document can be cut: the tokens of the pieces are those of the whole."""
-    if not cuts_anywhere and (not tokenizer.is_fast or tokenizer.backend_tokenizer.pre_tokenizer is None):
-        return
-    position = PIECE_CHARACTERS
-    while position < len(text):
-        words = (found.start() for found in WORD_BOUNDARY.finditer(text, position, position + PIECE_CHARACTERS))
-        places = itertools.chain([position] if cuts_anywhere else [], itertools.islice(words, CUTS_TRIED))
-        cut = next((place for place in places if _is_exact_cut(text, place, tokenizer, cuts_anywhere)), None)
-        if cut is not None:
-            yield cut
-        position = (cut or position) + PIECE_CHARACTERS
-
-
-def _is_exact_cut(text: str, cut: int, tokenizer: PreTrainedTokenizerBase, cuts_anywhere: bool) -> bool:
-    """Whether the text around a cut has the same tokens in two parts, and the tokenizer divides it there itself."""
-    left, right = text[max(0, cut - CUT_CONTEXT) : cut], text[cut : cut + CUT_CONTEXT]
-    whole, *parts = tokenizer([left + right, left, right], add_special_tokens=False, verbose=False)["input_ids"]
-    if not right or whole != parts[0] + parts[1]:
-        return False
-    if cuts_anywhere:  # every token is one symbol
-        return True
-    backend = tokenizer.backend_tokenizer  # of a fast tokenizer
-    normalize = backend.normalizer.normalize_str if backend.normalizer else str
-    words = backend.pre_tokenizer.pre_tokenize_str(normalize(left + right))
-    return len(normalize(left)) in {start for _, (start, _) in words}
 
 
 __all__ = ["check_texts", "get_columns", "load_text", "pack_blocks", "read_standard_library"]
