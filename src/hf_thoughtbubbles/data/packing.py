@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
+from datasets.table import InMemoryTable
 from transformers import PreTrainedTokenizerBase
 
 from ..tokenization.byte_tokenizer import build_byte_tokenizer
@@ -24,7 +25,8 @@ from ..version import __version__
 TEXT_FEATURES = Features({"text": Value("string"), "before": Value("string"), "after": Value("string")})
 ROWS_PER_READ = 64
 DOCUMENTS_PER_BATCH = 16  # of a stream, tokenized together
-PART_BYTES = 1 << 25  # of text, packed into one file
+PART_BYTES = 1 << 27  # of text, packed into one file
+BATCH_BYTES = 1 << 23  # of text, packed at a time
 PIECE_CHARACTERS = 1 << 16  # of a long document, tokenized at a time
 GROUP_CHARACTERS = 1 << 18  # of several documents or pieces
 CUT_CONTEXT = 256  # characters before and after a cut that are tokenized to check it
@@ -65,7 +67,7 @@ def pack_blocks(
     tokenizer gives the same tokens as for the whole. Tokenizers that do not divide text into words first get it whole,
     which takes 200 to 450 bytes of memory a token.
 
-    A `Dataset` is packed before this returns, in parts of 32 MB of text. Each part is a file in the cache folder of
+    A `Dataset` is packed before this returns, in parts of 128 MB of text. Each part is a file in the cache folder of
     `datasets`, named by a hash of its documents, the tokenizer, the arguments and the tokens left by the part before.
     Equal data is not packed again, and a packing that was interrupted continues after the last complete part.
 
@@ -118,40 +120,39 @@ def _pack_rows(dataset: Dataset, packer: "_Packer") -> Dataset:
     while start < len(dataset):
         if dataset.cache_files:  # pages of a mapped file that were read count as resident memory
             dataset = pickle.loads(pickle.dumps(dataset))
-        stop, contents = _find_part(dataset, start)
+        table, contents = _read_part(dataset, start)
         key = Hasher.hash([packer.key, contents, rest.to_pydict()])
-        part = (
-            dataset.select(range(start, stop))
-            .with_format("arrow")
-            .map(
-                functools.partial(packer.pack_part, rest=rest),
-                batched=True,
-                batch_size=None,
-                features=packer.features,
-                cache_file_name=str(folder / f"{key}.arrow"),
-                new_fingerprint=key,
-                desc="Packing",
-            )
+        part = Dataset(InMemoryTable(table), fingerprint=key).with_format("arrow")
+        part = part.map(
+            functools.partial(packer.pack_batch, state={"rest": rest, "num_rows": len(table)}),
+            with_indices=True,
+            batched=True,
+            batch_size=max(1, len(table) * BATCH_BYTES // max(1, table.nbytes)),
+            features=packer.features,
+            cache_file_name=str(folder / f"{key}.arrow"),
+            new_fingerprint=key,
+            desc="Packing",
         )
-        rest = packer.read_rest(part[-1])
+        rest, start = packer.read_rest(part[-1]), start + len(table)
         parts.append(part.with_format(None).select(range(len(part) - 1)))
-        start = stop
     return concatenate_datasets(parts) if parts else dataset
 
 
-def _find_part(dataset: Dataset, start: int) -> tuple[int, list[str]]:
-    """Where the part of documents that begins with `start` ends, and hashes of its columns."""
-    stop, size, contents = start, 0, []
+def _read_part(dataset: Dataset, start: int) -> tuple[pa.Table, list[str]]:
+    """Documents from row `start` on, and hashes of them."""
+    tables, size, contents = [], 0, []
     for table in dataset.select(range(start, len(dataset))).with_format("arrow").iter(ROWS_PER_READ):
-        columns = [_read_bytes(table, name) for name in TEXT_FEATURES if name in table.column_names]
+        table = table.select([name for name in TEXT_FEATURES if name in table.column_names])
+        columns = [_read_bytes(table, name) for name in table.column_names]
         ends = columns[0][1][1:]
         num_rows = min(int(np.searchsorted(ends, PART_BYTES - size)) + 1, len(table))
         for data, bounds in columns:
             contents.append(Hasher.hash_bytes([data[: bounds[num_rows]], bounds[: num_rows + 1]]))
-        stop, size = stop + num_rows, size + int(ends[num_rows - 1])
+        tables.append(table.slice(0, num_rows))
+        size += int(ends[num_rows - 1])
         if size >= PART_BYTES:
             break
-    return stop, contents
+    return pa.concat_tables(tables), contents
 
 
 def _read_bytes(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -216,9 +217,13 @@ class _Packer:
             columns["is_first"] = columns["is_first"][:-1]
         return pa.table(columns, schema=self.token_features.arrow_schema)
 
-    def pack_part(self, table: pa.Table, rest: pa.Table) -> pa.Table:
-        """Blocks of the tokens in `rest` and of the documents; the last row has the tokens that fill no block."""
-        return self._cut(pa.concat_tables([rest, self.read_tokens(table)]))
+    def pack_batch(self, table: pa.Table, indices: list[int], state: dict) -> pa.Table:
+        """Blocks of the tokens left before and of the documents; the last row of a part has the tokens then left."""
+        blocks = self._cut(pa.concat_tables([state["rest"], self.read_tokens(table)]))
+        if indices[-1] + 1 == state["num_rows"]:
+            return blocks
+        state["rest"] = self.read_rest(blocks.slice(len(blocks) - 1))
+        return blocks.slice(0, len(blocks) - 1)
 
     def read_block(self, tokens: pa.Table) -> pa.Table:
         """A block of as many tokens."""
@@ -236,9 +241,11 @@ class _Packer:
         bounds = pa.array([*range(0, len(tokens) + 1, self.block_size), len(tokens)], pa.int32())
         columns = {"input_ids": pa.ListArray.from_arrays(bounds, tokens["input_ids"].combine_chunks())}
         if "is_first" in self.token_features:
-            index = np.arange(len(tokens))
-            is_first = tokens["is_first"].to_numpy() | (index % self.block_size == 0)
-            positions = (index - np.maximum.accumulate(np.where(is_first, index, 0))).astype(self.position_type)
+            is_first = tokens["is_first"].to_numpy()
+            is_first[:: self.block_size] = True
+            starts = np.append(np.flatnonzero(is_first), len(tokens)).astype(np.int32)
+            positions = np.arange(len(tokens), dtype=np.int32) - np.repeat(starts[:-1], np.diff(starts))
+            positions = positions.astype(self.position_type)
             columns["position_ids"] = pa.ListArray.from_arrays(bounds, pa.array(positions))
         return pa.table(columns).cast(self.features.arrow_schema)
 
