@@ -5,10 +5,8 @@ import json
 
 import pytest
 from datasets import Dataset, DatasetDict, IterableDatasetDict
-from tokenizers import pre_tokenizers
 
-from hf_thoughtbubbles import build_byte_tokenizer, train_bpe_tokenizer
-from hf_thoughtbubbles.data import text as text_module
+from hf_thoughtbubbles import build_byte_tokenizer
 from hf_thoughtbubbles.data.text import load_text, pack_blocks
 
 
@@ -57,11 +55,12 @@ def test_local_files_are_read(kind, streaming, tmp_path):
     assert all(any(True for _ in split) for split in documents.values())
 
 
-def test_a_single_document_gives_its_end_to_validation(tmp_path):
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_single_document_gives_its_end_to_validation(streaming, tmp_path):
     path, text = tmp_path / "book.txt", "".join(f"line {i}\n" for i in range(100))
     path.write_text(text)
-    documents = load_text(path, validation_share=0.1)
-    train, validation = documents["train"][0]["text"], documents["validation"][0]["text"]
+    documents = load_text(path, validation_share=0.1, streaming=streaming)
+    train, validation = (next(iter(documents[split]))["text"] for split in ("train", "validation"))
     assert (train + validation).strip() == text.strip()
     assert train.endswith("\n")
     assert 0.05 < len(validation) / len(text) < 0.15
@@ -98,9 +97,9 @@ def test_unusable_sources_are_one_clear_error(tmp_path):
 
 
 def test_a_stream_too_short_for_a_validation_split_is_refused(tmp_path):
-    (tmp_path / "book.txt").write_text("one document")
+    (tmp_path / "book.jsonl").write_text('{"text": "one document"}')
     with pytest.raises(ValueError, match=r"No document of the stream belongs to (train|validation)"):
-        load_text(tmp_path / "book.txt", streaming=True)
+        load_text(tmp_path / "book.jsonl", streaming=True)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -141,8 +140,8 @@ def test_too_little_text_or_too_short_blocks_are_refused(tokenizer):
         pack_blocks(rows, tokenizer, block_size=1)
     with pytest.raises(ValueError, match="the `block_size` 9 tokens of one block"):
         pack_blocks(rows.to_iterable_dataset(), tokenizer, block_size=9)
-    with pytest.raises(ValueError, match="`num_proc` is 2, but one process"):
-        pack_blocks(rows.to_iterable_dataset(), tokenizer, block_size=2, num_proc=2)
+    with pytest.raises(ValueError, match="the `block_size` 2 tokens of one block"):
+        pack_blocks(rows.select([]), tokenizer, block_size=2)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -180,26 +179,3 @@ def test_a_torn_line_names_its_file_and_number(streaming, suffix, line, tmp_path
     with pytest.raises(ValueError, match=rf"b\.{suffix}, whose line 22 "):
         sources = [tmp_path / f"{name}.{suffix}" for name in "ab"]
         list(load_text(sources, validation_share=0.3, streaming=streaming)["train"])
-
-
-@pytest.mark.parametrize("kind", ["bytes", "words"])
-def test_pieces_of_a_long_document_have_the_tokens_of_the_whole(kind, tokenizer, monkeypatch):
-    text = ("def f(x):\r\n\n    return 'é☃' + x  # 中文。没有\t<|eos|>\n" * 9 + "no_boundary" * 30) * 3
-    if kind == "words":
-        tokenizer = train_bpe_tokenizer([text], vocab_size=300)
-    expected = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
-    monkeypatch.setattr(text_module, "PIECE_CHARACTERS", 50)
-    monkeypatch.setattr(text_module, "GROUP_CHARACTERS", 120)
-    assert sum(len(group) for group in text_module._group_pieces([text], tokenizer)) > 15
-    for streaming in (False, True):
-        rows = Dataset.from_dict({"text": [text]})
-        blocks = pack_blocks(rows.to_iterable_dataset() if streaming else rows, tokenizer, block_size=7)
-        ids = [token for block in blocks for token in block["input_ids"]]
-        assert ids == expected[: len(ids)] and len(expected) - len(ids) < 7
-
-
-def test_documents_that_a_tokenizer_reads_whole_are_not_cut(monkeypatch):
-    tokenizer = train_bpe_tokenizer(["a b a b"], vocab_size=262)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    monkeypatch.setattr(text_module, "PIECE_CHARACTERS", 50)
-    assert list(text_module._group_pieces(["a b " * 99], tokenizer)) == [[("a b " * 99, True)]]

@@ -26,7 +26,7 @@ TEXT_FEATURES = Features({"text": Value("string"), "before": Value("string"), "a
 ROWS_PER_READ = 64
 DOCUMENTS_PER_BATCH = 16  # of a stream, tokenized together
 PART_BYTES = 1 << 27  # of text, packed into one file
-BATCH_BYTES = 1 << 23  # of text, packed at a time
+BATCH_BYTES = 1 << 20  # of text, packed at a time
 PIECE_CHARACTERS = 1 << 16  # of a long document, tokenized at a time
 GROUP_CHARACTERS = 1 << 18  # of several documents or pieces
 CUT_CONTEXT = 256  # characters before and after a cut that are tokenized to check it
@@ -116,7 +116,7 @@ def _pack_rows(dataset: Dataset, packer: "_Packer") -> Dataset:
     """The blocks of all parts, each packed or found in the cache. The last row of a part begins the next one."""
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "packed_blocks"
     folder.mkdir(parents=True, exist_ok=True)
-    rest, start, parts = packer.token_features.arrow_schema.empty_table(), 0, []
+    rest, start, parts = packer.token_schema.empty_table(), 0, []
     while start < len(dataset):
         if dataset.cache_files:  # pages of a mapped file that were read count as resident memory
             dataset = pickle.loads(pickle.dumps(dataset))
@@ -191,6 +191,7 @@ class _Packer:
             types["position_ids"], token_types["is_first"] = self.position_type.name, "bool"
         self.features = Features({name: List(Value(dtype)) for name, dtype in types.items()})
         self.token_features = Features({name: Value(dtype) for name, dtype in token_types.items()})
+        self.schema, self.token_schema = self.features.arrow_schema, self.token_features.arrow_schema  # slow to build
         state = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer
         self.key = Hasher.hash([__version__, state, tokenizer.split_special_tokens, self.end, block_size, types])
 
@@ -215,7 +216,7 @@ class _Packer:
             columns["is_first"] = np.zeros(len(ids) + 1, bool)  # one more for a last document without tokens
             columns["is_first"][bounds[:-1][~has_before]] = True
             columns["is_first"] = columns["is_first"][:-1]
-        return pa.table(columns, schema=self.token_features.arrow_schema)
+        return pa.table(columns, schema=self.token_schema)
 
     def pack_batch(self, table: pa.Table, indices: list[int], state: dict) -> pa.Table:
         """Blocks of the tokens left before and of the documents; the last row of a part has the tokens then left."""
@@ -234,20 +235,20 @@ class _Packer:
         columns = {"input_ids": block["input_ids"].combine_chunks().flatten()}
         if "is_first" in self.token_features:
             columns["is_first"] = pc.equal(block["position_ids"].combine_chunks().flatten(), 0)
-        return pa.table(columns, schema=self.token_features.arrow_schema)
+        return pa.table(columns, schema=self.token_schema)
 
     def _cut(self, tokens: pa.Table) -> pa.Table:
         """Blocks, and a last row of the tokens that are left."""
-        bounds = pa.array([*range(0, len(tokens) + 1, self.block_size), len(tokens)], pa.int32())
-        columns = {"input_ids": pa.ListArray.from_arrays(bounds, tokens["input_ids"].combine_chunks())}
+        bounds = pa.array(np.append(np.arange(0, len(tokens) + 1, self.block_size), len(tokens)).astype(np.int32))
+        columns = [tokens["input_ids"].combine_chunks()]
         if "is_first" in self.token_features:
             is_first = tokens["is_first"].to_numpy()
             is_first[:: self.block_size] = True
             starts = np.append(np.flatnonzero(is_first), len(tokens)).astype(np.int32)
             positions = np.arange(len(tokens), dtype=np.int32) - np.repeat(starts[:-1], np.diff(starts))
-            positions = positions.astype(self.position_type)
-            columns["position_ids"] = pa.ListArray.from_arrays(bounds, pa.array(positions))
-        return pa.table(columns).cast(self.features.arrow_schema)
+            columns.append(pa.array(positions.astype(self.position_type)))
+        lists = [pa.ListArray.from_arrays(bounds, column) for column in columns]
+        return pa.Table.from_arrays(lists, schema=self.schema)
 
     def _tokenize(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of the rows `(T,)`, and their bounds, with as little text at a time as the memory needs."""
