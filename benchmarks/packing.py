@@ -59,7 +59,7 @@ SIZES = {
 }
 DOCUMENT_BYTES = (1000, 22_000)
 DOCUMENTS_PER_CALL = 256
-SHARES = {"bytes": 20, "words": 1}  # of the documents, one in so many is for the other libraries
+SHARES = {"bytes": 40, "words": 1}  # of the documents, one in so many is for the other libraries
 SAMPLE_SECONDS = 0.01
 
 

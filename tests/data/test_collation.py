@@ -69,6 +69,14 @@ def make_trainer(folder, dataset, collator, **changes) -> Trainer:
     )
 
 
+def test_text_has_its_input_as_labels_and_draws_what_rows_with_labels_draw():
+    rows = [{"input_ids": [2, 3, 5]}, {"input_ids": [7, 11, 13]}]
+    batch = ThinkingCollator(make_tokenizer(), num_steps=(1, 99), copy_labels=True)(rows)
+    assert batch["labels"].tolist() == [[2, 3, 5], [7, 11, 13]]
+    labelled = [{**row, "labels": row["input_ids"]} for row in rows]
+    assert batch["num_steps"] == ThinkingCollator(make_tokenizer(), num_steps=(1, 99))(labelled)["num_steps"]
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_questions_are_padded_on_the_tokenizers_side_and_answers_on_the_right(side):
     tokenizer = make_tokenizer(side)

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import pytest
@@ -27,6 +28,7 @@ from hf_thoughtbubbles.data import packing
 from hf_thoughtbubbles.data import text as text_module
 from hf_thoughtbubbles.data.collation import collate_blocks
 from hf_thoughtbubbles.data.text import load_text, pack_blocks
+from tests.examples.scripts import run_script
 
 
 SHARDS = 6
@@ -291,3 +293,14 @@ def test_a_training_on_a_packed_stream_resumes_in_the_middle_of_an_epoch(cache, 
     assert resumed.seen == whole.seen[15:]
     for name, value in resumed.model.state_dict().items():
         assert value.equal(whole.model.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_the_benchmark_counts_lost_tokens_and_measures_memory(tmp_path):
+    script = Path(__file__).parents[2] / "benchmarks" / "packing.py"
+    result = run_script(script, "--quick", "--repeats", 1, "--folder", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    tables = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith("| 1000 B")]
+    lost = {row[1]: float(row[-1].strip(" |%")) for row in tables[:7] if "%" in row[-1]}
+    assert lost["`pack_blocks`"] < 0.1 < lost["TRL, bfd"]
+    assert len([line for line in result.stdout.splitlines() if line.startswith(("| text.txt", "| rows.jsonl"))]) == 2
