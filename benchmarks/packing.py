@@ -28,22 +28,17 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
-from trl import pack_dataset
 
 from hf_thoughtbubbles import build_byte_tokenizer, train_bpe_tokenizer
 from hf_thoughtbubbles.data.text import load_text, pack_blocks
-
-
-try:
-    from litdata import TokensLoader, optimize
-except ImportError:
-    optimize = None
 
 
 SIZES = {
@@ -71,6 +66,7 @@ def cut_documents(text: str, length: int, size: int) -> Dataset:
 
 def pack_with_trl(rows: Dataset, tokenizer: PreTrainedTokenizerBase, block_size: int, strategy: str) -> Dataset:
     """Token lists with the end of sequence, as TRL makes them, then its packing."""
+    from trl import pack_dataset  # not where memory is measured
 
     def tokenize(batch):
         ids = tokenizer(batch["text"], add_special_tokens=False)["input_ids"]
@@ -81,13 +77,13 @@ def pack_with_trl(rows: Dataset, tokenizer: PreTrainedTokenizerBase, block_size:
 
 def encode_for_litdata(text: str, tokenizer: PreTrainedTokenizerBase):
     """The tokens of a document; a function of a module, because LitData starts processes."""
-    import torch
-
     yield torch.tensor([*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])
 
 
 def pack_with_litdata(rows: Dataset, tokenizer: PreTrainedTokenizerBase, block_size: int, folder: Path):
     """LitData's files of tokens, which its `StreamingDataset` cuts into blocks."""
+    from litdata import TokensLoader, optimize
+
     optimize(
         partial(encode_for_litdata, tokenizer=tokenizer),
         inputs=rows["text"][:],
@@ -133,7 +129,7 @@ def list_arms(
         "TRL, wrapped": lambda: pack_with_trl(share, tokenizer, block_size, "wrapped"),
         "TRL, bfd": lambda: pack_with_trl(share, tokenizer, block_size, "bfd"),
     }
-    if optimize is not None:
+    if find_spec("litdata"):
         arms["LitData"] = lambda: pack_with_litdata(share, tokenizer, block_size, folder)
     return arms
 
@@ -209,17 +205,15 @@ def pack_file(path: Path, block_size: int):
 def measure_memory(size: dict, folder: Path, megabytes: float):
     """Peak memory of packing files, each in a process of its own."""
     text = "".join(load_text()["train"]["text"]).encode()
-    print(
-        "\n| file | MB | s to load | s to pack | MB: imports | resident, after loading | resident, peak | anonymous |"
-    )
+    pieces = [text[i : i + DOCUMENT_BYTES[0]].decode(errors="ignore") for i in range(0, len(text), DOCUMENT_BYTES[0])]
+    lines = "".join(json.dumps({"text": piece}) + "\n" for piece in pieces).encode()
+    print("\n| file | MB | s to load | s to pack | MB after imports | loaded, resident | peak, resident | anonymous |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in ("text.txt", "rows.jsonl"):
+    for name, content in (("text.txt", text), ("rows.jsonl", lines)):
         path = folder / name
         with path.open("wb") as file:
-            for number in range(int(megabytes * 1e6 // DOCUMENT_BYTES[0])):
-                start = number * DOCUMENT_BYTES[0] % len(text)
-                piece = text[start : start + DOCUMENT_BYTES[0]].decode(errors="ignore")
-                file.write(piece.encode() if name == "text.txt" else json.dumps({"text": piece}).encode() + b"\n")
+            while file.tell() < megabytes * 1e6:
+                file.write(content)
         command = [sys.executable, __file__, "--pack", str(path), "--block", str(size["block"])]
         ended = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
         found = json.loads(ended.stdout.splitlines()[-1])

@@ -179,7 +179,7 @@ def test_documents_that_a_tokenizer_reads_whole_are_not_cut(monkeypatch):
     packer = packing._Packer(tokenizer, 7, False)
     assert list(packer._group_pieces([{"text": "a b " * 99}])) == [[("a b " * 99, True)]]
     with pytest.raises(ValueError, match="No place near 'a b a b' or 'a b a b'"):
-        list(packer._group_pieces([{"text": "a b a b", "before": "", "after": "a b"}]))
+        list(packer._group_pieces([{"text": "a b a b", "text_before": "", "text_after": "a b"}]))
 
 
 def generate(shards: list[list[str]]):

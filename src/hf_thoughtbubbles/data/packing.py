@@ -22,7 +22,7 @@ from ..tokenization.byte_tokenizer import build_byte_tokenizer
 from ..version import __version__
 
 
-TEXT_FEATURES = Features({"text": Value("string"), "before": Value("string"), "after": Value("string")})
+TEXT_FEATURES = Features({name: Value("string") for name in ("text", "text_before", "text_after")})
 ROWS_PER_READ = 64
 DOCUMENTS_PER_BATCH = 16  # of a stream, tokenized together
 PART_BYTES = 1 << 27  # of text, packed into one file
@@ -200,7 +200,7 @@ class _Packer:
         names = table.column_names
         has_before, has_after = (
             np.diff(_read_bytes(table, name)[1]) > 0 if name in names else np.zeros(len(table), bool)
-            for name in ("before", "after")
+            for name in ("text_before", "text_after")
         )
         ids, bounds = _read_bytes(table, "text") if self.has_byte_ids else self._tokenize(table)  # (T,)
         if self.end is not None:
@@ -279,12 +279,13 @@ class _Packer:
                 size += last - first
         yield group
 
-    def _join_context(self, text: str, before: str = "", after: str = "") -> tuple[str, int, int]:
+    def _join_context(self, text: str, text_before: str = "", text_after: str = "") -> tuple[str, int, int]:
         """A row's text with the text around it, and from where to where it is tokenized with this row."""
-        joined, bounds = before + text + after, (len(before), len(before) + len(text))
+        joined = text_before + text + text_after
+        bounds = (len(text_before), len(text_before) + len(text))
         start, stop = (
             self._find_cut(joined, bound) if context else bound
-            for bound, context in zip(bounds, (before, after), strict=True)
+            for bound, context in zip(bounds, (text_before, text_after), strict=True)
         )
         if start is None or stop is None:
             raise ValueError(

@@ -25,7 +25,7 @@ SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test
 SPLIT_SEED = 0
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 ROW_BYTES = 1 << 22  # of a text file in one row
-ROWS_PER_WRITE = 16
+ROWS_PER_WRITE = 4
 
 
 def read_standard_library() -> Dataset:
@@ -71,7 +71,9 @@ def load_text(
         streaming (`bool`): read during training instead of before.
 
     Returns:
-        `DatasetDict` (or `IterableDatasetDict`) with splits `train` and `validation`, and column `text`.
+        `DatasetDict` (or `IterableDatasetDict`) with splits `train` and `validation`, and column `text`. A text file
+        above 8 MB takes several rows in turn, which [`pack_blocks`] joins by the columns `text_before` and
+        `text_after`, a little of the text around each.
 
     Raises:
         `ValueError`: for a missing, empty or unreadable file, an unknown kind of file, or a missing column. Of JSON
@@ -194,7 +196,7 @@ def read_documents(files: list[tuple]) -> Iterator[dict[str, str]]:
     """
     Read each file, named by path, first and last byte, as one document, with its line ends as they are.
 
-    A file above 8 MB takes several rows, which have the characters `before` and `after` their text.
+    A file above 8 MB takes several rows, with the end of the row before and the beginning of the row after.
     """
     for name, start, stop, *_ in files:
         decoder, num_rows = codecs.getincrementaldecoder("utf-8")(), max(1, (stop - start) // ROW_BYTES)
@@ -203,7 +205,7 @@ def read_documents(files: list[tuple]) -> Iterator[dict[str, str]]:
             file.seek(start)
             before, texts = "", (decoder.decode(file.read(size)) for size in sizes)
             for text, following in itertools.pairwise(itertools.chain(texts, [""])):
-                yield {"text": text, "before": before, "after": following[:CUT_WINDOW]}
+                yield {"text": text, "text_before": before, "text_after": following[:CUT_WINDOW]}
                 before = text[-CUT_CONTEXT:]
 
 
