@@ -43,7 +43,7 @@ from hf_thoughtbubbles.data.text import load_text, pack_blocks
 
 SIZES = {
     "usual": {
-        "bytes": 16_000_000,
+        "bytes": 8_000_000,
         "words": 400_000,
         "block": 1024,
         "repeats": 7,

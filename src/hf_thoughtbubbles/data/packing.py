@@ -25,7 +25,7 @@ from ..version import __version__
 TEXT_FEATURES = Features({name: Value("string") for name in ("text", "text_before", "text_after")})
 ROWS_PER_READ = 64
 DOCUMENTS_PER_BATCH = 16  # of a stream, tokenized together
-PART_BYTES = 1 << 27  # of text, packed into one file
+PART_BYTES = 1 << 26  # of text, packed into one file
 BATCH_BYTES = 1 << 20  # of text, packed at a time
 PIECE_CHARACTERS = 1 << 16  # of a long document, tokenized at a time
 GROUP_CHARACTERS = 1 << 18  # of several documents or pieces
@@ -67,7 +67,7 @@ def pack_blocks(
     tokenizer gives the same tokens as for the whole. Tokenizers that do not divide text into words first get it whole,
     which takes 200 to 450 bytes of memory a token.
 
-    A `Dataset` is packed before this returns, in parts of 128 MB of text. Each part is a file in the cache folder of
+    A `Dataset` is packed before this returns, in parts of 64 MB of text. Each part is a file in the cache folder of
     `datasets`, named by a hash of its documents, the tokenizer, the arguments and the tokens left by the part before.
     Equal data is not packed again, and a packing that was interrupted continues after the last complete part.
 
