@@ -2,7 +2,7 @@
 """Benchmark of packing: speed, tokens lost and memory, beside TRL's packing and LitData.
 
     python benchmarks/packing.py --parts bytes words stream    # speed and tokens lost, about 3 minutes
-    python benchmarks/packing.py --parts memory --megabytes 2000    # a text file and JSON lines, 5 GB of disk
+    python benchmarks/packing.py --parts memory --megabytes 2000    # a text file, then JSON lines; 9 GB of disk
     python benchmarks/packing.py --quick                       # tiny: it runs, but its numbers mean nothing
 
 bytes, words  megabytes of text a second, of documents in memory to blocks in a file, with nothing cached: bytes, and
@@ -33,6 +33,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -223,10 +224,13 @@ def main():
     parser.add_argument("--megabytes", type=float, default=2000, help="Size of the files of the part `memory`.")
     parser.add_argument("--folder", help="Where files are written (default: the system's temporary folder).")
     parser.add_argument("--repeats", type=int, default=7, help="Turns that are timed.")
+    parser.add_argument("--threads", type=int, default=1, help="Threads of Arrow and, above 1, of tokenizers.")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--pack", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--block", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    pa.set_cpu_count(args.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = str(args.threads > 1).lower()
     if args.pack:
         pack_file(args.pack, args.block)
         return
