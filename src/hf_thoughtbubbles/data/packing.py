@@ -89,7 +89,7 @@ def pack_blocks(
 
     Raises:
         `ValueError`: when a block is shorter than 2 tokens, the documents do not fill a block, one is not text, or a
-            text file above 8 MB has no place where this tokenizer can cut it.
+            text file above 2 MB has no place where this tokenizer can cut it.
     """
     if block_size < 2:
         raise ValueError(f"`block_size` is {block_size}; a block needs at least 2 tokens to predict one from another.")
@@ -289,7 +289,7 @@ class _Packer:
         )
         if start is None or stop is None:
             raise ValueError(
-                f"A document takes several rows, as a text file above 8 MB does. No place near {text[:20]!r} or "
+                f"A document takes several rows, as a text file above 2 MB does. No place near {text[:20]!r} or "
                 f"{text[-20:]!r} was found where this tokenizer gives the tokens of the whole in two parts. Divide it."
             )
         return joined, start, stop

@@ -24,7 +24,7 @@ LOADERS = {".txt": "text", ".md": "text", ".py": "text", ".json": "json", ".json
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 SPLIT_SEED = 0
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-ROW_BYTES = 1 << 22  # of a text file in one row
+ROW_BYTES = 1 << 20  # of a text file in one row
 ROWS_PER_WRITE = 4
 
 
@@ -72,7 +72,7 @@ def load_text(
 
     Returns:
         `DatasetDict` (or `IterableDatasetDict`) with splits `train` and `validation`, and column `text`. A text file
-        above 8 MB takes several rows in turn, which [`pack_blocks`] joins by the columns `text_before` and
+        above 2 MB takes several rows in turn, which [`pack_blocks`] joins by the columns `text_before` and
         `text_after`, a little of the text around each.
 
     Raises:
@@ -196,7 +196,7 @@ def read_documents(files: list[tuple]) -> Iterator[dict[str, str]]:
     """
     Read each file, named by path, first and last byte, as one document, with its line ends as they are.
 
-    A file above 8 MB takes several rows, with the end of the row before and the beginning of the row after.
+    A file above 2 MB takes several rows, with the end of the row before and the beginning of the row after.
     """
     for name, start, stop, *_ in files:
         decoder, num_rows = codecs.getincrementaldecoder("utf-8")(), max(1, (stop - start) // ROW_BYTES)
