@@ -19,7 +19,6 @@ memory        one file of text, and one of JSON lines, of `--megabytes`: `load_t
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -168,30 +167,35 @@ def measure_stream(size: dict, repeats: int, folder: Path):
         print(f"| {length} B | {middle:.2f} | {low:.2f} to {high:.2f} |")
 
 
+def read_memory(name: str) -> float:
+    """Megabytes of this process: `RssAnon`, or `VmHWM`, the largest resident memory since it began."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1e3
+
+
 def pack_file(path: Path, block_size: int):
     """Pack a file in this process, and print its memory in megabytes."""
     datasets.config.HF_DATASETS_CACHE = path.parent / "cache"
     datasets.disable_progress_bars()
-    peak, is_done = [0], threading.Event()
+    peak, is_done = [0.0], threading.Event()
 
     def sample():
         while not is_done.wait(SAMPLE_SECONDS):
-            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line)
-            peak[0] = max(peak[0], int(line.split()[1]))
+            peak[0] = max(peak[0], read_memory("RssAnon"))
 
     thread = threading.Thread(target=sample)
     thread.start()
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = read_memory("VmHWM"), time.perf_counter()
     rows = load_text(path, validation_share=0.001)["train"]
-    loaded, loading = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter() - start
+    loaded, loading = read_memory("VmHWM"), time.perf_counter() - start
     start = time.perf_counter()
     blocks = pack_blocks(rows, build_byte_tokenizer(), block_size)
     packing = time.perf_counter() - start
     is_done.set()
     thread.join()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = read_memory("VmHWM")
     print(json.dumps({
-        "imports": before / 1e3, "loaded": loaded / 1e3, "resident": after / 1e3, "anonymous": peak[0] / 1e3,
+        "imports": before, "loaded": loaded, "resident": after, "anonymous": peak[0],
         "loading": loading, "packing": packing, "blocks": len(blocks),
     }))  # fmt: skip
 
