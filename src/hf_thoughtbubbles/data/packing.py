@@ -134,6 +134,7 @@ def _pack_rows(dataset: Dataset, packer: "_Packer") -> Dataset:
             desc="Packing",
         )
         rest, start = packer.read_rest(part[-1]), start + len(table)
+        del table  # with the pages that it maps
         parts.append(part.with_format(None).select(range(len(part) - 1)))
     return concatenate_datasets(parts) if parts else dataset
 
