@@ -78,6 +78,18 @@ def test_cached_logits_are_the_uncached_ones_for_ragged_rows(fork_layers, budget
     assert torch.equal(cache.count_streams(), all_counts), "the cache knows what every token forked"
 
 
+@torch.no_grad()
+def test_layers_of_a_cached_pass_compute_no_fillers():
+    model, sizes = build([1, 3], 1.6), []
+    input_ids, mask = make_ragged((13, 7, 3, 11), 13)
+    model.model.layers[-1].mlp.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[:2].numel()))
+    cache = model(input_ids[:, :12], attention_mask=mask[:, :12], use_cache=True).past_key_values
+    model(input_ids[:, 12:], attention_mask=mask, past_key_values=cache)
+    counts = cache.count_streams()[-1]
+    assert sizes == [int(counts[:, :12].sum()), int(counts[:, 12].sum())]
+    assert counts[:, 12].unique().numel() > 1, "rows of different numbers of streams"
+
+
 @pytest.mark.parametrize("lengths", [(3,), (3, 1), (0, 3)])
 @pytest.mark.parametrize("fork_layers", FORK_LAYERS, ids=str)
 @torch.no_grad()

@@ -29,8 +29,8 @@ class StreamSlots:
     The slots of one call's streams, the same for all layers between two forks.
 
     Args:
-        slots (`torch.LongTensor` of shape `(B, S)`): the slot of each new stream. Fillers get slots after their row's
-            streams, which the row's next streams overwrite.
+        slots (`torch.LongTensor` of shape `(B, S)`): the slot of each new stream. In a static layout fillers get slots
+            after their row's streams, which the row's next streams overwrite.
         first_slot (`int`, *optional*): the slot of the first new stream when it is the same in all rows; saves an
             indexed write.
         num_slots (`int`): C, the slots in use afterwards.
@@ -39,6 +39,8 @@ class StreamSlots:
             the first cached token, in a growing layout.
         lengths (`torch.LongTensor` of shape `(B,)`, *optional*): streams of each row afterwards, in a static layout,
             which cannot be cropped and so needs no more.
+        packed (`torch.LongTensor` of shape `(n,)`, *optional*): in a growing layout with fillers, the index of each
+            stream that is none among all `B * S`. Layers compute these streams alone, as one row `(1, n, ...)`.
     """
 
     slots: torch.LongTensor
@@ -47,15 +49,30 @@ class StreamSlots:
     num_tokens: int
     token_index: torch.LongTensor | None = None
     lengths: torch.LongTensor | None = None
+    packed: torch.LongTensor | None = None
 
     @property
     def needs_mask(self) -> bool:
         """Whether a fused causal kernel would attend to other slots than it should."""
         return not (self.first_slot == 0 or (self.first_slot is not None and self.slots.shape[1] == 1))
 
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """States `(B, S, ...)` of all streams to `(1, n, ...)` of those that are no fillers."""
+        return states if self.packed is None else states.flatten(0, 1).index_select(0, self.packed)[None]
+
+    def unpack(self, states: torch.Tensor) -> torch.Tensor:
+        """States `(1, n, ...)` to `(B, S, ...)`; those of fillers are 0."""
+        if self.packed is None:
+            return states
+        filled = states.new_zeros(self.slots.numel(), *states.shape[2:]).index_copy(0, self.packed, states[0])
+        return filled.view(*self.slots.shape, *states.shape[2:])
+
     def write(self, storage: torch.Tensor, states: torch.Tensor):
-        """Put `states` `(B, N, S, H)` into `storage` `(B, N, C or more, H)`."""
-        if self.first_slot is not None:
+        """Put `states` `(B, N, S, H)`, or packed ones `(1, N, n, H)`, into `storage` `(B, N, C or more, H)`."""
+        if self.packed is not None:
+            rows = self.packed // self.slots.shape[1]
+            storage[rows, :, self.slots.flatten()[self.packed]] = states[0].transpose(0, 1)
+        elif self.first_slot is not None:
             storage[:, :, self.first_slot : self.first_slot + states.shape[2]] = states
         else:
             rows = torch.arange(states.shape[0], device=states.device)[:, None]
@@ -98,11 +115,12 @@ class StreamLayer(DynamicLayer):
         """Rows of the cache; -1 while it is empty."""
         return -1 if self.token_index is None else self.token_index.shape[0]
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor):
-        """Make empty storage."""
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor, batch_size: int | None = None):
+        """Make empty storage for `batch_size` rows, by default as many as those of the states."""
         super().lazy_initialization(key_states, value_states)
-        self.keys = key_states.new_zeros(*key_states.shape[:2], 0, key_states.shape[3])
-        self.values = value_states.new_zeros(*value_states.shape[:2], 0, value_states.shape[3])
+        batch_size = batch_size or key_states.shape[0]
+        self.keys = key_states.new_zeros(batch_size, key_states.shape[1], 0, key_states.shape[3])
+        self.values = value_states.new_zeros(batch_size, value_states.shape[1], 0, value_states.shape[3])
 
     def allocate_slots(self, token_index: torch.Tensor, num_tokens: int, streams_per_token: int) -> StreamSlots:
         """
@@ -122,26 +140,28 @@ class StreamLayer(DynamicLayer):
         if num_streams == 1 and not is_live.any():  # padding alone: nothing stays, but its filler needs a slot
             slots = (past != NO_TOKEN).sum(-1, keepdim=True)
             return StreamSlots(slots, None, num_filled + 1, num_tokens, token_index=past)
+        packed = is_live.flatten().nonzero()[:, 0] if batch_size > 1 else None  # one row alone has no fillers
+        if packed is not None and packed.shape[0] == batch_size * num_streams:
+            packed = None
         if num_filled == 0 or batch_size == 1:  # one row, or the first call, leaves no row behind another
             slots, num_slots = (steps + num_filled).expand(batch_size, -1), num_filled + num_streams
             token_index = torch.cat((past, added), dim=1)
-            return StreamSlots(slots, num_filled, num_slots, num_tokens, token_index=token_index)
+            return StreamSlots(slots, num_filled, num_slots, num_tokens, token_index=token_index, packed=packed)
         lengths = (past != NO_TOKEN).sum(-1)
         slots, num_slots = lengths[:, None] + steps, int((lengths + is_live.sum(-1)).max())
         token_index = torch.cat((past, torch.full_like(added, NO_TOKEN)), dim=1).scatter_(1, slots, added)
         token_index = token_index[:, :num_slots]
-        return StreamSlots(slots, None, num_slots, num_tokens, token_index=token_index)
+        return StreamSlots(slots, None, num_slots, num_tokens, token_index=token_index, packed=packed)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values `(B, N, S, H)` into `slots`; returns those of all C slots."""
+        """Write new keys and values `(B, N, S, H)`, or packed ones, into `slots`; returns those of all C slots."""
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
+            self.lazy_initialization(key_states, value_states, slots.slots.shape[0])
         num_filled = 0 if self.token_index is None else self.token_index.shape[1]
-        num_needed = num_filled + key_states.shape[2]
-        self.keys = make_room(self.keys, key_states, num_filled, num_needed, dim=2)
-        self.values = make_room(self.values, value_states, num_filled, num_needed, dim=2)
+        self.keys = make_room(self.keys, key_states, num_filled, slots.num_slots, dim=2)
+        self.values = make_room(self.values, value_states, num_filled, slots.num_slots, dim=2)
         slots.write(self.keys, key_states)
         slots.write(self.values, value_states)
         self.token_index, self.num_tokens = slots.token_index, self.num_tokens + slots.num_tokens

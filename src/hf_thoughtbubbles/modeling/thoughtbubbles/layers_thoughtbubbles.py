@@ -104,7 +104,7 @@ class ThoughtbubblesAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,  # (B, S, D)
+        hidden_states: torch.Tensor,  # (B, S, D); with packed slots (1, n, D), and all arguments of streams likewise
         log_scores: torch.Tensor | None,  # (B, S), finite
         gates: torch.Tensor | None,  # (B, S, 1)
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
@@ -130,6 +130,8 @@ class ThoughtbubblesAttention(nn.Module):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx, slots=slots)
         key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
+        if slots is not None:
+            query = slots.unpack(query.transpose(1, 2)).transpose(1, 2)
 
         attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -137,6 +139,8 @@ class ThoughtbubblesAttention(nn.Module):
         attn_output, attn_weights = attention_interface(
             self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
         )
+        if slots is not None:
+            attn_output = slots.pack(attn_output)
         attn_output = self.attention_dropout(attn_output.reshape(hidden_states.shape))  # (B, S, D)
         if query_mask is not None:
             attn_output = attn_output * query_mask
@@ -172,13 +176,17 @@ class ThoughtbubblesDecoderLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         log_scores: torch.Tensor | None,
         gates: torch.Tensor | None,
+        slots: StreamSlots | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """Streams `(B, S, D)` after the layer; arguments as of [`ThoughtbubblesAttention`]."""
-        attn_output, _ = self.self_attn(self.input_layernorm(hidden_states), log_scores, gates, **kwargs)
+        if slots is not None:
+            hidden_states = slots.pack(hidden_states)
+        attn_output, _ = self.self_attn(self.input_layernorm(hidden_states), log_scores, gates, slots=slots, **kwargs)
         hidden_states = hidden_states + (attn_output if gates is None else attn_output * gates)
         mlp_output = self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states + (mlp_output if gates is None else mlp_output * gates)
+        hidden_states = hidden_states + (mlp_output if gates is None else mlp_output * gates)
+        return hidden_states if slots is None else slots.unpack(hidden_states)
 
 
 __all__ = ["ResidualProjection", "ThoughtbubblesAttention", "ThoughtbubblesDecoderLayer", "create_stream_mask"]

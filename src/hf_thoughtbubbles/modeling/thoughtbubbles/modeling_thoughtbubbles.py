@@ -228,6 +228,8 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 else:
                     most, token_index = fork.max_streams_per_token, streams.token_index
                     slots = allocate_slots(past_key_values, layer_idx, token_index, num_tokens, most)
+                    if slots is not None and log_scores is not None:
+                        log_scores, gates = slots.pack(log_scores), slots.pack(gates)
                     shared = self.prepare_rows_without_gaps(streams, positions, documents, slots)
             layer_cache = get_layer_cache(layer, past_key_values)
             streams.hidden_states = layer(
@@ -319,9 +321,11 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         if documents is not None:
             documents = F.pad(documents, (0, 1), value=-1).expand(token_index.shape[0], -1)
             documents = documents.gather(1, token_index)  # (B, S)
+        mask = create_stream_mask(self.config, hidden_states, documents, slots)
+        positions = positions if slots is None else slots.pack(positions)
         return {
             "position_embeddings": self.embed_rotary(positions, hidden_states),
-            "attention_mask": create_stream_mask(self.config, hidden_states, documents, slots),
+            "attention_mask": mask,
             "query_mask": None,
             "slots": slots,
         }
