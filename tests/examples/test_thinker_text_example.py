@@ -88,3 +88,11 @@ def test_the_thinking_benchmark_runs():
     for title in ("One more step", "1 layer, 8 steps", "8 latents, 8 steps", "Generation with an exit"):
         assert f"### {title}" in printed
     assert "logits of cached generation equal" in printed
+
+
+def test_the_generation_benchmark_runs():
+    printed = run_successfully(ROOT / "benchmarks" / "generation.py", "--quick", "--threads", 1, "--repeats", 2)
+    assert "re-reading / cached" in printed
+    for shape in ("1 | 16 | even", "4 | 16 | even", "4 | 16 | ragged"):
+        for model in ("forks 1.5", "forks 2", "thinker", "thinker, exit", "bytes", "GPT-2"):
+            assert f"| {shape} | {model} |" in printed
