@@ -342,7 +342,7 @@ class ModelContract(InputContract):
     @holds_for(lambda family: family.is_compiled)
     @pytest.mark.parametrize("padding", [False, True])
     def test_promise_7_a_compiled_training_step_has_no_graph_break(self, family, padding):
-        """The backward pass is traced with padding; without it the forward pass alone, which has the branches."""
+        """One graph serves all data. Its backward pass is traced with padding alone, which adds branches."""
         side = None if not padding else "left" if family.is_encoder_decoder else "right"
         model, lesson = family.build(**family.compile_changes).train(), family.draw_lesson(2, side)
         lesson |= family.compile_options
@@ -353,6 +353,15 @@ class ModelContract(InputContract):
         torch.testing.assert_close(compiled_loss, loss)
         gradients = {name.removeprefix("_orig_mod."): gradient for name, gradient in gradients.items()}
         self.check_gradients(gradients, expected, atol=1e-5, rtol=1e-3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with torch.compiler.set_stance("fail_on_recompile"):  # other text, padding, forks, thresholds and patches
+            for _ in range(3):
+                others = {**lesson, "input_ids": family.change(lesson["input_ids"])}
+                lesson = {
+                    name: value.flip(0) if isinstance(value, torch.Tensor) else value for name, value in others.items()
+                }
+                compiled(**lesson).loss.backward()
+                optimizer.step()
 
     @pytest.mark.parametrize("use_reentrant", [False, True])
     @pytest.mark.parametrize("padding", [None, "right"])
