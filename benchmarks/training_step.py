@@ -15,7 +15,7 @@ time       Steps of the models alternate in one process and medians are compared
            compile is that of the first step.
 memory     The most that is allocated at once in a step, beside the weights and the optimizer's state: every
            allocation and release that torch's profiler records. Also under gradient checkpointing.
-recompile  Graphs compiled in steps of a tiny model on as many batches of other text, the first two excepted.
+recompile  Graphs that a tiny model compiles in its first steps, and in all others, each on a batch of other text.
 """
 
 import argparse
@@ -49,7 +49,8 @@ SIZES = {  # vocabulary, width, layers, heads, layers that fork, rows, tokens
     "cuda": {"vocab": 50304, "width": 768, "layers": 16, "heads": 12, "forks": [3, 7, 11], "batch": 32, "tokens": 512},
     "quick": {"vocab": 259, "width": 16, "layers": 2, "heads": 2, "forks": [1], "batch": 2, "tokens": 32},
 }  # fmt: skip
-PATCH_MULTIPLE = 16  # numbers of patches are multiples of this
+PATCH_MULTIPLE = 8  # numbers of patches are multiples of this
+NUM_FIRST_STEPS = 20  # a second number of patches makes that size of a graph dynamic, once
 BF16_PEAK_FLOPS = 989e12  # dense bf16 of an H100 or H200 by the vendor's datasheet
 
 
@@ -61,8 +62,7 @@ def build(name: str, size: dict) -> PreTrainedModel:
         "max_position_embeddings": tokens,
     }  # fmt: skip
     if name in ("topk", "threshold"):
-        forks = [layer for layer in size["forks"] if layer < layers]
-        config = ThoughtbubblesConfig(**sizes, num_hidden_layers=layers, fork_layers=forks, fork_rule=name)
+        config = ThoughtbubblesConfig(**sizes, num_hidden_layers=layers, fork_layers=size["forks"], fork_rule=name)
         model = ThoughtbubblesForCausalLM(config)
     elif name == "looped":
         model = LoopedThinkerForCausalLM(LoopedThinkerTextConfig(**sizes, num_steps=layers))
@@ -85,7 +85,7 @@ def build(name: str, size: dict) -> PreTrainedModel:
 
 
 def draw_batch(model: PreTrainedModel, size: dict, generator: torch.Generator) -> dict:
-    """Random words of random lengths, so that patches differ too; with the lengths of patches where a model reads them."""
+    """Random words of random lengths, so that numbers of patches differ; with these where a model reads them."""
     shape = (size["batch"], size["tokens"])
     is_space = torch.rand(shape, generator=generator) < 0.1 + 0.2 * torch.rand(1, generator=generator)
     ids = torch.randint(97, 123, shape, generator=generator).masked_fill(is_space, 32)
@@ -113,7 +113,7 @@ class Step:
         torch.manual_seed(0)
         self.model = build(name, size).to(device).train()
         if is_checkpointed:
-            self.model.gradient_checkpointing_enable()
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=device == "cuda")
         self.device, self.size, self.generator = device, size, torch.Generator().manual_seed(0)
         self.flops = 0
@@ -166,12 +166,16 @@ def find_peak(step: Step) -> int:
 def compare_times(names: Iterable[str], size: dict, device: str, backend: str | None, num_steps: int):
     """Print milliseconds of a step and its ratio to GPT-2's, beside the ratio of FLOPs."""
     print(f"\n### A training step, {'compiled' if backend else 'eager'}\n")
-    print("| | first step (s) | ms | tokens/s | time / GPT-2 (quartiles) | FLOPs / GPT-2 | time ratio / FLOP ratio |")
-    print("|---|---|---|---|---|---|---|")
     steps = {name: Step(name, size, device, backend) for name in (*names, "gpt2")}
     for step in steps.values():
         step.flops = count_flops(step.model, step.draw())
-    first = {name: step.measure() for name, step in steps.items()}
+    first = {}
+    for name, step in steps.items():
+        first[name] = step.measure()
+        print(f"{name}: first step in {first[name]:.1f} s", flush=True)
+    print()
+    print("| | first step (s) | ms | tokens/s | time / GPT-2 (quartiles) | FLOPs / GPT-2 | time ratio / FLOP ratio |")
+    print("|---|---|---|---|---|---|---|")
     for step in steps.values():
         for _ in range(2):
             step.run(step.draw())
@@ -214,18 +218,19 @@ def compare_memory(names: Iterable[str], size: dict, device: str, backend: str |
 
 
 def count_recompilations(names: Iterable[str], num_steps: int, backend: str):
-    """Print how many graphs were compiled after the second step."""
+    """Print how many graphs were compiled in the first steps, and after them."""
     print(f"\n### Graphs compiled in {num_steps} steps of varying text\n")
-    print("| | in the first two steps | in the others |")
+    print(f"| | in the first {NUM_FIRST_STEPS} steps | in the others |")
     print("|---|---|---|")
     for name in (*names, "gpt2"):
         torch._dynamo.reset()
         counters.clear()
-        step, counts = Step(name, SIZES["quick"], "cpu", backend), []
+        step, counts = Step(name, {**SIZES["quick"], "tokens": 128}, "cpu", backend), []  # so many that patches vary
         for _ in range(num_steps):
             step.run(step.draw())
             counts.append(counters["stats"]["unique_graphs"])
-        print(f"| {name} | {counts[1]} | {counts[-1] - counts[1]} |", flush=True)
+        first = counts[min(NUM_FIRST_STEPS, num_steps) - 1]
+        print(f"| {name} | {first} | {counts[-1] - first} |", flush=True)
 
 
 def main():
@@ -243,7 +248,9 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     size = SIZES["quick" if args.quick else args.device]
-    size |= {"layers": args.layers or size["layers"]}
+    if args.layers:
+        size |= {"layers": args.layers, "forks": [args.layers // 4, args.layers // 2]}
+    torch._dynamo.config.automatic_dynamic_local_pgo = False  # shapes of earlier runs would make these dynamic
     backend = ("aot_eager" if args.quick else "inductor") if args.compile else None
     machine = f"{torch.get_num_threads()} threads" if args.device == "cpu" else torch.cuda.get_device_name()
     print(f"torch {torch.__version__}, {machine}, {size}")
@@ -252,7 +259,7 @@ def main():
     if "time" in args.parts:
         compare_times(args.families, size, args.device, backend, args.steps)
     if "recompile" in args.parts:
-        count_recompilations(args.families, 20 if args.quick else 200, "aot_eager")
+        count_recompilations(args.families, *((22, "eager") if args.quick else (200, "aot_eager")))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     DataCollatorWithFlattening,
     DynamicCache,
@@ -62,6 +63,11 @@ def read_in_parts(model, ids: torch.Tensor, starts: list[int], cache=None) -> tu
         cache = outputs.past_key_values
         logits.append(outputs.logits)
     return torch.cat(logits, dim=1), cache
+
+
+def pad_lengths(lesson: dict, num_more: int) -> dict:
+    """The lesson with so many more patches without bytes."""
+    return {**lesson, "patch_lengths": F.pad(lesson["patch_lengths"], (0, num_more))}
 
 
 class TestBytePatch(ModelContract):
@@ -308,6 +314,19 @@ class TestBytePatch(ModelContract):
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(**packed).loss, model(**packed).loss)
+
+    @pytest.mark.slow
+    @holds_for(lambda family: family.name == "token")
+    def test_the_second_number_of_patches_compiles_a_graph_for_all(self, family):
+        model, lesson = family.build().train(), family.draw_lesson(2)
+        torch._dynamo.reset()
+        with torch._dynamo.config.patch(automatic_dynamic_local_pgo=False):
+            compiled = torch.compile(model, fullgraph=True, backend="eager")
+            for num_more in (0, 5):
+                compiled(**pad_lengths(lesson, num_more)).loss.backward()
+            with torch.compiler.set_stance("fail_on_recompile"):
+                for num_more in (1, 3, 8):
+                    compiled(**pad_lengths(lesson, num_more)).loss.backward()
 
     def test_promise_8_patches_of_generated_bytes_are_returned(self, family):
         """Also of bytes that a cache holds."""
