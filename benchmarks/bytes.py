@@ -2,7 +2,7 @@
 """Benchmark of byte models: speed of tokenizing, training and generation.
 
     python benchmarks/bytes.py                        # CPU, float32
-    python benchmarks/bytes.py --parts tokenizer      # one of: tokenizer, training, generation
+    python benchmarks/bytes.py --parts tokenizer      # one of: tokenizer, training, generation, drafts
     python benchmarks/bytes.py --quick                # tiny: it runs, but its numbers mean nothing
 
 tokenizer   the byte tokenizer against ByT5's (both of transformers, on documents of about a kilobyte), and against
@@ -12,12 +12,17 @@ training    bytes a second of a training step: patches of words and of six bytes
             many operations.
 generation  bytes a second with a cache at a long context, of one row and of many. Text of the standard library is
             forced on all models byte by byte, because patches of what an untrained model would write say nothing.
+drafts      bytes a second of `generate` for one row, greedy and sampled at temperature 1, with drafts, without, and with
+            transformers' prompt lookup, against a flat GPT-2 whose forward pass takes as many operations. The model
+            with drafts is trained first, because drafts of an untrained one are wrong; prompts are texts that were
+            not trained on. Time counts from the first new byte on. The speed of GPT-2 does not depend on its weights.
 
 Models take turns in one process; medians are compared, of generation means over several texts. Operations are those
 of a forward pass over text, counted by torch with attention written out.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -26,7 +31,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    ByT5Tokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    get_cosine_schedule_with_warmup,
+)
+from transformers.generation import BaseStreamer
 
 from hf_thoughtbubbles import (
     BytePatchConfig,
@@ -45,11 +58,21 @@ SIZES = {
         "core_hidden_size": 384, "core_num_hidden_layers": 6, "core_num_attention_heads": 6, "hidden_size": 128,
         "encoder_num_hidden_layers": 1, "num_hidden_layers": 2, "context": 2048, "new_bytes": 96, "rows": (1, 32),
         "batch": 8, "block": 512, "documents_bytes": 1 << 20, "repeats": 5,
+        "drafts": {
+            "core_hidden_size": 128, "core_num_hidden_layers": 4, "core_num_attention_heads": 4, "hidden_size": 64,
+            "encoder_num_hidden_layers": 1, "num_hidden_layers": 2, "context": 2048, "prompts": (512, 1900),
+            "new_bytes": 128, "num_draft_bytes": 8, "steps": 400, "rows": 4, "block": 512, "repeats": 7,
+        },
     },
     "quick": {
         "core_hidden_size": 32, "core_num_hidden_layers": 2, "core_num_attention_heads": 2, "hidden_size": 16,
         "encoder_num_hidden_layers": 1, "num_hidden_layers": 1, "context": 64, "new_bytes": 8, "rows": (1, 2),
         "batch": 2, "block": 64, "documents_bytes": 1 << 14, "repeats": 2,
+        "drafts": {
+            "core_hidden_size": 32, "core_num_hidden_layers": 2, "core_num_attention_heads": 2, "hidden_size": 16,
+            "encoder_num_hidden_layers": 1, "num_hidden_layers": 1, "context": 64, "prompts": (24,),
+            "new_bytes": 16, "num_draft_bytes": 4, "steps": 2, "rows": 2, "block": 32, "repeats": 2,
+        },
     },
 }  # fmt: skip
 ARMS = {
@@ -218,7 +241,104 @@ def measure_generation(size: dict):
         describe(models, text[:1], rates, what)
 
 
-PARTS = {"tokenizer": measure_tokenizers, "training": measure_training, "generation": measure_generation}
+class Clock(BaseStreamer):
+    """Seconds and passes of one generated text, from its first byte on."""
+
+    def __init__(self):
+        self.times: list[float] = []
+
+    def put(self, value: torch.Tensor):
+        self.times.append(time.perf_counter())
+
+    def end(self):
+        self.seconds, self.num_passes = self.times[-1] - self.times[1], len(self.times) - 2
+
+
+def train_with_drafts(size: dict) -> BytePatchForCausalLM:
+    """A model with drafts, trained on the standard library's text."""
+    torch.manual_seed(0)
+    model = build(size, {"num_draft_bytes": size["num_draft_bytes"]}).train()
+    text = torch.frombuffer(bytearray(load_bytes(size["steps"] * size["rows"] * size["block"] * 2)), dtype=torch.uint8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98))
+    schedule = get_cosine_schedule_with_warmup(optimizer, size["steps"] // 20, size["steps"])
+    losses, start = [], time.perf_counter()
+    for _ in range(size["steps"]):
+        starts = torch.randint(len(text) - size["block"], (size["rows"],)).tolist()
+        ids = torch.stack([text[first : first + size["block"]] for first in starts]).long()
+        outputs = model(ids, labels=ids)
+        outputs.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        losses.append([(outputs.loss - outputs.draft_loss).item(), outputs.draft_loss.item()])
+    bits, draft_bits = (torch.tensor(losses[-20:]).mean(0) / math.log(2)).tolist()
+    print(f"\nTrained for {size['steps']} steps of {size['rows']} x {size['block']} bytes in", end=" ")
+    print(f"{time.perf_counter() - start:.0f} s: {bits:.2f} bits a byte, {draft_bits:.2f} of drafted bytes")
+    return model.eval()
+
+
+def count_generation_flops(model: PreTrainedModel, prompt: torch.Tensor, num_bytes: int, options: dict) -> float:
+    """Operations a generated byte, with drafts and rejected bytes, without those of the prompt."""
+    attention, counts = model.config._attn_implementation, []
+    model.set_attn_implementation("eager")
+    for number in (1, num_bytes):
+        torch.manual_seed(0)
+        with FlopCounterMode(display=False) as counter:
+            model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=number, **options)
+        counts.append(counter.get_total_flops())
+    model.set_attn_implementation(attention)
+    return (counts[1] - counts[0]) / (num_bytes - 1)
+
+
+def measure_drafts(size: dict):
+    """Bytes a second of `generate`, with drafts and without."""
+    size = size["drafts"]
+    ours, texts = train_with_drafts(size), load_text()["validation"]
+    for length in size["prompts"]:
+        prompts = [list(row["text"].encode()[:length]) for row in texts if len(row["text"].encode()) >= length]
+        prompts = [torch.tensor([prompt]) for prompt in prompts[: 1 + size["repeats"]]]
+        wanted, step = count_flops(ours, prompts[0]), 2 * size["core_num_attention_heads"]
+        widths = range(step, 4 * size["core_hidden_size"], step)
+        flat = build_flat(size, min(widths, key=lambda w: abs(estimate_flat_flops(size, w, length) - wanted))).eval()
+        arms = {
+            "drafts": (ours, {}),
+            "no drafts": (ours, {"num_draft_bytes": 0}),
+            "prompt lookup": (ours, {"prompt_lookup_num_tokens": size["num_draft_bytes"]}),
+            "GPT-2, FLOPs": (flat, {}),
+        }
+        for is_sampled in (False, True):
+            options = {"do_sample": is_sampled, "top_k": 0, "pad_token_id": 258}
+            what = f"{'sampled' if is_sampled else 'greedy'}, {length} bytes of prompt, {size['new_bytes']} new"
+            print(f"\n| {what} | MFLOPs a byte, forward | generated | bytes/s | spread | bytes a pass | / GPT-2 |")
+            print("|---|---|---|---|---|---|---|")
+            describe_drafts({name: (m, {**o, **options}) for name, (m, o) in arms.items()}, prompts, size)
+
+
+def describe_drafts(arms: dict[str, tuple], prompts: list[torch.Tensor], size: dict):
+    """A table of arms, which take turns on each prompt; the first prompt is not timed."""
+    rates, passes, texts = {name: [] for name in arms}, dict.fromkeys(arms, 0), {name: [] for name in arms}
+    for turn, prompt in enumerate(prompts):
+        for name, (model, options) in arms.items():
+            clock = Clock()
+            torch.manual_seed(turn)
+            sizes = {"max_new_tokens": size["new_bytes"], "streamer": clock, "attention_mask": torch.ones_like(prompt)}
+            texts[name].append(model.generate(prompt, **sizes, **options)[0].tolist())
+            if turn > 0:
+                rates[name].append((size["new_bytes"] - 1) / clock.seconds)
+                passes[name] += clock.num_passes
+    for name, (model, options) in arms.items():
+        low, middle, high = statistics.quantiles(rates[name], n=4)
+        flops = count_flops(model, prompts[0]), count_generation_flops(model, prompts[0], size["new_bytes"], options)
+        a_pass = len(rates[name]) * (size["new_bytes"] - 1) / passes[name]
+        ratio = statistics.median(ours / flat for ours, flat in zip(rates[name], rates["GPT-2, FLOPs"], strict=True))
+        print(f"| {name} | {flops[0] / 1e6:.2f} | {flops[1] / 1e6:.2f} | {middle:,.0f} |", end=" ")
+        print(f"{low:,.0f} to {high:,.0f} | {a_pass:.2f} | {ratio:.2f} |", flush=True)
+    if not options["do_sample"]:
+        print(f"\nGreedy texts with and without drafts are equal: {texts['drafts'] == texts['no drafts']}")
+
+
+PARTS = {"tokenizer": measure_tokenizers, "training": measure_training, "generation": measure_generation, "drafts": measure_drafts}
 
 
 def main():

@@ -637,6 +637,7 @@ BYTE_VARIANTS = [
             ({"patching": "fixed", "patch_size": 17}, "`patch_size` 17 is larger"),
             ({"hidden_size": 12, "num_attention_heads": 5}, "`hidden_size` 12 is not a multiple"),
             ({"reconstruction_loss_weight": 1.0}, "`reconstruction_loss_weight` is 1.0"),
+            ({"decoder": "parallel", "num_draft_bytes": 2}, "`num_draft_bytes` is 2"),
             ({"is_causal": False}, "`is_causal` is False"),
             ({"hidden_act": "swish"}, '`hidden_act` is "swish"'),
             ({"num_key_value_heads": 1}, "or set `core_num_key_value_heads`"),
@@ -646,12 +647,18 @@ BYTE_VARIANTS = [
         ),
     ),
     make_byte_patch("space-parallel", decoder="parallel", reconstruction_loss_weight=0.5),
-    make_byte_patch("fixed", patching="fixed", position_embedding="relative", core_num_key_value_heads=1),
+    make_byte_patch(
+        "fixed", patching="fixed", position_embedding="relative", core_num_key_value_heads=1, num_draft_bytes=2
+    ),
     make_byte_patch("fixed-parallel", patching="fixed", decoder="parallel", position_embedding="learned"),
-    make_byte_patch("token", patching="token", feed_forward="swiglu", position_embedding="sinusoidal"),
+    make_byte_patch(
+        "token", patching="token", feed_forward="swiglu", position_embedding="sinusoidal", num_draft_bytes=5
+    ),
     make_byte_patch("token-parallel", patching="token", decoder="parallel", share_feed_forward=True),
     make_byte_patch("published", decoder="parallel", byte_layers="published", hidden_act="learned"),
-    make_byte_patch("layer-norm", attention_normalization="layer_norm", attention_bias=True, mlp_bias=True),
+    make_byte_patch(
+        "layer-norm", attention_normalization="layer_norm", attention_bias=True, mlp_bias=True, num_draft_bytes=3
+    ),
 ]
 
 

@@ -116,7 +116,7 @@ class TestBytePatch(ModelContract):
         torch.testing.assert_close(outputs.sequences_scores, scores, atol=1e-4, rtol=1e-4)
 
     def test_promise_4_the_core_runs_once_a_patch(self, family):
-        """Counted, for a single row: patches of the prompt at once, then one run for each patch that ends."""
+        """Counted, for a single row: patches of the prompt at once, then one run for each that ends; no drafts."""
         model, prompt = family.build(), torch.tensor([list(b"abc de")])
         runs = []
         model.model.core.register_forward_hook(lambda module, inputs, output: runs.append(output.shape[1]))
@@ -128,6 +128,7 @@ class TestBytePatch(ModelContract):
             do_sample=False,
             return_dict_in_generate=True,
             output_patches=True,
+            num_draft_bytes=0,
             **family.measure(prompt.tolist()),
         )
         ended = outputs.patches.is_end[0, prompt.shape[1] : -1].sum()  # the last byte is never read

@@ -79,6 +79,8 @@ IMPOSSIBLE = [  # family, the field that is named, kind, settings
     ("byte_patch", "reconstruction_loss_weight", "other decoder", {"reconstruction_loss_weight": 0.5}),
     ("block_patch", "reconstruction_loss_weight", "negative", {"reconstruction_loss_weight": -0.5}),
     ("block_patch", "reconstruction_loss_weight", "NaN", {"reconstruction_loss_weight": NAN}),
+    ("byte_patch", "num_draft_bytes", "negative", {"num_draft_bytes": -1}),
+    ("byte_patch", "draft_loss_weight", "NaN", {"draft_loss_weight": NAN}),
     ("byte_patch", "num_key_value_heads", "without effect", {"num_key_value_heads": 1}),
     ("next_thought", "removed_shares", "one", {"removed_shares": [1.0]}),
     ("next_thought", "removed_shares", "NaN", {"removed_shares": [NAN]}),

@@ -238,6 +238,8 @@ def check_loss(subject: Subject, draw):
         expected = average_negative(logits, labels)
         if getattr(out, "reconstruction_loss", None) is not None:
             expected = expected + model.config.reconstruction_loss_weight * out.reconstruction_loss
+        if getattr(out, "draft_loss", None) is not None:
+            expected = expected + model.config.draft_loss_weight * out.draft_loss
         compare("loss", out.loss.double(), expected, FLOAT32)
         return
     out = model(**lesson, output_steps=True)

@@ -321,6 +321,7 @@ def byte_patch_settings(draw, needs: str = "") -> dict:
         "max_patch_bytes": longest,
         "decoder": decoder,
         "byte_layers": layers,
+        "num_draft_bytes": draw(st.sampled_from([0, 3])) if decoder == "autoregressive" else 0,
         **draw_core(draw),
     }
     if decoder == "parallel":

@@ -79,6 +79,12 @@ class BytePatchConfig(GenericTransformerConfig):
         reconstruction_ignore_id (`int`, defaults to -100):
             Target that the auxiliary loss ignores. The original ignores 257, which is its end of text and not its
             padding; converted checkpoints keep that.
+        num_draft_bytes (`int`, defaults to 0):
+            Most bytes of a draft. From 1 on the language model has a small network that proposes the next bytes while
+            a single text is generated, so that one pass verifies several (Leviathan et al., 2023). Its loss has no
+            gradient in other weights. Needs `decoder="autoregressive"`.
+        draft_loss_weight (`float`, defaults to 1.0):
+            Weight of the network's cross entropy in the loss; 0 leaves the network as it is.
 
     Raises:
         `StrictDataclassClassValidationError`: when the numbers contradict each other, with the field, what was passed
@@ -93,7 +99,7 @@ class BytePatchConfig(GenericTransformerConfig):
 
     model_type = "byte_patch"
     family_summary = "bytes are pooled to patches, a transformer runs over the patches, and each is decoded into bytes"
-    keys_to_ignore_at_inference = ["past_key_values", "cache", "patches", "reconstruction_loss"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "patches", "reconstruction_loss", "draft_loss"]
     base_model_fsdp_plan = {
         **GenericTransformerConfig.base_model_fsdp_plan,
         "byte_encoder.layers.*": "free_full_weight",
@@ -118,6 +124,8 @@ class BytePatchConfig(GenericTransformerConfig):
     byte_layers: Literal["residual", "published"] = "residual"
     reconstruction_loss_weight: float | int = 0.0
     reconstruction_ignore_id: int = -100
+    num_draft_bytes: int = 0
+    draft_loss_weight: float | int = 1.0
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
@@ -182,6 +190,20 @@ class BytePatchConfig(GenericTransformerConfig):
                 f"`encoder_num_hidden_layers` is {self.encoder_num_hidden_layers}; it must be at least {fewest} for "
                 f'`byte_layers="{self.byte_layers}"`.'
             )
+
+    def validate_drafts(self):
+        """Part of `@strict`-powered validation: only bytes that are decoded one by one are drafted."""
+        if self.num_draft_bytes < 0:
+            raise ValueError(
+                f"`num_draft_bytes` is {self.num_draft_bytes}; it must be at least 0, which is no drafts."
+            )
+        if self.num_draft_bytes > 0 and self.decoder != "autoregressive":
+            raise ValueError(
+                f"`num_draft_bytes` is {self.num_draft_bytes}, but only bytes of the autoregressive decoder are "
+                'drafted. Use 0, or `decoder="autoregressive"`.'
+            )
+        if not 0 <= self.draft_loss_weight < math.inf:
+            raise ValueError(f"`draft_loss_weight` is {self.draft_loss_weight}; it must be finite and at least 0.")
 
     def validate_reconstruction(self):
         """Part of `@strict`-powered validation: only a decoder of whole patches can reconstruct them."""

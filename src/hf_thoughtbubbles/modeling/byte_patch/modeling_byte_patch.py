@@ -45,6 +45,7 @@ from .byte_layers import AutoregressiveByteDecoder, ByteEncoder, ByteLayer, Para
 from .byte_positions import ByteWindow, get_byte_offsets, get_byte_positions, get_patch_positions, select_rows
 from .cache_patches import PatchCache, PatchSlots
 from .checks_byte_patch import check_blocks, check_bytes, check_documents
+from .drafting_byte_patch import ByteDrafter
 from .generation_byte_patch import BytePatchGenerationMixin
 from .local_attention import build_additive_mask
 from .patch_ends import BytePatches, find_patch_ends, index_patches, number_patches, spread_patch_lengths, take_patches
@@ -99,11 +100,14 @@ class BytePatchCausalLMOutput(CausalLMOutputWithPast):
             [`BytePatchModelOutput`].
         reconstruction_loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy in nats of each patch
             decoded from its own vector; with blocks, or with `reconstruction_loss_weight` and labels.
+        draft_loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy in nats of proposed bytes; with
+            `num_draft_bytes`, `draft_loss_weight` and labels.
         patches (`BytePatches`, *optional*): with `output_patches=True`.
     """
 
     core_hidden_states: tuple[torch.FloatTensor, ...] | None = None
     reconstruction_loss: torch.FloatTensor | None = None
+    draft_loss: torch.FloatTensor | None = None
     patches: BytePatches | None = None
 
 
@@ -140,6 +144,8 @@ class BytePatchPreTrainedModel(HubModelMixin, PreTrainedModel):
         init_generic_weights(module)
         if isinstance(module, BytePatchModel):
             init.normal_(module.initial_state, std=self.config.initializer_range)
+        elif isinstance(module, nn.EmbeddingBag):
+            init.normal_(module.weight, std=self.config.initializer_range)
 
 
 class BytePatchModel(BytePatchPreTrainedModel):
@@ -415,6 +421,7 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         super().__init__(config)
         self.model = BytePatchModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.drafter = ByteDrafter(config) if config.num_draft_bytes > 0 else None
         self.post_init()
 
     def add_model_tags(self, tags: list[str] | str):
@@ -493,6 +500,7 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
             attentions=outputs.attentions,
             core_hidden_states=outputs.core_hidden_states,
             reconstruction_loss=losses[1],
+            draft_loss=losses[2],
             patches=outputs.patches if output_patches else None,
         )
 
@@ -504,32 +512,43 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         attention_mask: torch.Tensor | None,
         labels: torch.Tensor | None,
         **kwargs,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The loss of bytes `(B, T)`, and the reconstruction loss in it; bytes without a label do not count."""
-        weight = self.config.reconstruction_loss_weight
+    ) -> tuple[torch.Tensor | None, ...]:
+        """The loss of bytes `(B, T)`, and the reconstruction and draft losses in it; bytes need a label to count."""
+        weight, draft_weight = self.config.reconstruction_loss_weight, self.config.draft_loss_weight
+        if self.drafter is None:
+            draft_weight = 0
         if labels is None:
             if self.training and weight > 0:
                 logger.warning_once(
                     "The model is in training mode with `reconstruction_loss_weight`, but no `labels` were passed "
                     "(label smoothing removes them): the reconstruction loss is left out."
                 )
-            return None, None
+            return None, None, None
         loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        if weight == 0:
-            return loss, None
+        if weight == 0 and draft_weight == 0:
+            return loss, None, None
         if outputs.patches is None:
             raise ValueError(
-                "`labels` were passed with bytes in `past_key_values`, but `reconstruction_loss_weight` needs whole "
-                "patches, which may begin in the cache. Pass all bytes in one call."
+                "`labels` were passed with bytes in `past_key_values`, but `reconstruction_loss_weight` and "
+                "`num_draft_bytes` need all bytes of the text in one call. Pass them, without a cache."
             )
-        index, longest = outputs.patches.patch_index, self.config.max_patch_bytes
-        token_mask = None if attention_mask is None else attention_mask.bool()
-        offsets = get_byte_offsets(outputs.patches, token_mask).clamp(max=longest - 1)
-        targets = input_ids.masked_fill((labels == -100) | (index < 0), self.config.reconstruction_ignore_id)
-        reconstruction_loss = self.compute_reconstruction_loss(
-            outputs.patch_embeds, targets, kwargs.get("num_items_in_batch"), index.clamp(min=0) * longest + offsets
-        )
-        return loss + weight * reconstruction_loss, reconstruction_loss
+        num_items, reconstruction_loss, draft_loss = kwargs.get("num_items_in_batch"), None, None
+        if weight > 0:
+            index, longest = outputs.patches.patch_index, self.config.max_patch_bytes
+            token_mask = None if attention_mask is None else attention_mask.bool()
+            offsets = get_byte_offsets(outputs.patches, token_mask).clamp(max=longest - 1)
+            targets = input_ids.masked_fill((labels == -100) | (index < 0), self.config.reconstruction_ignore_id)
+            reconstruction_loss = self.compute_reconstruction_loss(
+                outputs.patch_embeds, targets, num_items, index.clamp(min=0) * longest + offsets
+            )
+            loss = loss + weight * reconstruction_loss
+        if draft_weight > 0:
+            targets = kwargs.get("shift_labels")
+            targets = F.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
+            proposals = self.drafter.score(outputs.last_hidden_state, input_ids, targets, outputs.patches)
+            draft_loss = average_loss(*proposals, (targets != -100).sum() if num_items is None else num_items)
+            loss = loss + draft_weight * draft_loss
+        return loss, reconstruction_loss, draft_loss
 
     def compute_block_losses(
         self,
@@ -539,15 +558,15 @@ class BytePatchForCausalLM(BytePatchGenerationMixin, BytePatchPreTrainedModel, G
         labels: torch.Tensor | None,
         num_items_in_batch: float | None = None,
         **kwargs,
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor, None]:
         """The loss of blocks `(B, P, W)`, each predicted from those before, and the reconstruction loss."""
         reconstruction_loss = self.compute_reconstruction_loss(
             outputs.patch_embeds, patch_input_ids, num_items_in_batch
         )
         if labels is None:
-            return None, reconstruction_loss
+            return None, reconstruction_loss, None
         loss = average_loss(logits[:, :-1].flatten(0, 2), labels[:, 1:].flatten(), num_items_in_batch)
-        return loss + self.config.reconstruction_loss_weight * reconstruction_loss, reconstruction_loss
+        return loss + self.config.reconstruction_loss_weight * reconstruction_loss, reconstruction_loss, None
 
     def compute_reconstruction_loss(
         self,

@@ -29,6 +29,7 @@ FAMILY_ARGUMENTS = (
     "fork_budget",
     "loop_decoder",
     "memory_ids",
+    "num_draft_bytes",
     "num_latents",
     "num_read_steps",
     "num_steps",
