@@ -12,8 +12,8 @@ training    bytes a second of a training step: patches of words and of six bytes
             many operations.
 generation  bytes a second with a cache at a long context, of one row and of many. Text of the standard library is
             forced on all models byte by byte, because patches of what an untrained model would write say nothing.
-drafts      bytes a second of `generate` for one row, greedy and sampled at temperature 1, with drafts, without, and with
-            transformers' prompt lookup, against a flat GPT-2 whose forward pass takes as many operations. The model
+drafts      bytes a second of `generate` for one row, greedy and sampled, with drafts, without, and with transformers'
+            prompt lookup, against a flat GPT-2 whose forward pass takes as many operations. The model
             with drafts is trained first, because drafts of an untrained one are wrong; prompts are texts that were
             not trained on. Time counts from the first new byte on. The speed of GPT-2 does not depend on its weights.
 
@@ -59,9 +59,7 @@ SIZES = {
         "encoder_num_hidden_layers": 1, "num_hidden_layers": 2, "context": 2048, "new_bytes": 96, "rows": (1, 32),
         "batch": 8, "block": 512, "documents_bytes": 1 << 20, "repeats": 5,
         "drafts": {
-            "core_hidden_size": 128, "core_num_hidden_layers": 4, "core_num_attention_heads": 4, "hidden_size": 64,
-            "encoder_num_hidden_layers": 1, "num_hidden_layers": 2, "context": 2048, "prompts": (512, 1900),
-            "new_bytes": 128, "num_draft_bytes": 8, "steps": 400, "rows": 4, "block": 512, "repeats": 7,
+            "prompts": (512, 1900), "new_bytes": 128, "num_draft_bytes": 8, "steps": 300, "rows": 4, "block": 512,
         },
     },
     "quick": {
@@ -69,9 +67,7 @@ SIZES = {
         "encoder_num_hidden_layers": 1, "num_hidden_layers": 1, "context": 64, "new_bytes": 8, "rows": (1, 2),
         "batch": 2, "block": 64, "documents_bytes": 1 << 14, "repeats": 2,
         "drafts": {
-            "core_hidden_size": 32, "core_num_hidden_layers": 2, "core_num_attention_heads": 2, "hidden_size": 16,
-            "encoder_num_hidden_layers": 1, "num_hidden_layers": 1, "context": 64, "prompts": (24,),
-            "new_bytes": 16, "num_draft_bytes": 4, "steps": 2, "rows": 2, "block": 32, "repeats": 2,
+            "prompts": (24,), "new_bytes": 16, "num_draft_bytes": 4, "steps": 2, "rows": 2, "block": 32,
         },
     },
 }  # fmt: skip
@@ -156,6 +152,8 @@ def measure_tokenizers(size: dict):
     documents = [text[i : i + DOCUMENT_BYTES] for i in range(0, len(text), DOCUMENT_BYTES)]
     ours, theirs = build_byte_tokenizer(), ByT5Tokenizer()
     encoded = {name: [tok(d).input_ids for d in documents] for name, tok in (("ours", ours), ("ByT5", theirs))}
+    tensors, their_tensors = ([torch.tensor(ids) for ids in rows] for rows in encoded.values())
+    encode_fast = ours.backend_tokenizer.encode_batch_fast
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.bin"
         path.write_bytes(data)
@@ -166,10 +164,16 @@ def measure_tokenizers(size: dict):
         calls = {
             "encode, byte tokenizer": lambda: [ours(d) for d in documents],
             "encode, byte tokenizer, one batch": lambda: ours(documents),
+            "encode, library without offsets": lambda: [
+                e.ids for e in encode_fast(documents, add_special_tokens=False)
+            ],
             "encode, ByT5": lambda: [theirs(d) for d in documents],
             "encode, encode_bytes": lambda: [encode_bytes(d.encode()) for d in documents],
             "decode, byte tokenizer": lambda: [ours.decode(ids) for ids in encoded["ours"]],
+            "decode, byte tokenizer, tensors": lambda: [ours.decode(ids) for ids in tensors],
+            "decode, library": lambda: [ours.backend_tokenizer.decode(ids) for ids in encoded["ours"]],
             "decode, ByT5": lambda: [theirs.decode(ids) for ids in encoded["ByT5"]],
+            "decode, ByT5, tensors": lambda: [theirs.decode(ids) for ids in their_tensors],
             "decode, decode_bytes": lambda: [decode_bytes(ids).decode() for ids in encoded["ours"]],
             "memory-mapped file": read_file,
         }
@@ -179,8 +183,9 @@ def measure_tokenizers(size: dict):
         print(f"| {name} | {len(data) / value / 1e6:.2f} |")
     for name, value in seconds.items():
         kind = name.split(",")[0]
-        if f"{kind}, ByT5" in seconds:
-            print(f"\n{name}: {seconds[f'{kind}, ByT5'] / value:.1f} times ByT5's speed")
+        other = f"{kind}, ByT5" + (", tensors" if name.endswith("tensors") else "")
+        if other in seconds:
+            print(f"\n{name}: {seconds[other] / value:.1f} times ByT5's speed")
 
 
 def describe(models: dict[str, PreTrainedModel], ids: torch.Tensor, rates: dict[str, float], what: str):
@@ -293,7 +298,7 @@ def count_generation_flops(model: PreTrainedModel, prompt: torch.Tensor, num_byt
 
 def measure_drafts(size: dict):
     """Bytes a second of `generate`, with drafts and without."""
-    size = size["drafts"]
+    size = {**size, **size["drafts"]}
     ours, texts = train_with_drafts(size), load_text()["validation"]
     for length in size["prompts"]:
         prompts = [list(row["text"].encode()[:length]) for row in texts if len(row["text"].encode()) >= length]
@@ -308,7 +313,7 @@ def measure_drafts(size: dict):
             "GPT-2, FLOPs": (flat, {}),
         }
         for is_sampled in (False, True):
-            options = {"do_sample": is_sampled, "top_k": 0, "pad_token_id": 258}
+            options = {"do_sample": is_sampled, "pad_token_id": 258, **({"top_k": 0} if is_sampled else {})}
             what = f"{'sampled' if is_sampled else 'greedy'}, {length} bytes of prompt, {size['new_bytes']} new"
             print(f"\n| {what} | MFLOPs a byte, forward | generated | bytes/s | spread | bytes a pass | / GPT-2 |")
             print("|---|---|---|---|---|---|---|")
@@ -338,7 +343,12 @@ def describe_drafts(arms: dict[str, tuple], prompts: list[torch.Tensor], size: d
         print(f"\nGreedy texts with and without drafts are equal: {texts['drafts'] == texts['no drafts']}")
 
 
-PARTS = {"tokenizer": measure_tokenizers, "training": measure_training, "generation": measure_generation, "drafts": measure_drafts}
+PARTS = {
+    "tokenizer": measure_tokenizers,
+    "training": measure_training,
+    "generation": measure_generation,
+    "drafts": measure_drafts,
+}
 
 
 def main():

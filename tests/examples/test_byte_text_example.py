@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from hf_thoughtbubbles.data.patches import measure_patch_lengths
-from tests.examples.scripts import run_script
+from tests.examples.scripts import ROOT, run_script, run_successfully
 
 
 pytestmark = pytest.mark.slow
@@ -76,3 +76,10 @@ def test_the_published_decoder_trains_on_and_a_tokenizer_is_refused(source, tmp_
     assert json.loads((tmp_path / "b" / "byte_patch" / "config.json").read_text())["decoder"] == "parallel"
     refused = run("--source", source, "--output_dir", tmp_path / "c", "--tokenizer", "gpt2", *TINY)
     assert refused.returncode == 2 and "a byte-patch model reads bytes" in refused.stderr
+
+
+def test_the_benchmark_of_drafts_runs():
+    printed = run_successfully(ROOT / "benchmarks" / "bytes.py", "--quick", "--threads", 1, "--parts", "drafts")
+    for arm in ("drafts", "no drafts", "prompt lookup", "GPT-2, FLOPs"):
+        assert printed.count(f"| {arm} |") == 2
+    assert "Greedy texts with and without drafts are equal: True" in printed

@@ -117,7 +117,7 @@ def test_sampled_strings_have_the_distribution_of_the_model():
     """All strings of four bytes, by chi square; drafts are accepted and rejected."""
     _, model = train(make_byte_patch("drafts", num_draft_bytes=3, initializer_range=0.05), num_steps=50)
     options = {"do_sample": True, "top_k": 3, "temperature": 2.5, "max_new_tokens": 4, "eos_token_id": -1}
-    prompt, num_samples, counts = torch.tensor([list(b"one t")]), 900, {}
+    prompt, num_samples, counts = torch.tensor([list(b"one t")]), 450, {}
     mask = torch.ones_like(prompt)
     torch.manual_seed(0)
     for _ in range(num_samples):
@@ -130,7 +130,7 @@ def test_sampled_strings_have_the_distribution_of_the_model():
     cells.append((sum(counts.get(text, 0) for text in rare), sum(expected[text] for text in rare)))
     chi_square = sum((count - num_samples * prob) ** 2 / (num_samples * prob) for count, prob in cells if prob > 0)
     freedom = len(cells) - 1
-    assert freedom > 20
+    assert freedom > 10
     assert chi_square < freedom + 3 * (2 * freedom) ** 0.5
 
 
@@ -198,7 +198,7 @@ class CountingProcessor(LogitsProcessor):
 def test_drafts_of_another_length_than_the_model_has_are_refused(wrong):
     family = make_byte_patch("drafts", num_draft_bytes=3)
     with pytest.raises(ValueError, match=f"`num_draft_bytes={wrong!r}` was passed; it must be a whole number from 0"):
-        family.build().generate(**family.draw_prompt(1), num_draft_bytes=wrong)
+        family.build().generate(**family.draw_prompt(1), num_draft_bytes=wrong, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("padding", [0, 4])

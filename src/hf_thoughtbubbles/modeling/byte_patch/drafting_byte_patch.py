@@ -30,7 +30,8 @@ from .patch_ends import NUM_BYTES, SPECIAL, BytePatches, find_last, shift_right
 
 
 NUM_CONTEXT_BYTES = 8  # of the text, which a proposal depends on beside the state
-LEAST_CONFIDENCE = 0.3  # a draft stops where the probability of all its bytes falls below
+# A draft stops where the probability of all its bytes falls below. A proposal costs about this share of a pass.
+LEAST_CONFIDENCE = 0.05
 
 
 DRAFTED_CRITERIA = (EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria)
@@ -168,23 +169,25 @@ class DraftCandidateGenerator(CandidateGenerator):
         projected = self.drafter.state_proj(states[0, n_last_matches - num_last - 1, None])  # (1, I)
         num_context = min(NUM_CONTEXT_BYTES, input_ids.shape[1] - self.num_padding)
         last_ids, drawn_from, confidence = input_ids[0, -num_context:].tolist(), [], 1.0
+        drafted = input_ids
         for distance in range(1, num_most + 1):
             entries = self.drafter.list_entries(last_ids[-NUM_CONTEXT_BYTES:], distance)
             logits = self.drafter(projected, torch.tensor([entries], device=projected.device)).float()
             if len(self.logits_processor) > 0 or self.is_sampled:
                 logits = F.pad(logits, (0, self.vocab_size - NUM_BYTES), value=-torch.inf)
-                logits = self.logits_processor(input_ids, logits)
+                logits = self.logits_processor(drafted, logits)
             probs = logits.softmax(-1)
             highest = probs.max(-1)
             confidence *= highest.values.item()
-            if not confidence >= LEAST_CONFIDENCE:  # tested before the byte is drawn, or the draw would be biased
+            # Tested before the byte is drawn, or the draw would be biased; also false for a NaN.
+            if not confidence >= LEAST_CONFIDENCE:
                 break
             next_id = torch.multinomial(probs, 1) if self.is_sampled else highest.indices[:, None]
-            input_ids = torch.cat((input_ids, next_id), dim=1)
+            drafted = torch.cat((drafted, next_id), dim=1)
             last_ids.append(next_id.item())
             drawn_from.append(logits)
         self.num_drafted = len(drawn_from)
-        return input_ids, torch.stack(drawn_from, dim=1) if self.is_sampled and drawn_from else None
+        return drafted, torch.stack(drawn_from, dim=1) if self.is_sampled and drawn_from else None
 
 
 __all__ = ["ByteDrafter", "DraftCandidateGenerator"]
