@@ -61,6 +61,7 @@ BYTES = {
     "published-parallel": {"byte_layers": "published", "decoder": "parallel"},
     "reconstruction": {"decoder": "parallel", "reconstruction_loss_weight": 1.0},
     "relative": {"position_embedding": "relative", "hidden_act": "learned"},
+    "drafts": {"num_draft_bytes": 3},
 }
 THOUGHTS = {
     "mlp": {},

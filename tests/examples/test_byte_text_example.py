@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from hf_thoughtbubbles.data.patches import measure_patch_lengths
-from tests.examples.scripts import ROOT, run_script, run_successfully
+from tests.examples.scripts import run_script
 
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,8 @@ def test_the_published_decoder_trains_on_and_a_tokenizer_is_refused(source, tmp_
 
 
 def test_the_benchmark_of_drafts_runs():
-    printed = run_successfully(ROOT / "benchmarks" / "bytes.py", "--quick", "--threads", 1, "--parts", "drafts")
+    result = run_script(SCRIPT.parents[1] / "benchmarks" / "bytes.py", "--quick", "--threads", 1, "--parts", "drafts")
+    assert result.returncode == 0, result.stderr[-3000:]
     for arm in ("drafts", "no drafts", "prompt lookup", "GPT-2, FLOPs"):
-        assert printed.count(f"| {arm} |") == 2
-    assert "Greedy texts with and without drafts are equal: True" in printed
+        assert result.stdout.count(f"| {arm} |") == 2
+    assert "Greedy texts with and without drafts are equal: True" in result.stdout

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 
+from ..configuration.configuration_byte_patch import NUM_BYTES
 from ..modeling.common.cache_room import NUM_SPARE_SLOTS, SPARE_SHARE
 
 
@@ -22,7 +23,7 @@ class RowCost(NamedTuple):
 
     num_tokens: int  # an answer included
     forward: int  # of one pass without labels
-    labeled: int  # of one pass with labels
+    labeled: float  # of one pass with labels
     step: float  # of generating one token after them
     cache_numbers: int = 0  # in the model's dtype
     cache_bytes: int = 0  # of indices and masks
@@ -160,7 +161,11 @@ def count_byte_patch(
     forward += parts.count_byte_decoder(num_states, num_bytes, num_pairs)
     ending += parts.count_byte_decoder(1, 0, 0)  # a patch's state is projected once
     step = head + parts.count_byte_decoder(0, 1, min(num_bytes + 1, longest)) + ending / bytes_per_patch
-    return RowCost(num_bytes, int(forward), int(forward), step, numbers, num_cache_bytes)
+    labeled = forward
+    if config.num_draft_bytes > 0 and config.draft_loss_weight > 0:
+        # States are detached, so that the backward pass of their projection takes as long as its forward pass.
+        labeled += num_bytes * 2 * config.intermediate_size * (parts.width * 2 / 3 + NUM_BYTES)
+    return RowCost(num_bytes, int(forward), labeled, step, numbers, num_cache_bytes)
 
 
 __all__ = ["RowCost", "count_byte_patch", "count_layer", "count_threshold_forks"]

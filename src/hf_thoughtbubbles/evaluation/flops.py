@@ -225,7 +225,7 @@ def estimate_flops(config: PreTrainedConfig, num_tokens: int, batch_size: int = 
     cost = count_row(config, num_tokens, batch_size, lengths)
     return Flops(
         forward=batch_size * cost.forward,
-        training=(1 + BACKWARD_SHARE) * batch_size * cost.labeled,
+        training=round((1 + BACKWARD_SHARE) * batch_size * cost.labeled),
         per_generated_token=cost.step,
         num_tokens=cost.num_tokens,
         batch_size=batch_size,
