@@ -113,6 +113,7 @@ def test_a_streamer_is_given_each_byte_once(trained):
     assert received == [*text[0].tolist(), "end"]
 
 
+@pytest.mark.slow
 def test_sampled_strings_have_the_distribution_of_the_model():
     """All strings of four bytes, by chi square; drafts are accepted and rejected."""
     _, model = train(make_byte_patch("drafts", num_draft_bytes=3, initializer_range=0.05), num_steps=50)

@@ -18,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 from .cache_names import CACHE_NAME
 
 
-# Arguments of a `forward` in one of our families that transformers has no meaning for in all models.
+# Arguments of a `forward` or `generate` in one of our families that transformers has no meaning for in all models.
 FAMILY_ARGUMENTS = (
     "answer_length",
     "decoder_attention_mask",
