@@ -32,7 +32,7 @@ from hf_thoughtbubbles import (
 )
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from hf_thoughtbubbles.modeling.common.common_layers import embed_sinusoids
-from hf_thoughtbubbles.modeling.looped_thinker.cache_steps import MemoryParts
+from hf_thoughtbubbles.modeling.looped_thinker.cache_steps import MemoryParts, choose_rows
 from hf_thoughtbubbles.modeling.looped_thinker.layers_looped_thinker import choose_visible
 from hf_thoughtbubbles.modeling.looped_thinker.modeling_looped_thinker_text import measure_change
 from tests.families import ANSWERERS, draw_ids, make_thinker, make_thinker_config, make_thinker_text_config
@@ -337,12 +337,33 @@ def test_rows_that_are_done_are_not_computed():
     """Not time but calls are counted: the rows that enter the block, and the steps at which it is applied."""
     model, input_ids = EXITING.build(), draw_ids(16, 1)
     rows, used = count_rows(model, input_ids=input_ids, exit_threshold=THRESHOLD)
-    assert rows == [int((used.amax(1) > step).sum()) for step in range(len(rows))]
+    thinking = [(used.amax(1) > step).nonzero()[:, 0] for step in range(len(rows))]
+    spans = [int(indices[-1] - indices[0]) + 1 for indices in thinking]
+    counts = [len(indices) for indices in thinking]
+    picked = [count if 4 * count <= span else span for count, span in zip(counts, spans, strict=True)]
+    assert rows == picked
     assert rows[-1] < 16
     assert len(used.unique()) > 1
     assert count_rows(model, input_ids=input_ids, exit_threshold=1e9)[0] == [16, 16]
     assert count_rows(model, input_ids=input_ids)[0] == [16] * 5
     assert count_rows(model, input_ids=input_ids, exit_threshold=1e9, num_steps=1)[0] == [16]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "num_new", "expected"),
+    [
+        (range(8), 1, None),
+        ((0, 3, 7), 1, None),  # eight rows as they are, for three with a copy
+        ((2, 5), 1, slice(2, 6)),
+        ((2, 3, 4), 90, slice(2, 5)),  # neighbours are never copied
+        ((0, 7), 1, [0, 7]),
+        ((0, 3, 7), 90, [0, 3, 7]),  # many tokens are worth a copy
+        ((5,), 1, slice(5, 6)),
+    ],
+)
+def test_rows_are_copied_only_where_that_is_less_work(thinking, num_new, expected):
+    rows = choose_rows(torch.tensor(list(thinking)), batch_size=8, num_new=num_new)
+    assert (rows.tolist() if isinstance(rows, torch.Tensor) else rows) == expected
 
 
 def test_padding_keeps_no_row_thinking():
@@ -472,6 +493,49 @@ def test_generation_continues_from_a_returned_cache(family):
             **options,
         )
         assert torch.equal(second.sequences, expected.sequences)
+
+
+@KINDS
+def test_slots_of_all_steps_share_storage_that_new_tokens_are_written_to(family):
+    """Also after a crop; after other rows or another order of them, the first new token copies them once."""
+    model, input_ids = family.build(), draw_ids(4, 12)
+    order = torch.tensor([2, 0, 1, 1])
+    with torch.no_grad():
+        cache = model(input_ids[:, :6]).past_key_values
+        before = [layer.keys.data_ptr() for layer in cache.layers]
+        model(input_ids[:, 6:8], past_key_values=cache)
+        cache.crop(-1)
+        model(input_ids[:, 7:8], past_key_values=cache)
+        assert [layer.keys.data_ptr() for layer in cache.layers] == before
+        twin = copy.deepcopy(cache)
+        cache.reorder_cache(order)
+        rows = torch.cat((input_ids[order, :8], input_ids[:, 8:]), dim=1)
+        for end in range(9, 13):
+            outputs = model(rows[:, end - 1 : end], past_key_values=cache)
+            expected = model(rows[:, :end], use_cache=False)
+            torch.testing.assert_close(outputs.logits[:, -1], expected.logits[:, -1], atol=1e-4, rtol=1e-4)
+        outputs = model(input_ids[:, 8:9], past_key_values=twin)
+        expected = model(input_ids[:, :9], use_cache=False)
+        torch.testing.assert_close(outputs.logits[:, -1], expected.logits[:, -1], atol=1e-4, rtol=1e-4)
+    for slot in range(cache.stride):
+        layers = cache.layers[slot :: cache.stride]
+        assert len({layer.keys.untyped_storage().data_ptr() for layer in layers}) == 1
+        if len(layers) > 1 and slot < model.config.num_hidden_layers:
+            stacked = cache.read_steps(1, 3, slot)
+            assert stacked[0].data_ptr() == layers[1].keys.data_ptr()
+            assert torch.equal(stacked[1], torch.stack([layer.values for layer in layers[1:3]]))
+
+
+@pytest.mark.parametrize("is_tokenwise", [False, True])
+def test_a_plain_cache_gives_the_same_text(is_tokenwise):
+    """A `DynamicCache` that was passed keeps slots of its own."""
+    model, input_ids, cache = EXITING.build(), draw_ids(2, 9), DynamicCache()
+    with torch.no_grad():
+        expected = model(input_ids, use_cache=False).logits
+        for start, end in [(0, 5), (5, 6), (6, 9)] if not is_tokenwise else [(i, i + 1) for i in range(9)]:
+            logits = model(input_ids[:, start:end], past_key_values=cache).logits
+            torch.testing.assert_close(logits, expected[:, start:end], atol=1e-4, rtol=1e-4)
+    assert type(cache) is DynamicCache
 
 
 def enable_checkpointing(model):

@@ -11,15 +11,18 @@ so that a cache of more steps only has more slots:
 A token that is done repeats its last keys and values in later steps; nothing of it is computed again. Whether it is
 done depends on the token and earlier ones alone, so a cache contains exactly what a pass without a cache computes.
 
-Shapes: B batch, A rows with tokens that still think, T new tokens, S entries of a part, M of a memory, N heads, H head
-size.
+Shapes: B batch, A rows that are computed (all with tokens that still think), T new tokens, S entries of a part, M of a
+memory, N heads, H head size.
 """
 
 import torch
 from transformers.cache_utils import Cache
 
+from .step_cache import StepCache
+
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, N, S, H)
+COPY_COST = 3  # in queries: a copy reads, writes and reads again what a query reads once
 
 
 class MemoryParts:
@@ -68,6 +71,29 @@ class MemoryParts:
         ]
 
 
+def choose_rows(indices: torch.Tensor, batch_size: int, num_new: int) -> slice | torch.Tensor | None:
+    """
+    The rows to compute when those of ascending `indices` `(A,)` still think about `num_new` tokens each.
+
+    The rows from the first to the last of them are a view of keys and values, so skipping the others is free. Fewer
+    rows need a copy of their keys and values at each step, which takes about as long as `COPY_COST` queries that read
+    them. So rows are picked one by one only if that is less work, `A (T + COPY_COST) <= span T`.
+
+    Returns:
+        `None` for all rows, the span of rows, or `indices`.
+
+    >>> choose_rows(torch.tensor([1, 3]), batch_size=8, num_new=1)
+    slice(1, 4, None)
+    >>> choose_rows(torch.tensor([0, 7]), batch_size=8, num_new=1)
+    tensor([0, 7])
+    """
+    first, last = int(indices[0]), int(indices[-1])
+    num_rows, span = indices.shape[0], last + 1 - first
+    if num_rows < span and num_rows * (num_new + COPY_COST) <= span * num_new:
+        return indices
+    return None if span == batch_size else slice(first, last + 1)
+
+
 class StepStates:
     """
     Keys and values over the steps of one call, cached ones first.
@@ -87,20 +113,26 @@ class StepStates:
         self.past_key_values = past_key_values
         self.is_exiting = is_exiting
         self.is_thinking: torch.Tensor | None = None  # (B, T), True for tokens that still think; None: all
-        self.rows: torch.Tensor | None = None  # (A,), rows with such tokens; None: all
+        self.rows: slice | torch.Tensor | None = None  # the A rows to compute, (A,) if a tensor; None: all
+        self.is_finished = False  # whether no token thinks any more
         self.latest: dict[int, KeyValue] = {}  # by slot within a step
+        self.num_new = 0  # T
 
-    def select_rows(self, states: torch.Tensor | None) -> torch.Tensor | None:
-        """The rows of `(B or 1, ...)` that still think."""
-        if states is None or self.rows is None or states.shape[0] == 1:
+    def select_rows(self, states: torch.Tensor | None, dim: int = 0) -> torch.Tensor | None:
+        """The rows of `(B or 1, ...)`, or along another dimension, that still think."""
+        if states is None or self.rows is None or states.shape[dim] == 1:
             return states
-        return states.index_select(0, self.rows)
+        if isinstance(self.rows, slice):
+            return states.narrow(dim, self.rows.start, self.rows.stop - self.rows.start)
+        return states.index_select(dim, self.rows)
 
     def merge(self, new: torch.Tensor, old: torch.Tensor, is_thinking: torch.Tensor) -> torch.Tensor:
         """`old` `(B, ...)`, replaced by `new` `(A, ...)` of the rows that still think where `is_thinking` is True."""
         if self.rows is None:
             return torch.where(is_thinking, new, old)
-        merged = torch.where(self.select_rows(is_thinking), new, old.index_select(0, self.rows))
+        merged = torch.where(self.select_rows(is_thinking), new, self.select_rows(old))
+        if isinstance(self.rows, slice):
+            return old.slice_scatter(merged, 0, self.rows.start, self.rows.stop)
         return old.index_copy(0, self.rows, merged)
 
     def complete(self, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
@@ -114,6 +146,7 @@ class StepStates:
         Returns:
             Keys and values `(B, N, cached and new tokens, H)` of all rows.
         """
+        self.num_new = key.shape[2]
         if self.is_exiting:
             if self.is_thinking is not None:
                 mask, (old_key, old_value) = self.is_thinking[:, None, :, None], self.latest[slot]
@@ -127,23 +160,34 @@ class StepStates:
         """Store keys and values for cross-attention from step `step` on, one pair for each layer."""
         return [self.update(key, value, step, layer_idx) for layer_idx, (key, value) in enumerate(projected)]
 
+    def read_memory(self, steps: list[int], parts: list[list[KeyValue]]) -> list[tuple[torch.Tensor, ...]]:
+        """
+        For each layer the keys, then the values of the `parts` of ascending `steps`; for a single new token of all
+        rows as one pair `(P, B, N, S, H)` where a cache has them so.
+        """
+        first, end, cache = steps[0], steps[-1] + 1, self.past_key_values
+        is_stacked = self.num_new == 1 and self.rows is None and 1 < len(steps) == end - first
+        if is_stacked and isinstance(cache, StepCache) and not torch.compiler.is_compiling():
+            stacks = [cache.read_steps(first, end, layer_idx) for layer_idx in range(self.num_layers)]
+            if None not in stacks:
+                return stacks
+        return [tuple(states for step in steps for states in parts[step][i]) for i in range(self.num_layers)]
+
     def update_self(self, key: torch.Tensor, value: torch.Tensor, step: int, layer_idx: int) -> KeyValue:
         """Store keys and values for self-attention at a step; returns the rows that still think, `(A, N, ., H)`."""
         key, value = self.update(key, value, step, self.num_layers + layer_idx)
         return self.select_rows(key), self.select_rows(value)
 
     def exit(self, is_done: torch.Tensor):
-        """Skip the tokens `(B, T)` that are done from now on, and rows without other tokens."""
-        is_thinking = ~is_done if self.is_thinking is None else self.is_thinking & ~is_done
-        self.is_thinking = is_thinking
-        if not torch.compiler.is_compiling():  # a compiled graph has one shape for all inputs
-            rows = is_thinking.any(-1).nonzero()[:, 0]
-            self.rows = None if len(rows) == len(is_thinking) else rows  # selecting all rows would copy them
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether no token thinks any more."""
-        return self.rows is not None and len(self.rows) == 0
+        """Skip the tokens `(B, T)` that are done from now on, and rows without other tokens ([`choose_rows`])."""
+        if torch.compiler.is_compiling():  # a compiled graph has one shape for all inputs
+            self.is_thinking = ~is_done if self.is_thinking is None else self.is_thinking & ~is_done
+        elif is_done.any():
+            self.is_thinking = ~is_done if self.is_thinking is None else self.is_thinking & ~is_done
+            indices = self.is_thinking.any(-1).nonzero()[:, 0]
+            self.is_finished = indices.shape[0] == 0
+            if not self.is_finished:
+                self.rows = choose_rows(indices, *is_done.shape)
 
     def repeat_rest(self, first_step: int, num_steps: int):
         """Fill the cache for the steps from `first_step` on, of which the memory of the first is already stored."""

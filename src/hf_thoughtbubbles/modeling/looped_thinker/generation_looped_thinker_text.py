@@ -11,6 +11,7 @@ from ..common.checks_tokens import check_generation_length
 from ..common.packed_documents import check_prompt_positions
 from .checks_loop import check_count
 from .generation_loop import LoopedThinkerGenerationMixin
+from .step_cache import StepCache
 
 
 class TextThinkingMixin(LoopedThinkerGenerationMixin):
@@ -29,17 +30,21 @@ class TextThinkingMixin(LoopedThinkerGenerationMixin):
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
         num_steps, cache = model_kwargs.get("num_steps"), model_kwargs.get(CACHE_NAME)
-        if num_steps is None or cache is None or is_given or num_steps == self.config.num_steps:
+        if cache is None or is_given:
             return
-        check_count("num_steps", num_steps)
-        config = copy.deepcopy(self.config)
-        config.num_steps = int(num_steps)
-        if type(cache) is StaticCache:
+        config = self.config
+        if num_steps is not None and num_steps != self.config.num_steps:
+            check_count("num_steps", num_steps)
+            config = copy.deepcopy(self.config)
+            config.num_steps = int(num_steps)
+        if type(cache) is StaticCache and config is not self.config:
             model_kwargs[CACHE_NAME] = StaticCache(config=config, max_cache_len=max_cache_length)
         elif type(cache) is DynamicCache:
-            model_kwargs[CACHE_NAME] = DynamicCache(config=config, offloading=cache.offloading)
-            if generation_config.is_assistant:
-                model_kwargs[CACHE_NAME].activate_past_recording()
+            model_kwargs[CACHE_NAME] = (
+                DynamicCache(config=config, offloading=True)
+                if cache.offloading
+                else StepCache(config, config.num_steps)
+            )
 
 
 __all__ = ["TextThinkingMixin"]

@@ -33,7 +33,13 @@ from .cache_steps import KeyValue
 from .checks_loop import check_selection
 from .checks_looped_thinker import check_answer, check_decoder_positions, check_labels, check_problem
 from .generation_looped_thinker import AnswerThinkingMixin
-from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock, Memory, create_memory_mask
+from .layers_looped_thinker import (
+    LoopedPreTrainedModel,
+    LoopedThinkerBlock,
+    Memory,
+    create_memory_mask,
+    double_rotary,
+)
 from .outputs_looped_thinker import LoopedThinkerEncoderOutput, LoopedThinkerModelOutput, LoopedThinkerSeq2SeqLMOutput
 from .problem_memory import ProblemMemory
 
@@ -132,8 +138,8 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         return self.embed(decoder_input_ids, position_ids=positions + num_tokens)
 
     def get_rotary(self, num_positions: int, like: torch.Tensor) -> KeyValue:
-        """Cosines and sines of rotary positions from 0."""
-        return self.rotary_emb(like, torch.arange(num_positions, device=like.device)[None])
+        """Cosines and signed sines of rotary positions from 0."""
+        return double_rotary(*self.rotary_emb(like, torch.arange(num_positions, device=like.device)[None]))
 
     def think(
         self,
@@ -216,7 +222,7 @@ class LoopedThinkerModel(LoopedThinkerPreTrainedModel):
         def update_cache(key: torch.Tensor, value: torch.Tensor, layer_idx: int, output_step: int) -> KeyValue:
             return cache.update(key, value, output_step * config.num_hidden_layers + layer_idx)
 
-        outputs, rotary = [], self.rotary_emb(queries, positions[None])
+        outputs, rotary = [], double_rotary(*self.rotary_emb(queries, positions[None]))
         for i, memory in enumerate(memories):
             states, is_cached = queries, cache is not None and i == len(memories) - 1
             for output_step in range(config.num_output_steps):

@@ -35,7 +35,9 @@ from .cache_steps import StepStates
 from .checks_loop import check_selection
 from .checks_looped_thinker_text import check_text
 from .generation_looped_thinker_text import TextThinkingMixin
-from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock
+from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock, double_rotary
+from .part_attention import has_part_attention
+from .step_cache import StepCache
 from .text_memory import TextMemory
 
 
@@ -146,17 +148,20 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         config, num_steps = self.config, num_steps or self.config.num_steps
         has_exit, cache = exit_threshold is not None, self.block.get_cache(past_key_values)
         positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
-        rotary, is_padding = self.rotary_emb(inputs_embeds, positions), None
+        rotary, is_padding = double_rotary(*self.rotary_emb(inputs_embeds, positions)), None
         if attention_mask is not None and attention_mask.ndim == 2:
             is_padding = ~take_last(attention_mask, inputs_embeds.shape[1], past_key_values).bool()
         num_parts = 1 + min(num_steps - 1, config.num_memory_steps or num_steps)
-        masks = self.create_masks(inputs_embeds, attention_mask, position_ids, past_key_values, documents, num_parts)
+        is_joined = not has_part_attention(config, inputs_embeds)
+        masks = self.create_masks(
+            inputs_embeds, attention_mask, position_ids, past_key_values, documents, num_parts, is_joined
+        )
         states = StepStates(config.num_hidden_layers, not config.skip_self_attention, cache, has_exit)
-        memory = TextMemory(config, self.block, states, num_steps, *masks)
+        memory = TextMemory(config, self.block, states, num_steps, masks, is_joined)
 
         memory.append(inputs_embeds, rotary, step=0)
         hidden_states, latents = None, []
-        num_steps_used = torch.full(inputs_embeds.shape[:2], 0 if has_exit else num_steps, device=inputs_embeds.device)
+        num_steps_used = torch.full(inputs_embeds.shape[:2], num_steps, device=inputs_embeds.device)
         for step in range(num_steps):
             before, step_rotary = hidden_states, tuple(states.select_rows(part) for part in rotary)
             new = self.block(
@@ -173,14 +178,14 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
             hidden_states = states.complete(new, before)
             if output_steps:
                 latents.append(hidden_states)
-            if has_exit:
-                num_steps_used = num_steps_used + (1 if states.is_thinking is None else states.is_thinking.long())
             if step + 1 == num_steps:
                 break
             memory.append(new, step_rotary, step + 1)
             if has_exit and before is not None:
                 is_done = measure_change(hidden_states, before) < exit_threshold
                 states.exit(is_done if is_padding is None else is_done | is_padding)
+                if states.is_thinking is not None:
+                    num_steps_used = num_steps_used.where(states.is_thinking, num_steps_used.clamp(max=step + 1))
             if states.is_finished:
                 states.repeat_rest(step + 1, num_steps)
                 latents += [hidden_states] * (num_steps - step - 1 if output_steps else 0)
@@ -200,10 +205,12 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         past_key_values: Cache | None,
         documents: torch.LongTensor | None,
         num_parts: int,
+        is_joined: bool,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
-        The masks of self-attention and of a memory of `num_parts` parts, each as long as the text. A memory of fewer
-        parts uses the beginning of the latter. `None` for the fused causal path, or for a single new token.
+        The masks of self-attention and of a memory of `num_parts` parts, each as long as the text: of the joined
+        memory, or one that is added to the scores of each part. `None` for the fused causal path, or for a single new
+        token.
         """
         arguments = {
             "config": self.config,
@@ -214,6 +221,11 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
             **separate_documents(documents, attention_mask, inputs_embeds.shape[0]),
         }
         mask = full = create_causal_mask(**arguments)
+        if not is_joined:
+            if mask is not None and mask.dtype == torch.bool:
+                full = torch.zeros_like(mask, dtype=inputs_embeds.dtype)
+                full = full.masked_fill_(~mask, torch.finfo(full.dtype).min)
+            return mask, full
         if num_parts > 1 and mask is None and inputs_embeds.shape[1] > 1:
             full = create_causal_mask(**arguments, allow_is_causal_skip=False)
         return mask, None if full is None else full.repeat(1, 1, 1, num_parts)
@@ -269,7 +281,10 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and documents is None
         if use_cache and past_key_values is None:
-            inputs["past_key_values"] = DynamicCache()  # without a configuration it grows to any number of steps
+            is_compiling = torch.compiler.is_compiling()
+            inputs["past_key_values"] = (
+                DynamicCache() if is_compiling else StepCache(self.config, num_steps or self.config.num_steps)
+            )
         if exit_threshold is None and not takes_all_steps:
             steps["exit_threshold"] = self.config.exit_threshold
 
