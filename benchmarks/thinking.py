@@ -4,13 +4,16 @@
     python benchmarks/thinking.py                       # CPU, float32: the size of the claims in docs/results.md
     python benchmarks/thinking.py --threads 1
     python benchmarks/thinking.py --device cuda         # bf16, wider models, longer inputs
-    python benchmarks/thinking.py --parts exit          # one of: length, depth, exit
+    python benchmarks/thinking.py --parts exit          # some of: length, depth, loops, exit
+    python benchmarks/thinking.py --parts loops --compile --rows 1  # training steps compiled
     python benchmarks/thinking.py --quick               # tiny, without memory: a test that it runs, no measurement
 
 length  one more step of a model that answers problems, and one more layer of a native GPT-2 of the same width, by the
         length of the input. Each is the difference of two forward passes, divided by the steps or layers between.
 depth   one layer applied 8 times against a native GPT-2 of 8 layers and the same width: forward pass, training step,
         memory, parameters and generation with a cache; and a model that answers problems on the same input.
+loops   training steps and cached tokens, with memories of all and of one earlier step, against transformers' HRM-Text
+        (eight applications of one layer of the same width) and GPT-2 of 8 layers: time ratio over FLOP ratio.
 exit    the time that an exit threshold saves in generation, with a model that was trained for a minute. Thresholds are
         quantiles of the relative change of latents in a step, on validation text. Decisions of generation with its
         cache are compared with a pass without one.
@@ -21,6 +24,7 @@ the matrix products that torch counts, with attention; causal attention counts i
 """
 
 import argparse
+import copy
 import json
 import resource
 import statistics
@@ -32,7 +36,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, HrmTextConfig, HrmTextForCausalLM, PreTrainedModel
 
 from generation import Arm, make_prompt, synchronize
 from hf_thoughtbubbles import (
@@ -68,6 +72,16 @@ SIZES = {
         "exit": {"hidden_size": 16, "block": 16, "batch": 4, "steps": 3, "blocks": 4, "documents": 2, "new_tokens": 5},
     },
 }  # fmt: skip
+LOOP_SIZES = {
+    "cpu": {"num_attention_heads": 8, "rows": (1, 8, 32), "contexts": (64, 512)},
+    "cuda": {"rows": (1, 8, 32), "contexts": (64, 512)},
+    "quick": {"rows": (1, 2), "contexts": (8,)},
+}
+MEMORIES = {  # `num_memory_steps` and `num_read_steps`
+    "looped": {},
+    "looped, 1 step": {"num_memory_steps": 1},
+    "looped, 1 step, input once": {"num_memory_steps": 1, "num_read_steps": 1},
+}
 STEPS = 8
 LATENTS = 8
 STEP_COUNTS = (4, 68)  # far apart: reading the input once costs many steps
@@ -87,10 +101,22 @@ def build_gpt2(size: dict, num_layers: int, max_length: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def build_looped(size: dict, max_length: int, is_text: bool) -> PreTrainedModel:
+def build_hrm(size: dict, max_length: int) -> HrmTextForCausalLM:
+    """transformers' HRM-Text: two stacks of one layer, applied `STEPS` times in all, causal, with all gradients."""
+    width, num_heads = size["hidden_size"], size["num_attention_heads"]
+    config = HrmTextConfig(
+        vocab_size=size["vocab_size"], hidden_size=width, intermediate_size=4 * width, num_hidden_layers=1,
+        num_attention_heads=num_heads, head_dim=width // num_heads, max_position_embeddings=max_length,
+        prefix_lm=False, H_cycles=2, L_cycles=STEPS // 2 - 1, L_bp_cycles=[STEPS // 2 - 1] * 2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return HrmTextForCausalLM(config)
+
+
+def build_looped(size: dict, max_length: int, is_text: bool, **memory: int) -> PreTrainedModel:
     """Return one layer applied `STEPS` times: a model that continues text, or that answers problems."""
     sizes = {name: size[name] for name in ("vocab_size", "hidden_size", "num_attention_heads")}
-    sizes |= {"num_steps": STEPS, "max_position_embeddings": max_length, "pad_token_id": 0}
+    sizes |= {"num_steps": STEPS, "max_position_embeddings": max_length, "pad_token_id": 0, **memory}
     if is_text:
         return LoopedThinkerForCausalLM(LoopedThinkerTextConfig(**sizes))
     return LoopedThinkerForConditionalGeneration(LoopedThinkerConfig(**sizes, num_latents=LATENTS))
@@ -228,8 +254,11 @@ def measure_lengths(size: dict, device: str, repeats: int):
 
 
 def build_deep(name: str, size: dict, max_length: int) -> PreTrainedModel:
-    """`looped`, or the `gpt2` of as many layers as it has steps."""
-    model = build_looped(size, max_length, is_text=True) if name == "looped" else build_gpt2(size, STEPS, max_length)
+    """A looped model of `MEMORIES`, or `hrm` of as many applications or `gpt2` of as many layers as it has steps."""
+    if name in MEMORIES:
+        model = build_looped(size, max_length, is_text=True, **MEMORIES[name])
+    else:
+        model = build_hrm(size, max_length) if name == "hrm" else build_gpt2(size, STEPS, max_length)
     model.loss_type = "ForCausalLM"  # transformers derives it from the class name and warns for GPT-2
     return model
 
@@ -237,9 +266,10 @@ def build_deep(name: str, size: dict, max_length: int) -> PreTrainedModel:
 class Training:
     """One optimizer step of a model on random tokens."""
 
-    def __init__(self, name: str, size: dict, device: str):
+    def __init__(self, name: str, size: dict, device: str, is_compiled: bool = False):
         torch.manual_seed(0)
         self.model = build_deep(name, size, size["tokens"]).to(device).train()
+        self.forward = torch.compile(self.model) if is_compiled else self.model
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=device == "cuda")
         self.device = device
         self.input_ids = torch.randint(0, size["vocab_size"], (size["batch"], size["tokens"]), device=device)
@@ -247,7 +277,7 @@ class Training:
     @torch.enable_grad()
     def __call__(self):
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            loss = self.model(input_ids=self.input_ids, labels=self.input_ids, use_cache=False).loss
+            loss = self.forward(input_ids=self.input_ids, labels=self.input_ids, use_cache=False).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -347,6 +377,60 @@ def measure_depth(size: dict, device: str, repeats: int, memory_ratio: float | N
         print_row(length, *medians, compare(seconds, "looped", "gpt2"), f"{ours / theirs:.3f}")
 
 
+class Token:
+    """One token of a model with a cache, whose context grows by the tokens that are measured."""
+
+    def __init__(self, model: PreTrainedModel, rows: int, context: int, device: str):
+        self.model, self.mask = model, torch.ones(rows, context, dtype=torch.long, device=device)
+        with torch.no_grad():
+            self.cache = model(torch.zeros_like(self.mask), use_cache=True, logits_to_keep=1).past_key_values
+
+    def __call__(self):
+        token = self.mask.new_zeros(self.mask.shape[0], 1)
+        self.mask = torch.cat((self.mask, torch.ones_like(token)), dim=1)
+        self.model(token, attention_mask=self.mask, past_key_values=self.cache, use_cache=True)
+
+
+@torch.no_grad()
+def count_real_flops(model: PreTrainedModel, context: int, is_token: bool) -> int:
+    """FLOPs of a pass over `context` tokens, or of one more token, on the CPU with eager attention."""
+    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    model.set_attn_implementation("eager")
+    ids = torch.zeros(1, context, dtype=torch.long)
+    call = Token(model, 1, context, "cpu") if is_token else lambda: model(ids, use_cache=False)
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def measure_loops(size: dict, loops: dict, device: str, repeats: int, is_compiled: bool):
+    """Print time over FLOPs of looped models beside HRM-Text's and GPT-2's."""
+    size, names = size | loops, (*MEMORIES, "hrm", "gpt2")
+    longest = max(size["tokens"], max(size["contexts"]) + repeats + 4)
+    models = {name: prepare(build_deep(name, size, longest), device) for name in names}
+
+    def print_rows(label: str, seconds: dict, flops: dict):
+        for name in MEMORIES:
+            cells = [label, name, f"{1e3 * statistics.median(seconds[name]):.2f}"]
+            for other in ("hrm", "gpt2"):
+                ratio = statistics.median(seconds[name]) / statistics.median(seconds[other])
+                needed = flops[name] / flops[other]
+                cells += [compare(seconds, name, other), f"{needed:.2f}", f"{ratio / needed:.2f}"]
+            print_row(*cells)
+
+    print(f"\n### Loops of {STEPS} steps, {size['num_attention_heads']} heads{', compiled' * is_compiled}\n")
+    heads = ("time / {}", "FLOPs / {}", "per FLOP")
+    print_head("", "model", "ms", *(head.format(name) for name in ("HRM-Text", "GPT-2") for head in heads))
+    flops = {name: count_real_flops(model, size["tokens"], is_token=False) for name, model in models.items()}
+    training = {name: Training(name, size, device, is_compiled) for name in names}
+    print_rows(f"training step, {size['batch']} x {size['tokens']}", take_turns(training, device, repeats, 2), flops)
+    for context in size["contexts"]:
+        flops = {name: count_real_flops(model, context, is_token=True) for name, model in models.items()}
+        for rows in size["rows"]:
+            tokens = {name: Token(model, rows, context, device) for name, model in models.items()}
+            print_rows(f"token, {rows} rows after {context}", take_turns(tokens, device, repeats, 2), flops)
+
+
 def train_briefly(size: dict, device: str) -> tuple[LoopedThinkerForCausalLM, torch.Tensor]:
     """Return a model of bytes, trained with random steps, and blocks of validation text `(blocks, T)`."""
     options, tokenizer = size["exit"], build_byte_tokenizer()
@@ -436,7 +520,10 @@ def main():
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--parts", nargs="+", default=["length", "depth", "exit"], choices=["length", "depth", "exit"])
+    parts = ["length", "depth", "loops", "exit"]
+    parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
+    parser.add_argument("--compile", action="store_true", help="training steps of the part `loops` are compiled")
+    parser.add_argument("--rows", nargs="+", type=int, help="rows of tokens in the part `loops` (default: 1 8 32)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, without memory, as a test")
     parser.add_argument("--memory_of", choices=["looped", "gpt2"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -455,6 +542,10 @@ def main():
         measure_lengths(size, args.device, args.repeats)
     if "depth" in args.parts:
         measure_depth(size, args.device, args.repeats, memory_ratio)
+    if "loops" in args.parts:
+        loops = LOOP_SIZES["quick" if args.quick else args.device]
+        loops |= {"rows": args.rows} if args.rows else {}
+        measure_loops(size, loops, args.device, args.repeats, args.compile)
     if "exit" in args.parts:
         start = time.perf_counter()
         model, blocks = train_briefly(size, args.device)
