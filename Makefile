@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 FUZZ_SECONDS ?= 3600
 FUZZ_SEED ?=
 
-.PHONY: setup demo test test-fast test-numerics fuzz style quality docs dist bench compat clean
+.PHONY: setup demo test test-fast test-numerics fuzz style quality docs dist bench bench-quick figures compat clean
 
 .venv/installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("constraints.txt pins versions for Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -45,10 +45,11 @@ style: .venv/installed  ## format, and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-quality: .venv/installed  ## style and types
+quality: .venv/installed  ## style, types, and counts of operations
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) bench-quick
 
 docs: .venv/installed  ## check the links and the examples of the documentation
 	$(PYTEST) tests/docs
@@ -67,6 +68,13 @@ bench: .venv/installed  ## every claim about speed or memory, measured side by s
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/thinking.py
+
+# Accept counts that changed with COUNTS=--update.
+bench-quick: .venv/installed  ## operations, FLOPs, bytes and graph breaks of every family against those in the repository
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/step_counts.py $(COUNTS)
+
+figures: .venv/installed  ## pictures of growth from benchmarks/growth.json, in docs/results/figures
+	$(BIN)/python benchmarks/growth.py --draw
 
 compat: .venv/installed  ## models saved now, under the oldest and the newest transformers (10 minutes at first, then 5)
 	$(BIN)/python -m tests.compat.compare_versions
