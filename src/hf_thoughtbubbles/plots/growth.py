@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 
 PARTS = ("size", "cost", "low", "high", "predicted")
@@ -50,8 +50,8 @@ def plot_growth(
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(sorted(sizes), [f"{size:g}" for size in sorted(sizes)])
-    axis.yaxis.set_major_formatter(ScalarFormatter())
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axis.minorticks_off()
     axis.set(xlabel=size_label, ylabel=cost_label)
     axis.grid(alpha=0.3)
