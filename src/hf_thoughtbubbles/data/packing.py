@@ -4,7 +4,6 @@
 import functools
 import itertools
 import json
-import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,8 +117,6 @@ def _pack_rows(dataset: Dataset, packer: "_Packer") -> Dataset:
     folder.mkdir(parents=True, exist_ok=True)
     rest, start, parts = packer.token_schema.empty_table(), 0, []
     while start < len(dataset):
-        if dataset.cache_files:  # pages of a mapped file that were read count as resident memory
-            dataset = pickle.loads(pickle.dumps(dataset))
         table, contents = _read_part(dataset, start)
         key = Hasher.hash([packer.key, contents, rest.to_pydict()])
         part = Dataset(InMemoryTable(table), fingerprint=key).with_format("arrow")
@@ -257,13 +254,20 @@ class _Packer:
         _read_bytes(table, "text")  # checks it
         rows = table.select([name for name in TEXT_FEATURES if name in table.column_names]).to_pylist()
         for group in self._group_pieces(rows):
-            read = self.tokenizer([piece for piece, _ in group], **TOKENIZING)["input_ids"]
+            read = self._encode([piece for piece, _ in group])
             for piece_ids, (_, is_last) in zip(read, group, strict=True):
                 ids.append(np.array(piece_ids, self.id_type))
                 size += len(piece_ids)
                 if is_last:
                     bounds.append(size)
         return np.concatenate(ids), np.array(bounds)
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts. transformers' call would also compute the offsets of all characters."""
+        if not self.tokenizer.is_fast:
+            return self.tokenizer(texts, **TOKENIZING)["input_ids"]
+        backend = self.tokenizer.backend_tokenizer
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _group_pieces(self, rows: list[dict[str, str]]) -> Iterator[list[tuple[str, bool]]]:
         """Rows and pieces of long ones, as many as are tokenized together, and whether a piece ends its row."""
@@ -316,7 +320,7 @@ class _Packer:
     def _is_exact_cut(self, text: str, cut: int) -> bool:
         """Whether the text around a cut has the same tokens in two parts, and the tokenizer divides it there."""
         left, right = text[max(0, cut - CUT_CONTEXT) : cut], text[cut : cut + CUT_CONTEXT]
-        whole, *parts = self.tokenizer([left + right, left, right], **TOKENIZING)["input_ids"]
+        whole, *parts = self._encode([left + right, left, right])
         if not right or whole != parts[0] + parts[1]:
             return False
         if self.cuts_anywhere:  # every token is one symbol
