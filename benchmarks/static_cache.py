@@ -68,7 +68,11 @@ def main():
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    size = dict(SIZES["quick"]) if args.quick else {**SIZES["cpu"], "layers": args.layers}
+    size = (
+        dict(SIZES["quick"])
+        if args.quick
+        else {**SIZES["cpu"], "layers": args.layers, "forks": [args.layers // 4, args.layers // 2]}
+    )
     size |= {"prompt": 8 if args.quick else PROMPT, "tokens": max(size["tokens"], 64)}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {size}\n")
     print("| | way | ms a token | / growing, eager (quartiles) | first call (s) |")
