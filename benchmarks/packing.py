@@ -42,7 +42,7 @@ from hf_thoughtbubbles.data.text import load_text, pack_blocks
 
 
 SIZES = {
-    "usual": {"bytes": 8_000_000, "words": 400_000, "sample": 1_000_000, "vocab_size": 4096, "block": 1024},
+    "usual": {"bytes": 8_000_000, "words": 2_000_000, "sample": 1_000_000, "vocab_size": 4096, "block": 1024},
     "quick": {"bytes": 90_000, "words": 30_000, "sample": 10_000, "vocab_size": 300, "block": 64},
 }
 DOCUMENT_BYTES = (1000, 22_000)
