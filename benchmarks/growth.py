@@ -233,12 +233,21 @@ def measure_roofline(size: dict) -> dict[str, float]:
     }
 
 
+def describe_processor() -> str:
+    """The name of the processor, or its kind where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def draw(file: Path, folder: Path):
     """Write a picture of each axis."""
     from hf_thoughtbubbles.plots.growth import PARTS, plot_growth  # measuring needs no matplotlib
 
     run = json.loads(file.read_text())
     folder.mkdir(parents=True, exist_ok=True)
+    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(row["model"] for row in run["rows"]))}
     for axis in dict.fromkeys(row["axis"] for row in run["rows"]):
         curves = {}
         for row in run["rows"]:
@@ -247,9 +256,8 @@ def draw(file: Path, folder: Path):
                 for part in PARTS:
                     curve[part].append(row[part] * (1 if part == "size" else 1e3))
         cost_label = "milliseconds per byte" if axis == "patches" else "milliseconds per token"
-        plot_growth(curves, SIZE_LABELS[axis], cost_label, TITLES[axis]).savefig(
-            folder / f"growth_{axis}.png", dpi=120
-        )
+        figure = plot_growth(curves, SIZE_LABELS[axis], cost_label, TITLES[axis], colors)
+        figure.savefig(folder / f"growth_{axis}.png", dpi=120)
 
 
 def main():
@@ -275,7 +283,7 @@ def main():
     run = {
         "command": f"python benchmarks/growth.py {shlex.join(sys.argv[1:])}".strip(),
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, float32, torch {torch.__version__}",
+        "machine": f"{describe_processor()}, {torch.get_num_threads()} threads, float32, torch {torch.__version__}",
         "seed": 0,
         "roofline": roofline,
     }

@@ -12,7 +12,11 @@ PARTS = ("size", "cost", "low", "high", "predicted")
 
 
 def plot_growth(
-    curves: Mapping[str, Mapping[str, np.ndarray]], size_label: str, cost_label: str, title: str | None = None
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    size_label: str,
+    cost_label: str,
+    title: str | None = None,
+    colors: Mapping[str, str] | None = None,
 ) -> Figure:
     """
     Draw cost against size on logarithmic axes.
@@ -23,6 +27,7 @@ def plot_growth(
         size_label (`str`): what grows, with its unit.
         cost_label (`str`): what is measured, with its unit.
         title (`str`, *optional*): drawn on top.
+        colors (mapping of `str` to `str`, *optional*): the color of each model, by default in their order.
 
     Returns:
         `matplotlib.figure.Figure`, not shown. Points with bars are measured, dashed lines are predicted.
@@ -43,7 +48,10 @@ def plot_growth(
         if min(values.min() for values in (size, cost, low, high, predicted)) <= 0:
             raise ValueError(f"`curves[{name!r}]` has a number that is not positive; the axes are logarithmic.")
         bars = np.clip([cost - low, high - cost], 0, None)
-        points = axis.errorbar(size, cost, yerr=bars, fmt="o-", markersize=4, linewidth=1.2, capsize=2, label=name)
+        style = {"color": colors[name]} if colors else {}
+        points = axis.errorbar(
+            size, cost, yerr=bars, fmt="o-", markersize=4, linewidth=1.2, capsize=2, label=name, **style
+        )
         axis.plot(size, predicted, "--", linewidth=1.2, color=points.lines[0].get_color())
         sizes |= set(size.tolist())
     axis.plot([], [], "--", color="grey", linewidth=1.2, label="predicted")
