@@ -28,7 +28,7 @@ demo: .venv/installed  ## train beside a native GPT-2, reload, generate, draw (u
 test: .venv/installed  ## all tests, under 15 minutes on 2 cores
 	$(PYTEST) --no-loadscope-reorder
 
-test-fast: .venv/installed  ## the quick tests, with the first models of each family, under 3 minutes on 2 cores
+test-fast: .venv/installed  ## the quick tests, with the first models of each family, about 4 minutes on 2 cores
 	$(PYTEST) --dist worksteal -m "not slow and not thorough"
 
 # Rounding differs between processors, and no promise may depend on it. `make test` uses the best instructions that the
@@ -68,6 +68,10 @@ bench: .venv/installed  ## every claim about speed or memory, measured side by s
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/thinking.py
+	$(BIN)/python benchmarks/static_cache.py
+	$(BIN)/python benchmarks/bytes.py
+	$(BIN)/python benchmarks/packing.py
+	$(BIN)/python benchmarks/loading.py
 
 # Accept counts that changed with COUNTS=--update.
 bench-quick: .venv/installed  ## operations, FLOPs, bytes and graph breaks of every family against those in the repository

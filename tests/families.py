@@ -648,7 +648,7 @@ BYTE_VARIANTS = [
     ),
     make_byte_patch("space-parallel", decoder="parallel", reconstruction_loss_weight=0.5),
     make_byte_patch(
-        "fixed", patching="fixed", position_embedding="relative", core_num_key_value_heads=1, num_draft_bytes=2
+        "fixed", patching="fixed", position_embedding="relative", core_num_key_value_heads=1, num_draft_bytes=3
     ),
     make_byte_patch("fixed-parallel", patching="fixed", decoder="parallel", position_embedding="learned"),
     make_byte_patch(

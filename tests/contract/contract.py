@@ -360,6 +360,7 @@ class ModelContract(InputContract):
                 lesson = {
                     name: value.flip(0) if isinstance(value, torch.Tensor) else value for name, value in others.items()
                 }
+                optimizer.zero_grad()
                 compiled(**lesson).loss.backward()
                 optimizer.step()
 
