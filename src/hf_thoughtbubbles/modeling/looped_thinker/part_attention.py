@@ -9,7 +9,7 @@ Shapes: P parts, B batch, N heads, T queries, S entries of a part, H head size.
 """
 
 import torch
-from transformers import PreTrainedConfig
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import is_torchdynamo_exporting
 
 
