@@ -4,12 +4,12 @@
 The server finds this module where pytest runs in the root of the repository; elsewhere each process does the work.
 """
 
-import datasets  # noqa: F401
-import matplotlib.pyplot  # noqa: F401
-import parameterized  # noqa: F401
-import torch.distributed.fsdp  # noqa: F401
+import datasets  # noqa: F401  # for the forked processes
+import matplotlib.pyplot  # noqa: F401  # for the forked processes
+import parameterized  # noqa: F401  # for the forked processes
+import torch.distributed.fsdp  # noqa: F401  # for the forked processes
 import transformers.testing_utils
-import transformers.trainer  # noqa: F401
+import transformers.trainer  # noqa: F401  # for the forked processes
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import hf_thoughtbubbles

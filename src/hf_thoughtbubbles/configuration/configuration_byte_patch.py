@@ -191,6 +191,12 @@ class BytePatchConfig(GenericTransformerConfig):
                 f'`byte_layers="{self.byte_layers}"`.'
             )
 
+    def validate_loss_weights(self):
+        """Part of `@strict`-powered validation: weights of losses are finite and not negative."""
+        for name in ("reconstruction_loss_weight", "draft_loss_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be finite and at least 0.")
+
     def validate_drafts(self):
         """Part of `@strict`-powered validation: only bytes that are decoded one by one are drafted."""
         if self.num_draft_bytes < 0:
@@ -202,15 +208,9 @@ class BytePatchConfig(GenericTransformerConfig):
                 f"`num_draft_bytes` is {self.num_draft_bytes}, but only bytes of the autoregressive decoder are "
                 'drafted. Use 0, or `decoder="autoregressive"`.'
             )
-        if not 0 <= self.draft_loss_weight < math.inf:
-            raise ValueError(f"`draft_loss_weight` is {self.draft_loss_weight}; it must be finite and at least 0.")
 
     def validate_reconstruction(self):
         """Part of `@strict`-powered validation: only a decoder of whole patches can reconstruct them."""
-        if not 0 <= self.reconstruction_loss_weight < math.inf:
-            raise ValueError(
-                f"`reconstruction_loss_weight` is {self.reconstruction_loss_weight}; it must be finite and at least 0."
-            )
         if self.reconstruction_loss_weight > 0 and self.decoder != "parallel":
             raise ValueError(
                 f"`reconstruction_loss_weight` is {self.reconstruction_loss_weight}, but only "
