@@ -31,6 +31,7 @@ from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_labels, check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import get_layer_cache
+from ..common.decoder_parts import build_norm
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from ..common.packed_documents import find_documents
 from ..generic_transformer.generic_layers import (
@@ -38,7 +39,6 @@ from ..generic_transformer.generic_layers import (
     GenericAttention,
     GenericDecoderLayer,
     GenericStack,
-    build_norm,
     init_generic_weights,
 )
 from .byte_layers import AutoregressiveByteDecoder, ByteEncoder, ByteLayer, ParallelByteDecoder

@@ -22,21 +22,13 @@ from transformers.utils import TransformersKwargs
 from ..common.batching_engines import update_paged_cache
 from ..common.cache_names import CACHE_NAMES
 from ..common.common_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids, get_layer_cache
+from ..common.decoder_parts import FeedForward, HeadProjections, build_norm
 
 
 NUM_CURVE_POINTS = 10  # hidden units of the learned activation
 # Arguments that accelerate must not move to a layer's device: caches choose their device, and moving a shared module
 # moves its weights, which are absent while they are offloaded to disk.
 SKIP_DEVICE_PLACEMENT = [*CACHE_NAMES, "activation", "shared_mlp"]
-
-
-def build_norm(config: PreTrainedConfig, kind: str, bias: bool) -> nn.Module:
-    """Build the norm `kind` over `hidden_size` channels; `"none"` gives the identity."""
-    if kind == "rms_norm":
-        return nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-    if kind == "layer_norm":
-        return nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=bias)
-    return nn.Identity()
 
 
 class LearnedActivation(nn.Module):
@@ -117,22 +109,15 @@ def add_mask(bias: torch.Tensor, attention_mask: torch.Tensor | None, is_causal:
     return (bias + attention_mask).clamp(min=lowest)
 
 
-class GenericAttention(nn.Module):
+class GenericAttention(HeadProjections):
     """Self-attention with grouped heads; causal or not, with rotary, relative or no positions of its own."""
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
-        super().__init__()
+        heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        super().__init__(config.hidden_size, *heads, config.attention_bias)
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.scaling = self.head_dim**-0.5
         self.is_causal = config.is_causal
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        width, narrow = config.hidden_size, config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(width, width, bias=config.attention_bias)
-        self.k_proj = nn.Linear(width, narrow, bias=config.attention_bias)
-        self.v_proj = nn.Linear(width, narrow, bias=config.attention_bias)
-        self.o_proj = nn.Linear(width, width, bias=config.attention_bias)
         self.distances = None
         if config.position_embedding == "relative":
             self.distances = nn.Embedding(2 * config.max_relative_position + 1, config.head_dim)
@@ -160,9 +145,8 @@ class GenericAttention(nn.Module):
         cache_kwargs: dict | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        shape = (*hidden_states.shape[:2], -1, self.head_dim)
-        query, key = self.q_proj(hidden_states).view(shape), self.k_proj(hidden_states).view(shape)
-        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        query, key = self.project_query(hidden_states), self.project_key(hidden_states)
+        value = self.project_value(hidden_states).transpose(1, 2)
         if position_embeddings is not None:
             query, key = rotate_pairs(query, *position_embeddings), rotate_pairs(key, *position_embeddings)
         query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, N, S, H), (B, K, S, H)
@@ -174,43 +158,20 @@ class GenericAttention(nn.Module):
                 query, position_ids, position_ids if key_positions is None else key_positions
             )
             attention_mask = add_mask(bias, attention_mask, self.is_causal)
-        if self.num_key_value_groups > 1 and self.config._attn_implementation == "eager":
-            key = key.repeat_interleave(self.num_key_value_groups, dim=1)
-            value = value.repeat_interleave(self.num_key_value_groups, dim=1)
 
-        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         attn_output, attn_weights = attention_interface(
             self,
             query,
-            key,
-            value,
+            self.repeat_groups(key, implementation),
+            self.repeat_groups(value, implementation),
             attention_mask,
             dropout=self.config.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
         )
-        return self.hidden_dropout(self.o_proj(attn_output.reshape(hidden_states.shape))), attn_weights
-
-
-class GenericMLP(nn.Module):
-    """Feed-forward layer; the activation is an argument, because all layers share a learned one."""
-
-    def __init__(self, config: PreTrainedConfig):
-        super().__init__()
-        width, wide = config.hidden_size, config.intermediate_size
-        self.gate_proj = None
-        if config.feed_forward == "swiglu":
-            self.gate_proj = nn.Linear(width, wide, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(width, wide, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(wide, width, bias=config.mlp_bias)
-        self.hidden_dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, hidden_states: torch.Tensor, activation: nn.Module) -> torch.Tensor:
-        raised = self.up_proj(hidden_states)
-        raised = activation(raised) if self.gate_proj is None else F.silu(self.gate_proj(hidden_states)) * raised
-        return self.hidden_dropout(self.down_proj(raised))
+        return self.hidden_dropout(self.o_proj(attn_output.flatten(2))), attn_weights
 
 
 class GenericDecoderLayer(GradientCheckpointingLayer):
@@ -219,7 +180,7 @@ class GenericDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__()
         self.self_attn = GenericAttention(config, layer_idx)
-        self.mlp = None if config.share_feed_forward else GenericMLP(config)
+        self.mlp = None if config.share_feed_forward else FeedForward(config)
         self.input_layernorm = build_norm(config, config.attention_normalization, config.attention_bias)
         self.post_attention_layernorm = build_norm(config, config.mlp_normalization, config.mlp_bias)
 
@@ -245,7 +206,7 @@ class GenericStack(nn.Module):
         self.positions = PositionVectors(config) if config.position_embedding in ("learned", "sinusoidal") else None
         self.rotary_emb = RotaryEmbedding(config) if config.position_embedding == "rope" else None
         self.act_fn = build_activation(config.hidden_act if config.feed_forward == "mlp" else "none")
-        self.shared_mlp = GenericMLP(config) if config.share_feed_forward else None
+        self.shared_mlp = FeedForward(config) if config.share_feed_forward else None
         self.layers = nn.ModuleList(GenericDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
 
@@ -286,12 +247,10 @@ __all__ = [
     "SKIP_DEVICE_PLACEMENT",
     "GenericAttention",
     "GenericDecoderLayer",
-    "GenericMLP",
     "GenericStack",
     "LearnedActivation",
     "PositionVectors",
     "build_activation",
-    "build_norm",
     "init_generic_weights",
     "rotate_pairs",
 ]

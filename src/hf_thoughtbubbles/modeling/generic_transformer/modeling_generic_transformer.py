@@ -30,6 +30,7 @@ from ..common.checks_settings import check_arguments, check_generation_config, c
 from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay, check_generation_length
 from ..common.classification_heads import QuestionAnsweringHead, SequenceClassificationHead, TokenClassificationHead
+from ..common.decoder_parts import build_norm
 from ..common.generation_passes import GenerationPassesMixin
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from ..common.packed_documents import check_prompt_positions, find_documents, separate_documents
@@ -41,7 +42,6 @@ from .generic_layers import (
     GenericAttention,
     GenericDecoderLayer,
     GenericStack,
-    build_norm,
     init_generic_weights,
 )
 
