@@ -56,9 +56,12 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs) -> tuple[torch.Tensor, float]:
-        """Inverse frequencies `theta ** (-2m / H)` for channel pair m, and 1.0, the scaling of cosines and sines."""
+        """
+        Inverse frequencies `1 / theta ** (2m / H)` for channel pair m, rounded as in native decoders, and 1.0, the
+        scaling of cosines and sines.
+        """
         channels = torch.arange(0, config.head_dim, 2, dtype=torch.float)
-        return config.rope_parameters["rope_theta"] ** (-channels / config.head_dim), 1.0
+        return 1.0 / config.rope_parameters["rope_theta"] ** (channels / config.head_dim), 1.0
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
