@@ -33,7 +33,7 @@ from tests.families import make_config
             r"`fork_rule='best'` was passed, but the registered rules are \['copy', ",
         ),
         ({"vocab_size": 0}, "`vocab_size` is 0; it must be at least 1"),
-        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "it must be one of"),
+        ({"rope_parameters": {"rope_type": "axial", "rope_theta": 1e4}}, "it must be one of"),
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
             "all channels",

@@ -39,6 +39,24 @@ ROTARY = [
     ThoughtbubblesConfig,
 ]
 OF_EACH_ROTARY = pytest.mark.parametrize("config_class", ROTARY, ids=[each.model_type for each in ROTARY])
+# All others rotate heads of 64 channels by default.
+HEADS_OF_64 = {each: {"hidden_size": 256} for each in (LoopedThinkerConfig, LoopedThinkerTextConfig)}
+FACTORS = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+SCALINGS = [
+    {"rope_type": "default"},
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256},
+    {"rope_type": "longrope", **FACTORS, "factor": 2.0, "original_max_position_embeddings": 256},
+    {
+        "rope_type": "llama3",
+        "factor": 2.0,
+        "original_max_position_embeddings": 256,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    },
+    {"rope_type": "proportional", "partial_rotary_factor": 0.25},
+]
 
 
 @pytest.fixture
@@ -151,12 +169,43 @@ def test_special_token_ids_are_refused_while_loading_and_warned_of_in_files(save
             {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0},
             "original_max_position_embeddings",
         ),
+        ({"rope_type": "dynamic", "factor": 0.0}, "factor"),
+        ({"rope_type": "longrope", "long_factor": [1.0] * 32}, "short_factor"),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 32, "long_factor": [0.0] * 32}, "long_factor"),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 7, "long_factor": [1.0] * 7}, "short_factor"),
+        ({"rope_type": "longrope", **FACTORS, "original_max_position_embeddings": 1}, "original_max_position"),
+        ({"rope_type": "longrope", **FACTORS, "factor": -1.0}, "factor"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_type": "proportional", "partial_rotary_factor": 0.01}, "partial_rotary_factor"),
+        ({"rope_type": "proportional", "partial_rotary_factor": 1.5}, "partial_rotary_factor"),
     ],
     ids=str,
 )
 def test_rotary_settings_that_give_no_angles_are_refused(config_class, settings, name):
-    with pytest.raises(REFUSED, match=f"`rope_parameters` have the `{name}`"):
-        config_class(rope_parameters={"rope_theta": 10000.0, **settings})
+    with pytest.raises(REFUSED, match=f"`rope_parameters` have the `{name}"):
+        config_class(**HEADS_OF_64.get(config_class, {}), rope_parameters={"rope_theta": 10000.0, **settings})
+
+
+@OF_EACH_ROTARY
+@pytest.mark.parametrize("settings", SCALINGS, ids=lambda settings: settings["rope_type"])
+def test_every_rotary_scaling_of_transformers_is_taken_in_silence(config_class, settings, caplog):
+    with caplog.at_level(logging.WARNING):
+        sizes = {"max_position_embeddings": 512, **HEADS_OF_64.get(config_class, {})}
+        config = config_class(**sizes, rope_parameters={"rope_theta": 10000.0, **settings})
+    assert config_class(**config.to_dict()).rope_parameters == {"rope_theta": 10000.0, **settings}
+    assert caplog.messages == []
+
+
+def test_heads_of_two_channels_have_no_dynamic_scaling():
+    with pytest.raises(REFUSED, match='`rope_type` "dynamic", which needs heads of 4 channels or more; heads have 2'):
+        ThoughtbubblesConfig(
+            hidden_size=24, num_attention_heads=12, rope_parameters={"rope_type": "dynamic", "factor": 2.0}
+        )
+
+
+def test_only_rotated_heads_need_an_even_size():
+    assert BytePatchConfig(hidden_size=40).core_head_dim == 64
+    assert GenericTransformerConfig(hidden_size=56, position_embedding="learned").head_dim == 7
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
 
 from .configuration_generic_transformer import GenericTransformerConfig
 from .layer_settings import check_key_value_heads
+from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_heads
 
 
@@ -171,6 +173,18 @@ class BytePatchConfig(GenericTransformerConfig):
                 f"The head size `core_hidden_size / core_num_attention_heads` = {self.core_head_dim} is odd; rotary "
                 "positions turn channels in pairs. Use sizes whose quotient is even."
             )
+
+    def validate_rope(self):
+        """Part of `@strict`-powered validation: only rotary settings with an effect, for the heads of the core."""
+        is_rotary = self.position_embedding == "rope"
+        unrotated = None if is_rotary else f'position_embedding="{self.position_embedding}"'
+        core: Any = self.core_config
+        check_rope_parameters(core, unrotated)
+
+    def _validate_longrope_rope_parameters(self, *args, **kwargs):
+        """transformers' own check, for the heads of the core."""
+        core: Any = self.core_config
+        PreTrainedConfig._validate_longrope_rope_parameters(core, *args, **kwargs)
 
     def validate_patches(self):
         """Part of `@strict`-powered validation: patches hold a character, and fixed ones fit."""

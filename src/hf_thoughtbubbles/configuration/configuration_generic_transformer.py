@@ -162,7 +162,6 @@ class GenericTransformerConfig(FamilyConfig):
         """Part of `@strict`-powered validation: only rotary settings with an effect."""
         is_rotary = self.position_embedding == "rope"
         check_rope_parameters(self, None if is_rotary else f'position_embedding="{self.position_embedding}"')
-        super().validate_rope()
 
 
 __all__ = ["GenericTransformerConfig"]

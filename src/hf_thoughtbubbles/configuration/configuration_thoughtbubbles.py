@@ -214,7 +214,6 @@ class ThoughtbubblesConfig(FamilyConfig):
         """Part of `@strict`-powered validation: only rotary settings that act."""
         is_rotary = self.position_embedding == "rope"
         check_rope_parameters(self, None if is_rotary else f'position_embedding="{self.position_embedding}"')
-        super().validate_rope()
 
     def validate_forks(self):
         """Part of `@strict`-powered validation: the rule is known, fork layers exist once, budgets are 1 or more."""

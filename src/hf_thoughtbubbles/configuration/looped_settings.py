@@ -103,7 +103,6 @@ class LoopedThinkerSettings(FamilyConfig):
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""
         check_rope_parameters(self, None if self.has_rotary_positions else "skip_self_attention=True")
-        super().validate_rope()
 
     def validate_scales(self):
         """Part of `@strict`-powered validation: scales are positive."""

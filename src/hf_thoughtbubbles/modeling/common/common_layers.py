@@ -12,10 +12,11 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 
 SINUSOID_BASE = 10000.0
+LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary scalings whose frequencies depend on the length of the input
 
 
 def embed_sinusoids(position_ids: torch.Tensor, hidden_size: int, frequencies: str = "standard") -> torch.Tensor:
@@ -41,11 +42,19 @@ def embed_sinusoids(position_ids: torch.Tensor, hidden_size: int, frequencies: s
 
 
 class RotaryEmbedding(nn.Module):
-    """Cosines and sines of rotary embeddings at real-valued positions; every channel of a head is rotated."""
+    """
+    Cosines and sines of rotary embeddings at real-valued positions, for every channel of a head.
 
-    def __init__(self, config: PreTrainedConfig):
+    Args:
+        config (`PreTrainedConfig`): its `rope_parameters` have any scaling of transformers.
+        first_position (`int`, defaults to 0): the position of the first token, from which lengths are counted.
+    """
+
+    def __init__(self, config: PreTrainedConfig, first_position: int = 0):
         super().__init__()
         self.config = config
+        self.first_position = first_position
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings  # transformers' names
         self.rope_type = config.rope_parameters["rope_type"]
         rope_init_fn: Callable = self.compute_default_rope_parameters
         if self.rope_type != "default":
@@ -63,9 +72,20 @@ class RotaryEmbedding(nn.Module):
         channels = torch.arange(0, config.head_dim, 2, dtype=torch.float)
         return 1.0 / config.rope_parameters["rope_theta"] ** (channels / config.head_dim), 1.0
 
+    @dynamic_rope_update
+    def choose_frequencies(self, x: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """
+        The inverse frequencies `(H/2,)` for an input that ends at the last of the positions. transformers' decorator
+        replaces them. For "dynamic" it reads the positions: an accelerator waits, and a compiled graph breaks here.
+        """
+        return self.inv_freq
+
     @torch.no_grad()
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines `(B, S, 1, H/2)` of the angles at `position_ids` `(B, S)`, in the dtype of `x`."""
+        if self.rope_type in LENGTH_DEPENDENT:
+            # Streams of a token have fractional positions, but the last one of each stands at a whole number.
+            self.choose_frequencies(x, position_ids.round() - self.first_position)
         angles = position_ids[..., None, None].float() * self.inv_freq.float()
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
