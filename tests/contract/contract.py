@@ -7,7 +7,9 @@ Trainer, alone and in several processes, in tests/training.
 """
 
 import copy
+import dataclasses
 import inspect
+import logging
 from typing import ClassVar
 
 import pytest
@@ -20,6 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_thoughtbubbles.modeling.common import checks_tokens
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
 from tests.contract.contract_helpers import (
     by,
@@ -414,8 +417,9 @@ class ModelContract(InputContract):
         """Inputs that no model takes, each with the error."""
         input_ids = family.draw(2, 7)
         embeds = torch.rand(2, 7, 24)
+        too_long = [({"input_ids": draw_ids(1, 38)}, "38 tokens long, but `max_position_embeddings` is 37")]
         return [
-            ({"input_ids": draw_ids(1, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
+            *(too_long if family.config.has_position_table else []),
             (
                 {"input_ids": input_ids, "inputs_embeds": embeds},
                 "exactly one of `input_ids` and `inputs_embeds`; both",
@@ -433,7 +437,9 @@ class ModelContract(InputContract):
         ]
 
     def get_generation_refusals(self, family: Family) -> list[tuple[dict, str]]:
-        """Arguments of `generate` that no model takes, each with the error."""
+        """Arguments of `generate` that a model does not take, each with the error."""
+        if not family.config.has_position_table:
+            return []
         prompt = {"attention_mask": torch.ones(2, 7, dtype=torch.long), "max_new_tokens": 32}
         return [
             ({**prompt, "input_ids": draw_ids(2, 7)}, r"may read 38 tokens .* `max_position_embeddings` is 37"),
@@ -451,6 +457,25 @@ class ModelContract(InputContract):
         for options, message in self.get_generation_refusals(family):
             with pytest.raises(ValueError, match=message):
                 model.generate(**options)
+
+    @holds_for(lambda family: not family.config.has_position_table)
+    def test_texts_longer_than_the_positions_of_training_keep_the_promises(self, family, caplog):
+        """With one warning. The texts of these tests are up to four times as long as 7 positions."""
+        logger = logging.getLogger(checks_tokens.__name__)
+        logger.warning_once.cache_clear()
+        config = type(family.config)(**{**family.config.to_dict(), "max_position_embeddings": 7})
+        short = dataclasses.replace(family, config=config)
+        with caplog.at_level(logging.WARNING, logger=logger.name):
+            short.build()(**short.draw_text())
+            if not short.is_forking:
+                self.test_promise_5_a_padded_row_equals_the_row_alone(short, "left", "sdpa")
+            if short.generates_uncached:
+                self.test_promise_4_cached_logits_equal_uncached(short)
+            for way in filter(short.supports, ("greedy", "static", "lookup") if short.generates_uncached else ()):
+                self.test_promise_4_cached_generation_equals_uncached(short, way)
+        warnings = [record for record in caplog.records if record.name == logger.name]
+        assert len(warnings) == 1
+        assert "longer than `max_position_embeddings` 7. The model computes later" in warnings[0].getMessage()
 
     @holds_for(is_decoder_only)
     def test_promise_10_generation_reaches_the_longest_text(self, family):

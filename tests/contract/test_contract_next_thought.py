@@ -290,9 +290,16 @@ class TestNextThought(ModelContract):
         short, least = family.pad([draw_ids(9), draw_ids(1)], "left"), family.config.min_tokens
         lonely = EncoderDecoderCache(DynamicCache(), DynamicCache())
         lonely.self_attention_cache.update(torch.zeros(2, 2, 3, 6), torch.zeros(2, 2, 3, 6), 0)
-        return [
-            ({"decoder_input_ids": text}, "exactly one of `input_ids` and `inputs_embeds`; neither"),
+        too_long = [
             ({**whole, "input_ids": draw_ids(2, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
+            (
+                {**whole, "decoder_input_ids": draw_ids(2, 38)},
+                "next thought is 38 tokens long, but `max_position_",
+            ),
+        ]
+        return [
+            *(too_long if family.config.has_position_table else []),
+            ({"decoder_input_ids": text}, "exactly one of `input_ids` and `inputs_embeds`; neither"),
             ({**whole, "input_ids": ids + VOCAB_SIZE}, "`input_ids` holds .* ids are 0 to 60"),
             ({**whole, "input_ids": ids[:, :1]}, rf"has 1 tokens\. .* Pass at least {least} tokens"),
             ({**whole, **short}, rf"Row 1 of the input.* has 1 tokens\. .* Pass at least {least} tokens"),
@@ -302,10 +309,6 @@ class TestNextThought(ModelContract):
             ({**whole, "decoder_inputs_embeds": torch.rand(2, 5, 24)}, "; both were passed"),
             ({**whole, "decoder_input_ids": draw_ids(3, 5)}, r"`decoder_input_ids` has shape \(3, 5\).* B = 2"),
             ({**whole, "decoder_input_ids": text + VOCAB_SIZE}, "`decoder_input_ids` holds"),
-            (
-                {**whole, "decoder_input_ids": draw_ids(2, 38)},
-                "next thought is 38 tokens long, but `max_position_embed",
-            ),
             ({**whole, "decoder_input_ids": text[:, :0]}, "no size 0"),
             ({"input_ids": ids, "decoder_inputs_embeds": torch.rand(2, 5, 7)}, r"must be \(B, T, 24\) with B = 2"),
             ({**whole, "decoder_attention_mask": torch.ones(2, 4)}, r"`decoder_attention_mask` has shape \(2, 4\)"),
@@ -330,11 +333,14 @@ class TestNextThought(ModelContract):
 
     def get_generation_refusals(self, family) -> list[tuple[dict, str]]:
         thought = family.ask()
-        return [
+        too_long = [
             ({**thought, "max_new_tokens": 38}, "may read 38 tokens .* `max_position_embeddings` is 37"),
+            ({"input_ids": draw_ids(2, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
+        ]
+        return [
+            *(too_long if family.config.has_position_table else []),
             ({**thought, "num_thoughts": 0}, "`num_thoughts` is 0"),
             ({**thought, "generation_config": GenerationConfig(num_thoughts=-1)}, "`num_thoughts` is -1"),
-            ({"input_ids": draw_ids(2, 38)}, "38 tokens long, but `max_position_embeddings` is 37"),
             ({"input_ids": draw_ids(2, 1)}, "has 1 tokens"),
         ]
 

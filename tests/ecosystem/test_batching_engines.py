@@ -140,7 +140,7 @@ def test_a_family_without_one_key_a_token_is_refused_before_anything_runs(family
     ],
 )
 def test_settings_that_the_engine_would_not_read_are_refused(settings, message):
-    (model,) = (family.build() for family in BATCHED if family.name == "gpt-rope")
+    (model,) = (family.build() for family in BATCHED if family.name == "gpt-learned")
     with pytest.raises(ValueError, match=message):
         write_batched(model, [draw_ids(9).tolist()], **{**GREEDY, **settings})
 

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from tests.ecosystem.byte_models import BYTES, CAUSAL, NO_LETTERS, build, build_chat_tokenizer
-from tests.families import Answerer, make_thinker_config
+from tests.families import Answerer, make_generic, make_thinker_config
 from tests.training.processes import find_port
 
 
@@ -79,10 +79,11 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     """Checkpoints with tokenizers, by name."""
     root = tmp_path_factory.mktemp("served")
     answerer = Answerer("answerer", make_thinker_config(**BYTES))
-    for family in [*CAUSAL, answerer]:
+    learned = make_generic("learned", position_embedding="learned", **BYTES)
+    for family in [*CAUSAL, learned, answerer]:
         build(family).save_pretrained(root / family.name)
         build_chat_tokenizer().save_pretrained(root / family.name)
-    return {family.name: root / family.name for family in [*CAUSAL, answerer]}
+    return {family.name: root / family.name for family in [*CAUSAL, learned, answerer]}
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +146,8 @@ def test_chat_shows_what_the_served_model_writes(folders, address):
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused_with_the_reason(folders, address):
-    """Without `max_tokens` the server asks for 1024, more than these models have positions."""
-    asked = {"model": str(folders["threshold"]), "prompt": "to be, or"}
+    """Without `max_tokens` the server asks for 1024, more than the model's table of positions has."""
+    asked = {"model": str(folders["learned"]), "prompt": "to be, or"}
     with connect(address) as client, pytest.raises(openai.InternalServerError):  # the reason is in the server's log
         client.completions.create(**asked)
     with connect(address) as client, pytest.raises(openai.APIError) as refusal:
@@ -167,7 +168,7 @@ def test_continuous_batching_serves_many_clients_at_once_and_refuses_models_that
     model, log = build(CAUSAL[3]), tmp_path / "server.txt"
     with serving(log, "-m", "hf_thoughtbubbles", "serve", *pool) as address:
         with connect(address) as client, pytest.raises(openai.InternalServerError):  # the server then closes its end
-            client.completions.create(prompt="x" * 150, **asked)
+            client.completions.create(**{**asked, "model": str(folders["learned"])}, prompt="x" * 150)
         with connect(address) as client, ThreadPoolExecutor(len(prompts)) as clients:
             answers = clients.map(lambda prompt: client.completions.create(prompt=prompt, **asked), prompts)
             assert [answer.choices[0].text for answer in answers] == [generate(model, prompt) for prompt in prompts]

@@ -206,6 +206,18 @@ def test_prefixes_that_are_too_long_are_cut_when_asked_for():
         score_continuations(model, [([1], draw_ids(50).tolist())], truncate=True)
 
 
+def test_prefixes_that_are_longer_than_in_training_are_read_where_positions_are_computed():
+    """Unless a cut is asked for: of the prefix, never of what is scored."""
+    model, prefix, continuation = MODELS["thinker"](), draw_ids(40).tolist(), [5, 6, 7]
+    whole = score_continuations(model, [(prefix, continuation)])
+    cut = score_continuations(model, [(prefix, continuation)], truncate=True)
+    assert whole != cut == score_continuations(model, [(prefix[5:], continuation)])
+    long = draw_ids(50).tolist()
+    assert score_continuations(model, [(prefix, long)], truncate=True) == score_continuations(
+        model, [(prefix[-1:], long)]
+    )
+
+
 @pytest.mark.parametrize(
     ("pair", "tokenizer", "message"),
     [

@@ -126,8 +126,12 @@ def list_settings() -> list[BadInput]:
     for family in ("threshold", "generic", "thinker_text", "thinker", "byte_patch"):
         for kind, settings in ROPES.items():
             add_setting(rows, family, "rope_theta", kind, {"rope_parameters": settings})
-        other = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-        add_setting(rows, family, "rope_type", "without effect", {"rope_parameters": other})
+        other = {"rope_type": "axial", "rope_theta": 1e4}
+        add_setting(rows, family, "rope_type", "not one of the choices", {"rope_parameters": other})
+        other = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 99, "long_factor": [1.0] * 99}
+        add_setting(rows, family, "short_factor", "too long", {"rope_parameters": other})
+        other = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+        add_setting(rows, family, "partial_rotary_factor", "without effect", {"rope_parameters": other})
     scaled = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
     for family, position in (
         ("learned", "learned"),

@@ -47,6 +47,7 @@ HEADS = {
 FAMILIES = tuple(CONFIGS)
 TEXT_FAMILIES = ("thoughtbubbles", "generic", "thinker_text", "byte_patch")
 MAX_POSITIONS = 43
+POSITIONS = st.sampled_from([5, MAX_POSITIONS])  # where they are computed, texts may be longer
 DROPOUTS = ("embedding_dropout", "attention_dropout", "hidden_dropout", "dropout")
 OWN_RULE = "fuzzed"
 
@@ -126,12 +127,14 @@ def divisors(number: int) -> list[int]:
 
 @st.composite
 def rope_settings(draw) -> dict | None:
-    kind = draw(st.sampled_from(["none", "default", "linear", "yarn", "llama3"]))
+    kind = draw(st.sampled_from(["none", "default", "linear", "yarn", "llama3", "proportional"]))
     if kind == "none":
         return None
     settings = {"rope_type": kind, "rope_theta": draw(st.sampled_from([10000.0, 50.0]))}
     if kind != "default":
         settings["factor"] = 2.0
+    if kind == "proportional":
+        settings["partial_rotary_factor"] = 1.0
     if kind == "llama3":
         settings |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 20}
     return settings
@@ -186,7 +189,7 @@ def thoughtbubbles_settings(draw, needs: str = "") -> dict:
         **draw_dropouts(draw, DROPOUTS[:3]),
     }
     if settings["position_embedding"] == "rope":
-        settings["rope_parameters"] = draw(rope_settings())
+        settings |= {"rope_parameters": draw(rope_settings()), "max_position_embeddings": draw(POSITIONS)}
     if kind == "plain":
         return settings
     settings["fork_rule"] = kind
@@ -232,6 +235,8 @@ def draw_core(draw) -> dict:
         settings["initializer_range"] = 0.1  # without norms states grow until rounding decides all
     if settings["position_embedding"] == "rope":
         settings["rope_parameters"] = draw(rope_settings())
+    if settings["position_embedding"] != "learned":
+        settings["max_position_embeddings"] = draw(POSITIONS)
     if settings["position_embedding"] == "relative":
         settings["max_relative_position"] = draw(st.integers(1, 9))
     return settings
@@ -257,6 +262,7 @@ def draw_loop(draw) -> dict:
     num_heads = draw(st.sampled_from([1, 2, 3]))
     return {
         **common_settings(draw, 23),
+        "max_position_embeddings": draw(POSITIONS),
         "hidden_size": num_heads * draw(st.sampled_from([2, 4, 6])),
         "num_hidden_layers": draw(st.integers(1, 2)),
         "num_attention_heads": num_heads,

@@ -272,6 +272,11 @@ def test_bad_input(arguments, message):
         generate_tokens(MODELS["gpt2"](), **{"max_length": 9, **arguments})
 
 
+def test_texts_go_on_where_positions_are_computed():
+    tokens, is_valid = generate_tokens(MODELS["threshold"](), draw_ids(2, 5), max_length=60)
+    assert tokens.shape == (2, 60) and is_valid.all()
+
+
 @pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf")])
 def test_invalid_temperatures_are_refused(temperature):
     with pytest.raises(ValueError, match="`temperature` is"):

@@ -261,7 +261,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     tokenizer = build_byte_tokenizer()
     callback = ForkPlotCallback(tokenizer, "x" * 38, tmp_path)
     with pytest.raises(ValueError, match="`text` has 38 tokens; it must have between 1 and"):
-        make_trainer(tmp_path, FAMILIES[0].build(vocab_size=259), [callback]).train()
+        make_trainer(tmp_path, FAMILIES[0].build(vocab_size=259, position_embedding="learned"), [callback]).train()
     with pytest.raises(ValueError, match="no fork layers"):
         draw_forks(FAMILIES[2].build(vocab_size=259), tokenizer, "a")
     with pytest.raises(ValueError, match="`text` has no tokens"):

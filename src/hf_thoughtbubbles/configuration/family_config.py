@@ -51,6 +51,14 @@ class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         if not is_saved:  # of a saved one transformers warns, so that any checkpoint loads
             self.check_token_ids()
 
+    @property
+    def has_position_table(self) -> bool:
+        """
+        Whether positions are vectors of a table with `max_position_embeddings` rows. Longer texts are refused there;
+        elsewhere positions are computed, and such texts are one warning.
+        """
+        return "position_embedding" in self.__dataclass_fields__ and self.position_embedding == "learned"
+
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """

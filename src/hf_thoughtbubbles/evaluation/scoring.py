@@ -311,14 +311,14 @@ def _encode_pair(model, tokenizer, truncate: bool, prefix, continuation, pair_id
         start, ids = 1, [first, *ids]
     longest = getattr(model.config, "max_position_embeddings", None)
     too_many = 0 if longest is None else len(ids) - _count_unread(model) - longest
-    if too_many > 0:
-        if not truncate or too_many >= start:
-            raise ValueError(
-                f"Pair {pair_idx} has {start} and {len(ids) - start} tokens, but `max_position_embeddings` is "
-                f"{longest}. Shorten it{'' if truncate else ', or set `truncate=True` to leave out a beginning'}."
-            )
-        start, ids = start - too_many, ids[too_many:]
-    return ids, start
+    has_table = getattr(model.config, "has_position_table", True)
+    if too_many > 0 and has_table and (not truncate or too_many >= start):
+        raise ValueError(
+            f"Pair {pair_idx} has {start} and {len(ids) - start} tokens, but `max_position_embeddings` is "
+            f"{longest}. Shorten it{'' if truncate else ', or set `truncate=True` to leave out a beginning'}."
+        )
+    num_cut = max(0, min(too_many, start - 1)) if truncate else 0
+    return ids[num_cut:], start - num_cut
 
 
 def _batch_questions(model, asked: list, batch_size: int) -> Iterator[list]:

@@ -108,8 +108,9 @@ def _check_request(model, tokens: torch.Tensor, mask: torch.Tensor | None, cache
         raise ValueError(
             f"The prefix is {num_prefix} tokens long, but `max_length` is {max_length}. Shorten it or allow more."
         )
-    longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if longest is not None and max_length - 1 > longest:  # the last token is not read
+    config = getattr(model, "config", None)
+    longest, has_table = getattr(config, "max_position_embeddings", None), getattr(config, "has_position_table", True)
+    if longest is not None and has_table and max_length - 1 > longest:  # the last token is not read
         raise ValueError(
             f"`max_length` is {max_length}, but the model's `max_position_embeddings` is {longest}. Ask for at most "
             f"{longest + 1} tokens, prefix included."

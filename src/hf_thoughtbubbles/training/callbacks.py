@@ -111,10 +111,10 @@ class ForkPlotCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Refuse a text that cannot be drawn now, not hours later."""
         num_tokens = len(self.tokenizer(self.text, add_special_tokens=False)["input_ids"])
-        if not 0 < num_tokens <= model.config.max_position_embeddings:
+        most = model.config.max_position_embeddings
+        if num_tokens == 0 or (num_tokens > most and model.config.has_position_table):
             raise ValueError(
-                f"`text` has {num_tokens} tokens; it must have between 1 and `max_position_embeddings` "
-                f"{model.config.max_position_embeddings}."
+                f"`text` has {num_tokens} tokens; it must have between 1 and `max_position_embeddings` {most}."
             )
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):

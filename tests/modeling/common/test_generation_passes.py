@@ -163,7 +163,7 @@ REFUSED = (
     ("generic", {"negative_prompt_ids": torch.ones(1, 3).long()}, "`negative_prompt_ids` was passed without"),
     ("generic", {"guidance_scale": 2.0, "negative_prompt_ids": torch.ones(2, 3).long()}, "for 1 texts"),
     ("generic", {"guidance_scale": 2.0, "negative_prompt_ids": torch.full((1, 3), 61)}, "holds 61"),
-    ("generic", {"guidance_scale": 2.0, "negative_prompt_ids": torch.ones(1, 35).long()}, "may read 40 tokens"),
+    ("generic-gpt2", {"guidance_scale": 2.0, "negative_prompt_ids": torch.ones(1, 35).long()}, "may read 40 tokens"),
     ("token", {"guidance_scale": 2.0}, 'with `patching="token"`, but the second text has no `patch_lengths`'),
     ("space", {"guidance_scale": 2.0, "patch_lengths": torch.tensor([[5, 4]])}, "`patch_lengths` was passed with"),
     *((name, {"guidance_scale": 2.0}, "answers its input in a text of its own") for name in ANSWERING),

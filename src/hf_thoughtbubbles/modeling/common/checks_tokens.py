@@ -9,9 +9,12 @@ import torch
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 
 from .checks_caches import check_one_cache
 
+
+logger = logging.get_logger(__name__)
 
 ID_TYPES = (torch.int64, torch.int32)  # that embeddings take
 
@@ -58,7 +61,7 @@ def check_tokens(
             _check_mask(attention_mask, batch_size, num_seen_tokens, past_key_values)
     attention_mask = read_mask(attention_mask)
     if position_ids is not None:
-        check_ids(position_ids, "position_ids", config.max_position_embeddings, "max_position_embeddings")
+        _check_positions(config, position_ids)
         if tuple(position_ids.shape) not in ((1, num_tokens), (batch_size, num_tokens)):
             raise ValueError(
                 f"`position_ids` has shape {tuple(position_ids.shape)}, but the input needs "
@@ -191,6 +194,30 @@ def _check_pair_mask(
         )
 
 
+def _check_positions(config: PreTrainedConfig, position_ids: torch.Tensor):
+    """Raise for positions that are negative, no whole numbers, or outside of a table; warn of late ones elsewhere."""
+    if config.has_position_table:
+        check_ids(position_ids, "position_ids", config.max_position_embeddings, "max_position_embeddings")
+        return
+    check_id_type(position_ids, "position_ids")
+    if not can_read(position_ids) or position_ids.numel() == 0:
+        return
+    lowest, highest = (bound.item() for bound in position_ids.aminmax())
+    if lowest < 0:
+        raise ValueError(f"`position_ids` holds {lowest}, but positions are counted from 0. Pass numbers from 0 on.")
+    warn_of_late_positions(config, highest + 1)
+
+
+def warn_of_late_positions(config: PreTrainedConfig, num_tokens: int):
+    """Warn once of texts longer than `max_position_embeddings`, in a model whose positions are computed."""
+    if num_tokens > config.max_position_embeddings:
+        logger.warning_once(
+            f"A text is, or may become, longer than `max_position_embeddings` {config.max_position_embeddings}. The "
+            "model computes later positions, but its predictions may be worse there if it was not trained on them. "
+            "Shorten the text, train on longer ones, or scale rotary positions with `rope_parameters`."
+        )
+
+
 def _check_length(
     config: PreTrainedConfig,
     num_tokens: int,
@@ -198,7 +225,14 @@ def _check_length(
     position_ids: torch.Tensor | None,
     past_key_values: Cache | None,
 ):
-    """Raise for more tokens than there are positions; a row that packs documents may be longer than each of them."""
+    """
+    Raise for more tokens than a table of positions has rows, and warn of them where positions are computed. A row that
+    packs documents may be longer than each of them.
+    """
+    if not config.has_position_table:
+        if position_ids is None and not torch.compiler.is_compiling():  # a comparison would bound an open size
+            warn_of_late_positions(config, num_tokens)
+        return
     if num_tokens <= config.max_position_embeddings:
         return
     if position_ids is not None and past_key_values is None and (attention_mask is None or not can_read(position_ids)):
@@ -223,8 +257,10 @@ def check_cache_in_replay(model: PreTrainedModel, past_key_values: Cache | None)
 
 
 def check_generation_length(config: PreTrainedConfig, max_cache_length: int):
-    """Raise, before any work, when generation would read more tokens than there are positions."""
-    if max_cache_length > config.max_position_embeddings:
+    """Raise, before any work, when generation would read more tokens than a table of positions has; or warn of it."""
+    if not config.has_position_table:
+        warn_of_late_positions(config, max_cache_length)
+    elif max_cache_length > config.max_position_embeddings:
         raise ValueError(
             f"Generation may read {max_cache_length} tokens (prompt and `max_new_tokens` but the last), and "
             f"`max_position_embeddings` is {config.max_position_embeddings}. Ask for fewer new tokens or "
@@ -269,4 +305,5 @@ __all__ = [
     "check_vectors",
     "describe_type",
     "read_mask",
+    "warn_of_late_positions",
 ]

@@ -18,6 +18,7 @@ from ..common.checks_tokens import (
     check_tokens,
     check_vectors,
     read_mask,
+    warn_of_late_positions,
 )
 from .cache_thoughts import has_latent_tokens
 
@@ -139,8 +140,14 @@ def check_next_thought(
 def check_next_length(
     config: NextThoughtConfig, batch_size: int, num_tokens: int, decoder_attention_mask: torch.Tensor | None
 ):
-    """Raise for a next thought, its cached tokens included, that is too long or whose mask has another length."""
-    if num_tokens > config.max_position_embeddings:
+    """
+    Raise for a next thought, its cached tokens included, that is longer than a table of positions or whose mask has
+    another length.
+    """
+    if not config.has_position_table:
+        if not torch.compiler.is_compiling():  # a comparison would bound an open size
+            warn_of_late_positions(config, num_tokens)
+    elif num_tokens > config.max_position_embeddings:
         raise ValueError(
             f"The next thought is {num_tokens} tokens long, but `max_position_embeddings` is "
             f"{config.max_position_embeddings}. Shorten it."
