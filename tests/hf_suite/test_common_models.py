@@ -34,8 +34,8 @@ class TinyModel:
     seq_length = 7
     attn_implementation = None
 
-    def __init__(self, variant: Variant):
-        self.variant = variant
+    def __init__(self, variant: Variant, test: str):
+        self.variant, self.changes = variant, variant.changes.get(test, {})
         self.causal_lm_class = next((model for model in variant.model_classes if model.can_generate()), None)
         config = self.get_config()
         self.hidden_size = config.hidden_size
@@ -45,7 +45,8 @@ class TinyModel:
         self.pad_token_id = config.pad_token_id
 
     def get_config(self) -> PreTrainedConfig:
-        return self.variant.config_class(**self.variant.config_kwargs, attn_implementation=self.attn_implementation)
+        settings = {**self.variant.config_kwargs, **self.changes, "attn_implementation": self.attn_implementation}
+        return self.variant.config_class(**settings)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
         config = self.get_config()
@@ -66,15 +67,15 @@ class CommonTests(modeling.ModelTesterMixin, training.TrainingTesterMixin, fsdp.
     variant: Variant
 
     def setUp(self):
-        self.model_tester = TinyModel(self.variant)
+        self.model_tester = TinyModel(self.variant, self._testMethodName)
         if self._testMethodName in NEED_WEIGHTS:
             self.model_tester.attn_implementation = "eager"
 
 
 def make_test_case(name: str, variant: Variant) -> type[unittest.TestCase]:
     """A test case that runs all common tests on a variant and skips, with the reason, those that cannot hold."""
-    unknown = [test for test in variant.cannot_hold if not hasattr(CommonTests, test)]
-    assert not unknown, f"{name} skips tests that do not exist: {unknown}"
+    unknown = [test for test in (*variant.cannot_hold, *variant.changes) if not hasattr(CommonTests, test)]
+    assert not unknown, f"{name} names tests that do not exist: {unknown}"
     skipped = {
         test: unittest.skip(f"{name}: {reason}")(lambda self: None) for test, reason in variant.cannot_hold.items()
     }

@@ -36,15 +36,16 @@ NOT_SHIPPED = (
     "our contract tests cover generation"
 )
 
-
-TOO_LONG = (
-    "reads half as many tokens again as `max_position_embeddings`, which our models refuse by design; "
-    "tests/modeling covers rotary scaling within it"
+NOTHING_ROTATED = (
+    "sets rotary scalings for a model whose positions are not rotary, which our configurations refuse; the other "
+    "variants of the class run it"
 )
 
-NO_DYNAMIC = (
-    'asks for `rope_type="dynamic"`, which acts only on such longer inputs, so our configurations refuse it; '
-    "tests/modeling covers the scalings they take"
+ROPE_TESTS = (
+    "test_model_rope_scaling_from_config_0_linear",
+    "test_model_rope_scaling_from_config_1_dynamic",
+    "test_model_rope_scaling_from_config_2_yarn",
+    "test_model_rope_scaling_frequencies",
 )
 
 OLD_NAME = (
@@ -61,10 +62,6 @@ CANNOT_HOLD = {
     "test_eager_matches_sdpa_inference_24_fp32_pad_left_output_attentions": NO_WEIGHTS_OF_SDPA,
     **({"test_bc_cache_name_forward": OLD_NAME} if CACHE_NAME == "cache" else {}),  # since transformers 5.24
     "test_generation_tester_mixin_inheritance": NOT_SHIPPED,
-    "test_model_rope_scaling_from_config_0_linear": TOO_LONG,
-    "test_model_rope_scaling_from_config_1_dynamic": TOO_LONG,
-    "test_model_rope_scaling_from_config_2_yarn": TOO_LONG,
-    "test_model_rope_scaling_frequencies": NO_DYNAMIC,
 }
 
 
@@ -77,11 +74,13 @@ class Variant:
         config_class (`type`): its configuration class.
         config_kwargs (`dict`): what the configuration is made of.
         cannot_hold (`dict[str, str]`): tests that cannot hold for it by design, each with the reason.
+        changes (`dict[str, dict]`): tests that need another configuration, each with the changes.
     """
 
     config_class: type[PreTrainedConfig]
     config_kwargs: dict
     cannot_hold: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, dict] = field(default_factory=dict)
 
     @property
     def model_classes(self) -> tuple[type[PreTrainedModel], ...]:
@@ -224,6 +223,8 @@ VARIANTS = {
             "core_num_attention_heads": 2,
         },
         cannot_hold=CANNOT_HOLD_BYTES,
+        # Rotary positions are those of patches; here there are as many as bytes.
+        changes={test: {"patching": "fixed", "patch_size": 1} for test in ROPE_TESTS},
     ),
     "GenericTransformer": Variant(
         config_class=GenericTransformerConfig,
@@ -240,7 +241,7 @@ VARIANTS = {
             "attention_normalization": "layer_norm",
             "attention_bias": True,
         },
-        cannot_hold=CANNOT_HOLD,
+        cannot_hold={**CANNOT_HOLD, **dict.fromkeys(ROPE_TESTS, NOTHING_ROTATED)},
     ),
     "LoopedThinkerText": Variant(
         config_class=LoopedThinkerTextConfig,
@@ -251,6 +252,8 @@ VARIANTS = {
         config_class=LoopedThinkerConfig,
         config_kwargs={**THINKING, "num_latents": 5, "max_latents": 7, "max_answer_length": 128},
         cannot_hold=CANNOT_HOLD_ANSWERING,
+        # Answers are as long as the problem there, half as long again as `max_position_embeddings`.
+        changes={test: {"max_answer_length": 192} for test in ROPE_TESTS},
     ),
     "NextThought": Variant(
         config_class=NextThoughtConfig,

@@ -128,6 +128,10 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
             self.decoder_start_token_id = self.pad_token_id
         super().__post_init__(**kwargs)
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "LoopedThinkerConfig":
+        """Return this configuration; transformers' own method would return a copy with renamed fields."""
+        return self
+
     @property
     def num_cache_slots(self) -> int:
         """Number of pairs of keys and values that an answer stores, besides those of the memory."""
