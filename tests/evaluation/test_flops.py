@@ -48,6 +48,7 @@ ANSWERS = {
     "kept-all": {"num_kept_outputs": 9, "num_read_steps": 2},
 }
 GENERIC = {
+    "dynamic": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
     "swiglu-grouped": {"feed_forward": "swiglu", "num_key_value_heads": 2, "tie_word_embeddings": False},
     "shared": {"share_feed_forward": True, "position_embedding": "learned", "hidden_act": "learned"},
     "relative": {"position_embedding": "relative", "max_relative_position": 5, "num_key_value_heads": 1},

@@ -98,8 +98,11 @@ def build_meta_model(config: PreTrainedConfig, num_positions: int = 0) -> PreTra
     if num_positions > 0:
         config.use_cache, config.pad_token_id = True, None  # GPT-2 searches ids for padding
         config.max_position_embeddings = max(config.max_position_embeddings, num_positions)
-    if "exit_threshold" in config.to_dict():
+    fields = config.to_dict()
+    if "exit_threshold" in fields:
         config.exit_threshold = None  # as if no token exits early
+    if fields.get("rope_parameters"):  # scalings cost the same, and one of them reads positions, which have no values
+        config.rope_parameters = {"rope_type": "default", "rope_theta": fields["rope_parameters"]["rope_theta"]}
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
         return auto_class.from_config(config, attn_implementation="eager").eval()
