@@ -40,7 +40,8 @@ class BytePatchConfig(GenericTransformerConfig):
         vocab_size (`int`, defaults to 259):
             Number of ids: the 256 bytes, then special tokens; at least 256.
         max_position_embeddings (`int`, defaults to 2048):
-            Most bytes in one sequence, and so most patches.
+            Most bytes of a text in training, and so most patches, which have the core's positions. Longer texts are
+            read with one warning, unless positions are learned.
         hidden_size (`int`, defaults to 128):
             Width of a byte; a multiple of `num_attention_heads`.
         num_hidden_layers (`int`, defaults to 4):

@@ -51,11 +51,12 @@ class GenericTransformerConfig(FamilyConfig):
             distance, up to `max_relative_position`, to the keys (Shaw et al. 2018); `"learned"` and `"sinusoidal"` add
             a vector to the embeddings; `"none"`.
         max_position_embeddings (`int`, defaults to 512):
-            Largest number of positions in one sequence.
+            Most tokens of a text in training. Longer texts are read with one warning, unless positions are learned.
         max_relative_position (`int`, defaults to 32):
             Distance from which `"relative"` positions share one vector.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form, for `"rope"` alone; the reference uses `rope_theta` 10000.
+            Rotary settings in transformers' form, with any of its scalings, for `"rope"` alone; the reference uses
+            `rope_theta` 10000.
         is_causal (`bool`, defaults to `True`):
             Whether a token attends only to itself and earlier tokens.
         embedding_dropout, attention_dropout, hidden_dropout (`float`, defaults to 0.0):

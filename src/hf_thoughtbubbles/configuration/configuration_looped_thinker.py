@@ -30,7 +30,8 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
         intermediate_size (`int`, *optional*):
             Width of the gated feed-forward layer; `4 * hidden_size` by default. The original calls it `d_hid`.
         max_position_embeddings (`int`, defaults to 512):
-            Largest number of tokens of a problem. The original calls it `max_input_len`.
+            Most tokens of a problem in training. Longer ones are read with one warning. The original calls it
+            `max_input_len`.
         num_steps (`int`, defaults to 8):
             Number of times that the block is applied; a call may ask for more or fewer.
         num_memory_steps (`int`, *optional*):
@@ -68,7 +69,7 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
             Frequencies of the sinusoidal positions of a problem. `"single"` gives every channel pair the frequency 1:
             a mistake of the original that its checkpoints depend on.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form; the original uses `rope_theta` 10000.
+            Rotary settings in transformers' form, with any of its scalings; the original uses `rope_theta` 10000.
         rms_norm_eps (`float`, defaults to 1e-6):
             Epsilon of the norms.
         initializer_range (`float`, *optional*):

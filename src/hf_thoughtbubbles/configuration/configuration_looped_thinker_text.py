@@ -26,7 +26,7 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
         intermediate_size (`int`, *optional*):
             Width of the gated feed-forward layer; `4 * hidden_size` by default.
         max_position_embeddings (`int`, defaults to 512):
-            Largest number of tokens of a text.
+            Most tokens of a text in training. Longer ones are read with one warning.
         num_steps (`int`, defaults to 8):
             Number of times that the block is applied; a call may ask for more or fewer.
         num_memory_steps (`int`, *optional*):
@@ -46,7 +46,7 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
             Whether `exit_threshold` acts in `model.train()` as well, so that it gives the numbers of evaluation: for
             PPO, DPO, GRPO and the like, which compare likelihoods of generated text.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form.
+            Rotary settings in transformers' form, with any of its scalings.
         rms_norm_eps (`float`, defaults to 1e-6):
             Epsilon of the norms.
         initializer_range (`float`, *optional*):

@@ -82,7 +82,7 @@ class NextThoughtConfig(FamilyConfig):
         position_embedding (`str`, defaults to `"learned"`):
             `"learned"` and `"sinusoidal"` add a vector to the embeddings, the same in encoder and decoder; `"none"`.
         max_position_embeddings (`int`, defaults to 512):
-            Largest number of tokens of a thought.
+            Most tokens of a thought in training. Longer ones are read with one warning, unless positions are learned.
         dropout (`float`, defaults to 0.0):
             Dropout of embeddings, and of the outputs of attention, feed-forward and pooling layers.
         initializer_range (`float`, *optional*):

@@ -35,7 +35,8 @@ class ThoughtbubblesConfig(FamilyConfig):
         hidden_act (`str`, defaults to `"gelu_pytorch_tanh"`):
             Activation of the feed-forward layer; the reference uses the tanh approximation of GELU.
         max_position_embeddings (`int`, defaults to 512):
-            Most tokens in one sequence. The original calls it `block_size`.
+            Most tokens of a text in training. Longer texts are read with one warning, unless positions are learned.
+            The original calls it `block_size`.
         fork_layers (`list[int]`, defaults to `(3, 7, 11)`):
             0-based layers that fork before they run; the default are the paper's (section 3.1). Any order, no repeats.
         fork_budget (`float`, defaults to 2.0):
@@ -71,8 +72,7 @@ class ThoughtbubblesConfig(FamilyConfig):
             `"rope"` rotates queries and keys (streams of one token share its rotation in equal parts), `"learned"`
             adds a table of `max_position_embeddings` vectors to the embeddings.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form; the reference uses `rope_theta` 10000. Scalings for inputs longer
-            than `max_position_embeddings` are refused, because such inputs are.
+            Rotary settings in transformers' form, with any of its scalings; the reference uses `rope_theta` 10000.
         layer_norm_eps (`float`, defaults to 1e-5):
             Epsilon of the layer norms.
         embedding_dropout (`float`, defaults to 0.0):

@@ -216,7 +216,8 @@ def score_continuations(
         reading (`str`): `"blockwise"` reads prefix and continuation in one call; `"prefix"` predicts every token from
             a call on those before it alone. They differ for the published top-k fork rule only, see [`score_dataset`].
         batch_size (`int`): pairs a call.
-        truncate (`bool`): leave out the beginning of prefixes that are too long for the model.
+        truncate (`bool`): leave out the beginning of prefixes, so that pairs have `max_position_embeddings` tokens.
+            Without it, longer pairs are an error in models with a table of positions, and read in others.
         patch_tokenizer (`PreTrainedTokenizerBase`, *optional*): draws the patches of byte-patch models with
             `patching="token"`, over prefix and continuation together; only for `reading="blockwise"`. The likelihood
             is one given these boundaries, see [`measure_patch_lengths`].

@@ -58,7 +58,7 @@ def draw_forks(
     Args:
         model (`PreTrainedModel`): a Thoughtbubbles language model with fork layers.
         tokenizer (`PreTrainedTokenizerBase`): the model's tokenizer.
-        text (`str`): at most `max_position_embeddings` tokens.
+        text (`str`): at most `max_position_embeddings` tokens, if positions are learned.
         title (`str`, *optional*): drawn on top.
         fork_budget (`float`, *optional*): streams per token; the configuration's by default.
 
