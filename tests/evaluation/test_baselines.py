@@ -51,7 +51,10 @@ def draw_thoughtbubbles(rng: random.Random, sizes: dict):
         fork_rule=rng.choice(["topk", "threshold"]),
         position_embedding=rng.choice(["rope", "learned"]),
         fold=rng.choice(["residual", "probability"]),
-        bias=rng.random() < 0.5,
+        attention_bias=rng.choice([True, False, "qkv"]),
+        mlp_bias=rng.random() < 0.5,
+        num_key_value_heads=rng.choice([None, 1]),
+        feed_forward=rng.choice(["mlp", "swiglu"]),
     )
     return ThoughtbubblesForCausalLM(config), {}
 
@@ -209,7 +212,9 @@ def test_a_match_of_both_outside_the_tolerance_can_be_accepted():
     assert 1 - tolerance <= match.flops_ratio < 1
 
 
-@pytest.mark.parametrize(("changes", "inner"), [({}, 44), ({"fork_layers": [], "bias": False}, 39)])
+@pytest.mark.parametrize(
+    ("changes", "inner"), [({}, 44), ({"fork_layers": [], "attention_bias": False, "mlp_bias": False}, 39)]
+)
 def test_the_default_is_a_gpt2_of_equal_size(changes, inner):
     model = ThoughtbubblesForCausalLM(make_config(hidden_dropout=0.25, **changes))
     baseline = matched_baseline(model)

@@ -25,7 +25,7 @@ from tests.families import draw_ids, make_config, make_thinker_config, make_thin
 
 NUM_ROWS, NUM_TOKENS = 2, 19
 THOUGHTBUBBLES = {
-    "plain": {"fork_layers": [], "position_embedding": "learned", "bias": False},
+    "plain": {"fork_layers": [], "position_embedding": "learned", "attention_bias": False, "mlp_bias": False},
     "topk": {"tie_word_embeddings": False, "fork_score_init": (-1.0, 2.0)},
     "topk-first-layer": {"fork_layers": [0, 1, 4], "fork_budget": 2.7},
     "topk-probability": {"fold": "probability", "fork_budget": 1.1},
@@ -33,6 +33,13 @@ THOUGHTBUBBLES = {
     "threshold-none": {"fork_rule": "threshold", "fork_budget": 1.0},
     "threshold-probability": {"fork_rule": "threshold", "fork_budget": 4.0, "fold": "probability"},
     "copy": {"fork_rule": "copy", "fork_budget": 3, "fork_layers": [1]},
+    "threshold-grouped-swiglu": {
+        "fork_rule": "threshold",
+        "fork_budget": 4.0,
+        "num_key_value_heads": 1,
+        "head_dim": 10,
+        "feed_forward": "swiglu",
+    },
 }
 THINKERS = {
     "plain": {},

@@ -126,7 +126,7 @@ def test_ignored_labels_and_a_limit_are_respected():
         score_dataset(model, rows, build_byte_tokenizer(), reading="causal")
 
 
-@pytest.mark.parametrize("changes", [{}, {"fork_layers": [], "bias": False}, {"position_embedding": "learned"}])
+@pytest.mark.parametrize("changes", [{}, {"fork_layers": [], "mlp_bias": False}, {"position_embedding": "learned"}])
 def test_the_baseline_has_as_many_parameters(changes):
     model = ThoughtbubblesForCausalLM(make_config(hidden_dropout=0.1, **changes))
     baseline = matched_baseline(model)

@@ -164,6 +164,9 @@ def calibrations(draw, num_forks: int) -> dict | None:
     return {"budgets": budgets, "thresholds": [[high * (1 + i) for high in highest] for i in range(len(budgets))]}
 
 
+DECODER_NORMS = st.sampled_from(["rms_norm", "layer_norm"])
+
+
 @st.composite
 def thoughtbubbles_settings(draw, needs: str = "") -> dict:
     num_heads, head_dim = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([4, 6]))
@@ -182,7 +185,15 @@ def thoughtbubbles_settings(draw, needs: str = "") -> dict:
         "fork_rule": "topk",
         "fork_score_channel": draw(st.booleans()),
         "fold": draw(st.sampled_from(["residual", "probability"])),
-        "bias": draw(st.booleans()),
+        "attention_bias": draw(st.sampled_from([True, False, "qkv"])),
+        "mlp_bias": draw(st.booleans()),
+        "num_key_value_heads": draw(st.sampled_from([None, 1])),
+        "head_dim": draw(st.sampled_from([None, 4, 6])),
+        "feed_forward": draw(st.sampled_from(["mlp", "swiglu"])),
+        "attention_normalization": draw(DECODER_NORMS),
+        "mlp_normalization": draw(DECODER_NORMS),
+        "final_normalization": draw(DECODER_NORMS),
+        "use_qk_norm": draw(st.booleans()),
         "position_embedding": draw(st.sampled_from(["rope", "learned"])),
         "layer_norm_eps": draw(st.sampled_from([1e-5, 1e-3])),
         "initializer_range": draw(st.sampled_from([0.1, 0.3])),

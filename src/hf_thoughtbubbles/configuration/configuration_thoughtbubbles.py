@@ -11,8 +11,12 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from .family_config import FamilyConfig
 from .fork_rules import get_fork_rule
+from .layer_settings import AttentionBias, check_key_value_heads, fill_heads
 from .rope_settings import check_rope_parameters
-from .size_settings import check_counts, check_heads, check_rotary_heads, check_scales
+from .size_settings import check_counts, check_rotary_heads, check_scales
+
+
+DecoderNorm = Literal["rms_norm", "layer_norm"]
 
 
 @strict
@@ -25,15 +29,25 @@ class ThoughtbubblesConfig(FamilyConfig):
         vocab_size (`int`, defaults to 50257):
             Number of token ids.
         hidden_size (`int`, defaults to 768):
-            Width of a residual stream. Must be a multiple of `num_attention_heads`.
+            Width of a residual stream. Must be a multiple of `num_attention_heads` unless `head_dim` is given.
         num_hidden_layers (`int`, defaults to 12):
             Number of transformer layers.
         num_attention_heads (`int`, defaults to 12):
-            Number of attention heads. The head size `hidden_size / num_attention_heads` must be even.
+            Number of attention heads.
+        num_key_value_heads (`int`, *optional*):
+            Number of heads of keys and values, a divisor of `num_attention_heads`, its default.
+        head_dim (`int`, *optional*):
+            Width of a head (default: `hidden_size / num_attention_heads`), even with rotary positions.
         intermediate_size (`int`, *optional*):
             Width of the feed-forward layer; `4 * hidden_size` when not given.
+        feed_forward (`str`, defaults to `"mlp"`):
+            `"mlp"` widens, activates and narrows; `"swiglu"` multiplies a SiLU gate in and ignores `hidden_act`.
         hidden_act (`str`, defaults to `"gelu_pytorch_tanh"`):
-            Activation of the feed-forward layer; the reference uses the tanh approximation of GELU.
+            Activation of the `"mlp"`; the reference uses the tanh approximation of GELU.
+        attention_normalization (`str`, defaults to `"layer_norm"`), mlp_normalization (`str`, defaults to
+            `"layer_norm"`), final_normalization (`str`, defaults to `"layer_norm"`):
+            `"layer_norm"` or `"rms_norm"`, before the attention, before the feed-forward layer and at a fork, and
+            before the output.
         max_position_embeddings (`int`, defaults to 512):
             Most tokens of a text in training. Longer texts are read with one warning, unless positions are learned.
             The original calls it `block_size`.
@@ -66,15 +80,21 @@ class ThoughtbubblesConfig(FamilyConfig):
         fold (`str`, defaults to `"residual"`):
             How the streams of a token become one prediction: `"residual"` sums the streams weighted by their scores
             and decodes once; `"probability"` decodes every stream and mixes the distributions (paper, eq. 11).
-        bias (`bool`, defaults to `True`):
-            Whether linear layers (fork scores and the output excepted) and layer norms have a bias.
+        attention_bias (`bool` or `str`, defaults to `True`):
+            Whether the projections of attention and a layer norm before it have biases. `"qkv"`: those of queries,
+            keys and values have, that of the output has none.
+        mlp_bias (`bool`, defaults to `True`):
+            Whether the projections of the feed-forward layer have biases, and all other layer norms.
+        use_qk_norm (`bool`, defaults to `False`):
+            Whether an RMS norm over each head of queries and keys comes before the rotary embedding.
         position_embedding (`str`, defaults to `"rope"`):
             `"rope"` rotates queries and keys (streams of one token share its rotation in equal parts), `"learned"`
             adds a table of `max_position_embeddings` vectors to the embeddings.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form, with any of its scalings; the reference uses `rope_theta` 10000.
-        layer_norm_eps (`float`, defaults to 1e-5):
-            Epsilon of the layer norms.
+            Rotary settings in transformers' form; the reference uses `rope_theta` 10000. Scalings for inputs longer
+            than `max_position_embeddings` are refused, because such inputs are.
+        rms_norm_eps (`float`, defaults to 1e-6), layer_norm_eps (`float`, defaults to 1e-5):
+            Epsilons of the norms.
         embedding_dropout (`float`, defaults to 0.0):
             Dropout of the embeddings.
         attention_dropout (`float`, defaults to 0.0):
@@ -115,7 +135,10 @@ class ThoughtbubblesConfig(FamilyConfig):
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
     intermediate_size: int | None = None
+    feed_forward: Literal["mlp", "swiglu"] = "mlp"
     hidden_act: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 512
     fork_layers: list[int] | tuple[int, ...] = (3, 7, 11)
@@ -126,9 +149,15 @@ class ThoughtbubblesConfig(FamilyConfig):
     fork_calibration: dict | None = None
     fork_score_channel: bool = True
     fold: Literal["residual", "probability"] = "residual"
-    bias: bool = True
+    attention_normalization: DecoderNorm = "layer_norm"
+    mlp_normalization: DecoderNorm = "layer_norm"
+    final_normalization: DecoderNorm = "layer_norm"
+    attention_bias: AttentionBias = True
+    mlp_bias: bool = True
+    use_qk_norm: bool = False
     position_embedding: Literal["rope", "learned"] = "rope"
     rope_parameters: RopeParameters | dict | None = None
+    rms_norm_eps: float | int = 1e-6
     layer_norm_eps: float | int = 1e-5
     embedding_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
@@ -143,13 +172,10 @@ class ThoughtbubblesConfig(FamilyConfig):
     def __post_init__(self, **kwargs):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        fill_heads(self)
         self.fork_layers = sorted(self.fork_layers)
         self.validate_sizes()  # before rotary settings are derived from them
         super().__post_init__(**kwargs)
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
 
     @property
     def is_cacheable(self) -> bool:
@@ -197,18 +223,21 @@ class ThoughtbubblesConfig(FamilyConfig):
         """Part of `@strict`-powered validation: nothing, because `layer_types` is derived here."""
 
     def validate_sizes(self):
-        """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
+        """Part of `@strict`-powered validation: sizes are positive, and query heads a multiple of those of keys."""
         names = (
             "vocab_size",
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
             "intermediate_size",
             "max_position_embeddings",
         )
         check_counts(self, names)
-        check_heads(self)
-        check_rotary_heads(self)
+        check_key_value_heads(self)
+        if self.position_embedding == "rope":
+            check_rotary_heads(self)
 
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""
@@ -277,7 +306,7 @@ class ThoughtbubblesConfig(FamilyConfig):
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` is {self.hidden_act!r}; it must be one of {sorted(ACT2FN)}.")
         dropouts = ("embedding_dropout", "attention_dropout", "hidden_dropout")
-        check_scales(self, ("layer_norm_eps", "initializer_range"), dropouts)
+        check_scales(self, ("rms_norm_eps", "layer_norm_eps", "initializer_range"), dropouts)
 
 
 __all__ = ["ThoughtbubblesConfig"]

@@ -82,7 +82,8 @@ def config_from_architecture(architecture: Mapping[str, Any]) -> ThoughtbubblesC
         fork_layers=list(given["fork"]),
         fork_budget=given["max_block_size"] / given["block_size"] if given["fork"] else 1.0,
         fork_score_channel=given["use_fork_channel"],
-        bias=given["bias"],
+        attention_bias=given["bias"],
+        mlp_bias=given["bias"],
         position_embedding="rope" if given["rope"] else "learned",
         layer_norm_eps=given["layer_norm_eps"],
         embedding_dropout=given["dropout"],
@@ -102,17 +103,17 @@ def list_parameters(config: ThoughtbubblesConfig) -> dict[str, tuple[str, tuple[
         "forking_score/kernel": (hidden, 2),
     }
     expected = {"wte": ("embed_tokens.weight", (config.vocab_size, hidden)), "ln_f/weight": ("norm.weight", (hidden,))}
-    if config.bias:
+    if config.mlp_bias:
         expected["ln_f/bias"] = ("norm.bias", (hidden,))
     if config.position_embedding == "learned":
         expected["wpe"] = ("embed_positions.weight", (config.max_position_embeddings, hidden))
     for i in range(config.num_hidden_layers):
         expected[f"blocks_{i}/attn/c_attn/kernel"] = (f"layers.{i}.self_attn.{{}}_proj.weight", (hidden, 3 * hidden))
-        if config.bias:
+        if config.attention_bias:
             expected[f"blocks_{i}/attn/c_attn/bias"] = (f"layers.{i}.self_attn.{{}}_proj.bias", (3 * hidden,))
         for key, name in LAYER_NAMES.items():
             is_absent_fork = name.startswith("forks") and i not in config.fork_layers
-            if is_absent_fork or (key.endswith("bias") and not config.bias):
+            if is_absent_fork or (key.endswith("bias") and not config.mlp_bias):
                 continue
             expected[f"blocks_{i}/{key}"] = (name.format(i=i), shapes.get(key, (hidden,)))
     return expected

@@ -40,6 +40,14 @@ def count_layer(num_queries: float, num_keys: float, width: int, intermediate_si
     return 2 * num_queries * weights + 4 * num_queries * num_keys * width
 
 
+def count_decoder_layer(config: PreTrainedConfig, num_queries: float, num_keys: float) -> float:
+    """FLOPs of a layer of Thoughtbubbles, whose `num_queries` streams attend to `num_keys`."""
+    heads, key_heads = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    num_mlp = 3 if config.feed_forward == "swiglu" else 2
+    weights = config.hidden_size * (2 * heads + 2 * key_heads + num_mlp * config.intermediate_size)
+    return 2 * num_queries * weights + 4 * num_queries * num_keys * heads
+
+
 def count_threshold_forks(config: PreTrainedConfig, num_tokens: int) -> RowCost:
     """
     Layers over `fork_budget` streams for each token, as in training. In evaluation the budget is an average over text.
@@ -52,13 +60,14 @@ def count_threshold_forks(config: PreTrainedConfig, num_tokens: int) -> RowCost:
     def count_pass(queries: list, keys: list, num_kept: int) -> float:
         """Two scores for each stream at a fork, the layers, and the head."""
         flops = 4 * width * sum(queries[:-1])
-        flops += sum(count_layer(queries[i], keys[i], width, config.intermediate_size) for i in num_forks)
+        flops += sum(count_decoder_layer(config, queries[i], keys[i]) for i in num_forks)
         return flops + 2 * width * config.vocab_size * (queries[-1] if config.fold == "probability" else num_kept)
 
     forward = int(count_pass(counts, counts, num_tokens))
     step = count_pass(shares, [(num_tokens + 1) * share for share in shares], 1)
     num_slots = sum(counts[i] + (i > 0) * (NUM_SPARE_SLOTS + int(counts[i] * SPARE_SHARE)) for i in num_forks)
-    return RowCost(num_tokens, forward, forward, step, 2 * width * num_slots, ID_BYTES * sum(counts[1:]))
+    cache_numbers = 2 * config.num_key_value_heads * config.head_dim * num_slots
+    return RowCost(num_tokens, forward, forward, step, cache_numbers, ID_BYTES * sum(counts[1:]))
 
 
 class BytePatchFormulas:

@@ -6,7 +6,7 @@ gaps and follow the order of tokens: the next stream of row b gets slot `lengths
 slot and those before it. That one comparison also hides the slots that only longer rows have. Every length that
 transformers asks for is in tokens.
 
-Shapes: B batch, S new streams, C slots, N heads, H head size.
+Shapes: B batch, S new streams, C slots, K heads of keys, H head size.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class StreamSlots:
         return filled.view(*self.slots.shape, *states.shape[2:])
 
     def write(self, storage: torch.Tensor, states: torch.Tensor):
-        """Put `states` `(B, N, S, H)`, or packed ones `(1, N, n, H)`, into `storage` `(B, N, C or more, H)`."""
+        """Put `states` `(B, K, S, H)`, or packed ones `(1, K, n, H)`, into `storage` `(B, K, C or more, H)`."""
         if self.packed is not None:
             rows = self.packed // self.slots.shape[1]
             storage[rows, :, self.slots.flatten()[self.packed]] = states[0].transpose(0, 1)
@@ -95,7 +95,7 @@ class StreamLayer(DynamicLayer):
     Keys and values of streams, growing as needed. transformers builds it wherever `config.layer_types` says
     `"stream_attention"`, so `DynamicCache(config=...)` has it as well.
 
-    `keys` and `values` of shape `(B, N, at least C, H)` have spare slots at the end; `token_index` `(B, C)` marks
+    `keys` and `values` of shape `(B, K, at least C, H)` have spare slots at the end; `token_index` `(B, C)` marks
     the filled ones. `get_seq_length` counts tokens.
     """
 
@@ -156,7 +156,7 @@ class StreamLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values `(B, N, S, H)`, or packed ones, into `slots`; returns those of all C slots."""
+        """Write new keys and values `(B, K, S, H)`, or packed ones, into `slots`; returns those of all C slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states, slots.slots.shape[0])
         num_filled = 0 if self.token_index is None else self.token_index.shape[1]
@@ -237,7 +237,7 @@ class StaticStreamLayer(StaticLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values `(B, N, S, H)` into `slots`; returns those of all C slots."""
+        """Write new keys and values `(B, K, S, H)` into `slots`; returns those of all C slots."""
         if not self.is_initialized:
             num_tokens, self.max_cache_len = self.max_cache_len, slots.num_slots
             self.lazy_initialization(key_states, value_states)

@@ -34,6 +34,7 @@ from transformers.utils import ModelOutput
 
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...configuration.fork_rules import CopyRule, ThresholdRule, TopKRule, get_fork_rule, register_fork_rule
+from ..common.decoder_parts import build_norm
 from .fork_thresholds import TrackedThreshold, is_learning
 from .streams import ThoughtbubblesStreams, find_own_candidates, log_sigmoid
 
@@ -236,7 +237,7 @@ class ThoughtbubblesFork(TrackedThreshold):
     def __init__(self, config: ThoughtbubblesConfig, num_forks: int):
         super().__init__(config, num_forks)
         self.max_streams_per_token = 2**num_forks
-        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
+        self.norm = build_norm(config, config.mlp_normalization, config.mlp_bias)
         # Logits that the copy (0) and the stream itself (1) stay. Tools take a name with "score" for a head.
         self.keep_proj = nn.Linear(config.hidden_size, 2, bias=config.fork_score_init is not None)
         self.embedding = nn.Parameter(torch.empty(config.hidden_size))  # marks a copy

@@ -18,6 +18,7 @@ from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ..common.batching_engines import update_paged_cache
 from ..common.cache_names import create_causal_mask
 from ..common.common_layers import eager_attention_forward, rotate_channels
+from ..common.decoder_parts import FeedForward, HeadProjections, build_norm
 from .cache_streams import StreamSlots
 
 
@@ -59,36 +60,35 @@ def create_stream_mask(
     )
 
 
-class ResidualProjection(nn.Linear):
+def mark_residual(projection: nn.Linear):
     """
-    A projection whose output is added to the residual stream; its initial weights are smaller
+    Mark a projection whose output is added to the residual stream: its initial weights are smaller
     (docs/reference_behaviour.md, "GPT", initial values).
 
-    A class of its own, because transformers gives `_init_weights` no module without own parameters when the code is
-    not its own, so an attention layer could not initialise its projection.
+    The mark is on the projection, because transformers gives `_init_weights` no module without own parameters when the
+    code is not its own. It is no class of its own, because quantisation replaces `nn.Linear` and no subclass.
     """
+    projection.writes_residual = True
 
 
-class ThoughtbubblesAttention(nn.Module):
+class ThoughtbubblesAttention(HeadProjections):
     """
-    Causal self-attention over streams (docs/reference_behaviour.md, "Thoughtbubbles", Block 2 to 7).
+    Causal self-attention over streams, with grouped heads (docs/reference_behaviour.md, "Thoughtbubbles", Block 2 to
+    7).
 
     The score of a stream is the last channel: queries hold 1 there and keys the log score, so a fused causal kernel
     weighs keys by `score ** (1 / sqrt(H))` with no bias tensor. Values are multiplied by the score itself.
     """
 
     def __init__(self, config: ThoughtbubblesConfig, layer_idx: int):
-        super().__init__()
+        heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        qk_norm_eps = config.rms_norm_eps if config.use_qk_norm else None
+        super().__init__(config.hidden_size, *heads, config.attention_bias, qk_norm_eps)
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.scaling = self.head_dim**-0.5
         self.is_causal = True
         self.has_score_channel = config.fork_score_channel and config.has_fork_scores
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        self.o_proj = ResidualProjection(config.hidden_size, config.hidden_size, bias=config.bias)
+        mark_residual(self.o_proj)
         self.attention_dropout = nn.Dropout(config.attention_dropout)
         self.hidden_dropout = nn.Dropout(config.hidden_dropout)
 
@@ -115,50 +115,36 @@ class ThoughtbubblesAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attention output `(B, S, D)`, to be added to the streams, and attention weights `(B, N, S, C)`."""
-        shape = (*hidden_states.shape[:2], -1, self.head_dim)
-        query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        query, key = self.project_query(hidden_states), self.project_key(hidden_states)
+        value = self.project_value(hidden_states)  # (B, S, K, H)
         if gates is not None:
-            value = value * gates
+            value = value * gates[..., None]
 
         query_channel = key_channel = None
         if self.has_score_channel:
             query_channel = query.new_ones(1)
             key_channel = query.new_zeros(1) if log_scores is None else log_scores[..., None, None]
-        query = self.apply_rotary(query.view(shape), position_embeddings, query_channel)  # (B, N, S, H)
-        key = self.apply_rotary(key.view(shape), position_embeddings, key_channel)
-        value = value.view(shape).transpose(1, 2)
+        query = self.apply_rotary(query, position_embeddings, query_channel)  # (B, N, S, H)
+        key = self.apply_rotary(key, position_embeddings, key_channel)  # (B, K, S, H)
+        value = value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx, slots=slots)
         key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
         if slots is not None:
             query = slots.unpack(query.transpose(1, 2)).transpose(1, 2)
 
-        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        key, value = self.repeat_groups(key, implementation), self.repeat_groups(value, implementation)
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         attn_output, attn_weights = attention_interface(
             self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
         )
         if slots is not None:
             attn_output = slots.pack(attn_output)
-        attn_output = self.attention_dropout(attn_output.reshape(hidden_states.shape))  # (B, S, D)
+        attn_output = self.attention_dropout(attn_output.flatten(2))  # (B, S, N * H)
         if query_mask is not None:
             attn_output = attn_output * query_mask
         return self.hidden_dropout(self.o_proj(attn_output)), attn_weights
-
-
-class ThoughtbubblesMLP(nn.Module):
-    """Feed-forward layer: widen, activate, narrow."""
-
-    def __init__(self, config: ThoughtbubblesConfig):
-        super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
-        self.down_proj = ResidualProjection(config.intermediate_size, config.hidden_size, bias=config.bias)
-        self.act_fn = ACT2FN[config.hidden_act]
-        self.hidden_dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.hidden_dropout(self.down_proj(self.act_fn(self.up_proj(hidden_states))))
 
 
 class ThoughtbubblesDecoderLayer(GradientCheckpointingLayer):
@@ -167,9 +153,11 @@ class ThoughtbubblesDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: ThoughtbubblesConfig, layer_idx: int):
         super().__init__()
         self.self_attn = ThoughtbubblesAttention(config, layer_idx)
-        self.mlp = ThoughtbubblesMLP(config)
-        self.input_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
-        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
+        self.mlp = FeedForward(config)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.input_layernorm = build_norm(config, config.attention_normalization, bool(config.attention_bias))
+        self.post_attention_layernorm = build_norm(config, config.mlp_normalization, config.mlp_bias)
+        mark_residual(self.mlp.down_proj)
 
     def forward(
         self,
@@ -184,9 +172,9 @@ class ThoughtbubblesDecoderLayer(GradientCheckpointingLayer):
             hidden_states = slots.pack(hidden_states)
         attn_output, _ = self.self_attn(self.input_layernorm(hidden_states), log_scores, gates, slots=slots, **kwargs)
         hidden_states = hidden_states + (attn_output if gates is None else attn_output * gates)
-        mlp_output = self.mlp(self.post_attention_layernorm(hidden_states))
+        mlp_output = self.mlp(self.post_attention_layernorm(hidden_states), self.act_fn)
         hidden_states = hidden_states + (mlp_output if gates is None else mlp_output * gates)
         return hidden_states if slots is None else slots.unpack(hidden_states)
 
 
-__all__ = ["ResidualProjection", "ThoughtbubblesAttention", "ThoughtbubblesDecoderLayer", "create_stream_mask"]
+__all__ = ["ThoughtbubblesAttention", "ThoughtbubblesDecoderLayer", "create_stream_mask"]

@@ -35,6 +35,7 @@ from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.classification_heads import QuestionAnsweringHead, SequenceClassificationHead, TokenClassificationHead
 from ..common.common_layers import RotaryEmbedding, get_layer_cache
+from ..common.decoder_parts import build_norm
 from ..common.evaluation_mode import compares_likelihoods
 from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from ..common.packed_documents import find_documents, separate_documents
@@ -44,12 +45,7 @@ from .checks_thoughtbubbles import check_documents, check_head, check_inputs, wa
 from .fork_thresholds import is_learning, read_thresholds
 from .forking import ThoughtbubblesFork, ThoughtbubblesForkOutput, ThoughtbubblesUnscoredFork
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
-from .layers_thoughtbubbles import (
-    ResidualProjection,
-    ThoughtbubblesAttention,
-    ThoughtbubblesDecoderLayer,
-    create_stream_mask,
-)
+from .layers_thoughtbubbles import ThoughtbubblesAttention, ThoughtbubblesDecoderLayer, create_stream_mask
 from .streams import ThoughtbubblesStreams, count_streams, fold_streams, get_stream_positions, mix_stream_distributions
 
 
@@ -118,7 +114,7 @@ class ThoughtbubblesPreTrainedModel(HubModelMixin, PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, ResidualProjection):
+        if getattr(module, "writes_residual", False):
             init.normal_(module.weight, std=std / math.sqrt(2 * self.config.num_hidden_layers))
         elif isinstance(module, ThoughtbubblesFork):
             init.normal_(module.embedding, std=self.config.hidden_size**-0.5)
@@ -149,7 +145,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         self.forks = nn.ModuleDict(
             {str(layer_idx): fork_class(config, i + 1) for i, layer_idx in enumerate(config.fork_layers)}
         )
-        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.bias)
+        self.norm = build_norm(config, config.final_normalization, config.mlp_bias)
         self.gradient_checkpointing = False
         self.has_lm_head = False  # set by a language model
         warn_of_forks_before_attention(config, config.fork_rule)
