@@ -60,10 +60,12 @@ def draw_ids(*shape: int) -> torch.Tensor:
 
 @torch.no_grad()
 def sharpen_forks(model: ThoughtbubblesForCausalLM) -> ThoughtbubblesForCausalLM:
-    """Make random fork scores differ by more than rounding."""
+    """Make random fork scores differ by more than rounding, and adapters of copies act."""
     if model.config.has_fork_scores:
         for fork in model.model.forks.values():
             fork.keep_proj.weight.mul_(SHARPENING)
+            if fork.adapter_up is not None:
+                fork.adapter_up.weight.normal_(std=model.config.initializer_range)
     return model
 
 
@@ -307,6 +309,16 @@ def make_config(**changes) -> ThoughtbubblesConfig:
     return ThoughtbubblesConfig(**{**sizes, **changes})
 
 
+NATIVE_LAYERS = {  # as those of Llama, Qwen2 and Qwen3
+    "fork_rule": "threshold",
+    "num_key_value_heads": 1,
+    "feed_forward": "swiglu",
+    "attention_normalization": "rms_norm",
+    "mlp_normalization": "rms_norm",
+    "final_normalization": "rms_norm",
+    "attention_bias": False,
+    "mlp_bias": False,
+}
 THINKER_SIZES = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 24,
@@ -393,6 +405,27 @@ FAMILIES = [
         "threshold-learned",
         make_config(fork_rule="threshold", position_embedding="learned", fork_layers=[2], fork_score_channel=False),
         assistant_changes={"num_hidden_layers": 2, "fork_layers": []},
+    ),
+    Family(
+        "native",
+        make_config(
+            **NATIVE_LAYERS,
+            fork_anchored=True,
+            fork_score_channel="beside",
+            fork_adapter_rank=5,
+            initializer_range=0.2,
+        ),
+    ),
+    Family(
+        "native-qk-norm",
+        make_config(
+            **{**NATIVE_LAYERS, "attention_bias": "qkv", "use_qk_norm": True, "head_dim": 10},
+            fork_anchored=True,
+            fork_layers=[0, 2],
+            fold="probability",
+            initializer_range=0.2,
+        ),
+        assistant_changes={"num_hidden_layers": 1, "fork_layers": [0]},
     ),
     Family(
         "copy",

@@ -20,10 +20,11 @@ from hf_thoughtbubbles import (
 from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
 from hf_thoughtbubbles.evaluation.flops import count_parameters, estimate_flops, estimate_memory, measure_flops
 from hf_thoughtbubbles.modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
-from tests.families import draw_ids, make_config, make_thinker_config, make_thinker_text_config
+from tests.families import NATIVE_LAYERS, draw_ids, make_config, make_thinker_config, make_thinker_text_config
 
 
 NUM_ROWS, NUM_TOKENS = 2, 19
+ANCHORED = {"fork_anchored": True, "fork_score_channel": "beside"}
 THOUGHTBUBBLES = {
     "plain": {"fork_layers": [], "position_embedding": "learned", "attention_bias": False, "mlp_bias": False},
     "topk": {"tie_word_embeddings": False, "fork_score_init": (-1.0, 2.0)},
@@ -33,6 +34,8 @@ THOUGHTBUBBLES = {
     "threshold-none": {"fork_rule": "threshold", "fork_budget": 1.0},
     "threshold-probability": {"fork_rule": "threshold", "fork_budget": 4.0, "fold": "probability"},
     "copy": {"fork_rule": "copy", "fork_budget": 3, "fork_layers": [1]},
+    "native-all": {**NATIVE_LAYERS, **ANCHORED, "fork_budget": 4.0, "fork_adapter_rank": 5},
+    "native-unforked": {**NATIVE_LAYERS, **ANCHORED, "fork_budget": 1.0},
     "threshold-grouped-swiglu": {
         "fork_rule": "threshold",
         "fork_budget": 4.0,

@@ -3,7 +3,7 @@
 
 import itertools
 import math
-from typing import Literal
+from typing import Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
@@ -66,7 +66,8 @@ class ThoughtbubblesConfig(FamilyConfig):
             registered with `register_fork_rule`.
         fork_score_init (`tuple[float, float]`, *optional*):
             Logits at which the scores of a copy and of the stream itself start, `(fork_logit, keep_logit)`, as a
-            learned bias. By default scores have no bias and start at one half, as published.
+            learned bias. By default scores have no bias and start at one half, as published. With
+            `fork_anchored=True` there is one logit, `(fork_logit,)`.
         fork_tracking (`bool`, defaults to `True`):
             Whether `model.train()` reads by the rule of training: a row has room for `ceil(fork_budget * T)` streams,
             and thresholds follow the scores. With `False` it reads by the rule of evaluation, as generation does, and
@@ -74,9 +75,19 @@ class ThoughtbubblesConfig(FamilyConfig):
         fork_calibration (`dict`, *optional*):
             The table that `calibrate_forks` makes: `"budgets"`, ascending, and for each its `"thresholds"`, one per
             fork layer. `generate(fork_budget=...)` uses it.
-        fork_score_channel (`bool`, defaults to `True`):
-            Whether the scores enter attention as the last channel of queries (1) and keys (the score). The original
-            calls it `use_fork_channel`.
+        fork_anchored (`bool`, defaults to `False`):
+            Whether a token's own stream has the score 1 always and stands at the token's native position, so that
+            copies alone are scored: `log score of a copy = log sigmoid(r) + log score of the stream it copies`. The n
+            streams of token t have the positions `t - (n-1)/n, ..., t`. With a budget of 1 fork layers are not run:
+            the model computes what it would without them. Not under `fork_rule="topk"` and `"copy"`.
+        fork_score_channel (`str`, defaults to `"last"`):
+            How scores enter attention. `"last"`: as the last channel of queries (1) and keys (the log score), in place
+            of their own, which multiplies attention weights by `score ** (1 / sqrt(H))`. The original calls it
+            `use_fork_channel`. `"beside"`: as a channel more, `sqrt(H)` in queries and the log score in keys, which
+            multiplies attention weights by the score and leaves a head its channels. `"none"`: not at all. True and
+            False are other names of `"last"` and `"none"`.
+        fork_adapter_rank (`int`, *optional*):
+            Rank of an adapter of copies, `copy = x + e + B A norm(x)`, where B starts at zero; none by default.
         fold (`str`, defaults to `"residual"`):
             How the streams of a token become one prediction: `"residual"` sums the streams weighted by their scores
             and decodes once; `"probability"` decodes every stream and mixes the distributions (paper, eq. 11).
@@ -110,6 +121,8 @@ class ThoughtbubblesConfig(FamilyConfig):
             whole prefix again.
         pad_token_id (`int`, *optional*), bos_token_id (`int`, *optional*), eos_token_id (`int`, *optional*):
             Special token ids.
+        native_config (`dict`, *optional*):
+            The configuration of the native model that this one was made from; nothing here reads it.
         tie_word_embeddings (`bool`, defaults to `True`):
             Whether the output matrix is the embedding matrix.
 
@@ -147,7 +160,9 @@ class ThoughtbubblesConfig(FamilyConfig):
     fork_score_init: list[float | int] | tuple[float | int, ...] | None = None
     fork_tracking: bool = True
     fork_calibration: dict | None = None
-    fork_score_channel: bool = True
+    fork_anchored: bool = False
+    fork_score_channel: bool | Literal["last", "beside", "none"] = "last"
+    fork_adapter_rank: int | None = None
     fold: Literal["residual", "probability"] = "residual"
     attention_normalization: DecoderNorm = "layer_norm"
     mlp_normalization: DecoderNorm = "layer_norm"
@@ -167,6 +182,7 @@ class ThoughtbubblesConfig(FamilyConfig):
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    native_config: dict | None = None
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
@@ -174,6 +190,8 @@ class ThoughtbubblesConfig(FamilyConfig):
             self.intermediate_size = 4 * self.hidden_size
         fill_heads(self)
         self.fork_layers = sorted(self.fork_layers)
+        if isinstance(self.fork_score_channel, bool):
+            self.fork_score_channel = "last" if self.fork_score_channel else "none"
         self.validate_sizes()  # before rotary settings are derived from them
         super().__post_init__(**kwargs)
 
@@ -203,6 +221,21 @@ class ThoughtbubblesConfig(FamilyConfig):
         return self.has_fork_scores and not self.has_dead_slots
 
     @property
+    def num_fork_scores(self) -> int:
+        """Scores of each stream at a fork: of its copy, and of itself unless own streams are anchored."""
+        return 1 if self.fork_anchored else 2
+
+    @property
+    def wide_head_dim(self) -> int:
+        """Width of heads with a score channel beside their own, a multiple of 8, which fused kernels want."""
+        return (cast(int, self.head_dim) // 8 + 1) * 8
+
+    @property
+    def first_position(self) -> int:
+        """The rotary position of the first token; the published form counts from 1 where tokens fork."""
+        return int(bool(self.fork_layers) and not self.fork_anchored)
+
+    @property
     def is_head_mixing(self) -> bool:
         """Whether the language-modelling head mixes the distributions of a token's streams."""
         return self.fold == "probability" and len(self.fork_layers) > 0
@@ -218,6 +251,10 @@ class ThoughtbubblesConfig(FamilyConfig):
         first = min(*self.fork_layers, self.num_hidden_layers) if self.fork_layers else self.num_hidden_layers
         first = first if self.is_cacheable else self.num_hidden_layers
         return ["full_attention"] * first + ["stream_attention"] * (self.num_hidden_layers - first)
+
+    def can_skip_forks(self, fork_budget: float) -> bool:
+        """Whether fork layers need not be run for a budget: own streams alone stay, and forks do not change them."""
+        return self.fork_anchored and fork_budget == 1
 
     def validate_layer_type(self):
         """Part of `@strict`-powered validation: nothing, because `layer_types` is derived here."""
@@ -260,21 +297,40 @@ class ThoughtbubblesConfig(FamilyConfig):
                 f"`fork_budget` is {self.fork_budget}; it must be finite and at least 1, because a smaller budget "
                 "would drop tokens. Use 1.0 for no extra streams."
             )
-        if self.fork_score_init is not None and not (
-            len(self.fork_score_init) == 2 and all(math.isfinite(logit) for logit in self.fork_score_init)
-        ):
-            raise ValueError(
-                f"`fork_score_init` is {self.fork_score_init}; it must be two finite logits, `(fork_logit, "
-                "keep_logit)`, or None for scores without a bias."
-            )
+        self.check_scores()
         self.check_calibration()
         if self.fork_layers:
             rule.check_config(self)
+            if self.fork_anchored and (rule.has_dead_slots or not rule.has_scores):
+                raise ValueError(
+                    f'`fork_anchored=True` was passed with `fork_rule="{self.fork_rule}"`, which does not score '
+                    'copies alone and keep every own stream. Use `fork_rule="threshold"`.'
+                )
         if not self.fork_tracking and not self.has_training_rule:
             raise ValueError(
                 f"`fork_tracking=False` was passed, but with `fork_layers={list(self.fork_layers)}` and "
                 f'`fork_rule="{self.fork_rule}"` training and evaluation read by one rule. Remove it.'
             )
+
+    def check_scores(self):
+        """Scores start at finite logits, one for each, and adapters have a rank."""
+        init, num_logits = self.fork_score_init, self.num_fork_scores
+        if init is not None and not (len(init) == num_logits and all(math.isfinite(logit) for logit in init)):
+            logits = (
+                "one finite logit, `(fork_logit,)`"
+                if self.fork_anchored
+                else ("two finite logits, `(fork_logit, keep_logit)`")
+            )
+            raise ValueError(
+                f"`fork_score_init` is {init}; with `fork_anchored={self.fork_anchored}` it must be {logits}, or None "
+                "for scores without a bias."
+            )
+        if isinstance(self.fork_score_channel, bool):
+            raise ValueError(
+                f'`fork_score_channel` was set to {self.fork_score_channel}; it must be "last", "beside" or "none".'
+            )
+        if self.fork_adapter_rank is not None:
+            check_counts(self, ("fork_adapter_rank",))
 
     def check_calibration(self):
         """Every calibrated budget has a threshold for every fork layer."""

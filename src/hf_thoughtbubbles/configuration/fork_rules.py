@@ -80,7 +80,7 @@ class CopyRule(ForkRule):
 
     has_scores = False
     has_budget_per_call = False
-    refused_fields = ("fork_score_init", "fork_calibration")
+    refused_fields = ("fork_score_init", "fork_calibration", "fork_adapter_rank")
 
     def count_candidates(self, config) -> int:
         """As many copies as `fork_budget` says."""

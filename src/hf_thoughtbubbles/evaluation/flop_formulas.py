@@ -5,6 +5,7 @@ Formulas for FLOPs that depend on values, not on shapes alone: streams that thre
 They count matrix products as `flops.py` does: 2 operations for a multiplication and an addition.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -40,12 +41,24 @@ def count_layer(num_queries: float, num_keys: float, width: int, intermediate_si
     return 2 * num_queries * weights + 4 * num_queries * num_keys * width
 
 
-def count_decoder_layer(config: PreTrainedConfig, num_queries: float, num_keys: float) -> float:
-    """FLOPs of a layer of Thoughtbubbles, whose `num_queries` streams attend to `num_keys`."""
+def count_decoder_layer(
+    config: PreTrainedConfig, num_queries: float, num_keys: float, head_dim: int | None = None
+) -> float:
+    """
+    FLOPs of a layer of Thoughtbubbles, whose `num_queries` streams attend to `num_keys`. With a score channel beside a
+    head's own, `head_dim` is the width of heads that attention multiplies.
+    """
     heads, key_heads = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     num_mlp = 3 if config.feed_forward == "swiglu" else 2
     weights = config.hidden_size * (2 * heads + 2 * key_heads + num_mlp * config.intermediate_size)
-    return 2 * num_queries * weights + 4 * num_queries * num_keys * heads
+    attended = config.num_attention_heads * (head_dim or config.head_dim)
+    return 2 * num_queries * weights + 4 * num_queries * num_keys * attended
+
+
+def count_fork(config: PreTrainedConfig, num_streams: float, num_kept: float) -> float:
+    """FLOPs of a fork layer: scores of each stream, and an adapter from each to those that stay."""
+    rank = config.fork_adapter_rank or 0
+    return 2 * config.hidden_size * ((config.num_fork_scores + rank) * num_streams + rank * num_kept)
 
 
 def count_threshold_forks(config: PreTrainedConfig, num_tokens: int) -> RowCost:
@@ -56,17 +69,21 @@ def count_threshold_forks(config: PreTrainedConfig, num_tokens: int) -> RowCost:
     shares = [min(2**i, budget) for i in forks]  # streams of a token after so many forks, of which each doubles them
     counts = [min(2**i * num_tokens, math.ceil(budget * num_tokens)) for i in forks]
     num_forks = [sum(fork <= i for fork in config.fork_layers) for i in range(config.num_hidden_layers)]
+    head_dims = [config.head_dim] * len(forks)
+    if config.fork_score_channel == "beside":
+        head_dims[1:] = [config.wide_head_dim] * (len(forks) - 1)
 
     def count_pass(queries: list, keys: list, num_kept: int) -> float:
-        """Two scores for each stream at a fork, the layers, and the head."""
-        flops = 4 * width * sum(queries[:-1])
-        flops += sum(count_decoder_layer(config, queries[i], keys[i]) for i in num_forks)
+        """The forks, the layers, and the head."""
+        flops = sum(count_fork(config, *pair) for pair in itertools.pairwise(queries))
+        flops += sum(count_decoder_layer(config, queries[i], keys[i], head_dims[i]) for i in num_forks)
         return flops + 2 * width * config.vocab_size * (queries[-1] if config.fold == "probability" else num_kept)
 
     forward = int(count_pass(counts, counts, num_tokens))
     step = count_pass(shares, [(num_tokens + 1) * share for share in shares], 1)
-    num_slots = sum(counts[i] + (i > 0) * (NUM_SPARE_SLOTS + int(counts[i] * SPARE_SHARE)) for i in num_forks)
-    cache_numbers = 2 * config.num_key_value_heads * config.head_dim * num_slots
+    num_slots = [counts[i] + (i > 0) * (NUM_SPARE_SLOTS + int(counts[i] * SPARE_SHARE)) for i in num_forks]
+    num_channels = sum(slots * head_dims[i] for slots, i in zip(num_slots, num_forks, strict=True))
+    cache_numbers = 2 * config.num_key_value_heads * num_channels
     return RowCost(num_tokens, forward, forward, step, cache_numbers, ID_BYTES * sum(counts[1:]))
 
 

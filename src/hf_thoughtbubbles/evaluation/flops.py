@@ -191,7 +191,7 @@ def count_row(config: PreTrainedConfig, num_tokens: int, batch_size: int, length
             raise ValueError(f"`{name}={value}` was passed; it must be at least {lowest}.")
     if kind == "byte_patch":
         return count_byte_patch(config, num_tokens, **lengths)
-    if kind == "thoughtbubbles" and config.fork_rule == "threshold" and config.fork_layers:
+    if kind == "thoughtbubbles" and config.has_fork_thresholds and not config.can_skip_forks(config.fork_budget):
         return count_threshold_forks(config, num_tokens, **lengths)
     return (count_answer if config.is_encoder_decoder else count_text)(config, num_tokens, **lengths)
 

@@ -49,13 +49,22 @@ def is_filled(layer: CacheLayerMixin) -> bool:
     return layer.is_initialized and layer.keys.numel() > 0
 
 
-def check_rows(layers: Sequence[CacheLayerMixin], batch_size: int, num_heads: int, head_dim: int):
-    """Raise for filled layers whose keys `(B, N, M, H)` are of other rows, or of a model with other heads."""
+def check_rows(
+    layers: Sequence[CacheLayerMixin],
+    batch_size: int,
+    num_heads: int,
+    head_dim: int,
+    wide_head_dim: int | None = None,
+):
+    """
+    Raise for filled layers whose keys `(B, N, M, H)` are of other rows, or of a model with other heads; H may also be
+    `wide_head_dim`.
+    """
     for layer in layers:
         if not is_filled(layer):
             continue
-        held, needed = (*layer.keys.shape[:2], layer.keys.shape[-1]), (batch_size, num_heads, head_dim)
-        if held != needed:
+        held = (*layer.keys.shape[:2], layer.keys.shape[-1])
+        if held[:2] != (batch_size, num_heads) or held[2] not in (head_dim, wide_head_dim):
             raise ValueError(
                 f"`past_key_values` holds {held[0]} rows, {held[1]} heads of size {held[2]}, but the input has "
                 f"{batch_size} rows and the model {num_heads} heads of size {head_dim}. {ADVICE} "
@@ -64,7 +73,12 @@ def check_rows(layers: Sequence[CacheLayerMixin], batch_size: int, num_heads: in
 
 
 def check_cache_layers(
-    past_key_values: Cache, layer_types: Sequence[str], batch_size: int, num_heads: int, head_dim: int
+    past_key_values: Cache,
+    layer_types: Sequence[str],
+    batch_size: int,
+    num_heads: int,
+    head_dim: int,
+    wide_head_dim: int | None = None,
 ):
     """
     Raise for a cache of another kind, of another model or of other rows.
@@ -73,6 +87,7 @@ def check_cache_layers(
         past_key_values (`Cache`): of transformers' own classes; a growing one may still have no layers.
         layer_types (`Sequence[str]`): the kind of each layer, `"full_attention"` for plain keys and values.
         batch_size, num_heads, head_dim (`int`): shape of the keys.
+        wide_head_dim (`int`, *optional*): another head size that they may have.
     """
     is_known = isinstance(past_key_values, (DynamicCache, StaticCache, QuantizedCache))
     if not is_known and type(past_key_values) is not Cache:
@@ -88,7 +103,7 @@ def check_cache_layers(
             f"`past_key_values` has {len(kinds)} layers of the kinds {kinds}, but this model needs "
             f"{len(layer_types)}: {list(layer_types)}. {ADVICE}"
         )
-    check_rows((layers[0], layers[-1]) if layers else (), batch_size, num_heads, head_dim)
+    check_rows((layers[0], layers[-1]) if layers else (), batch_size, num_heads, head_dim, wide_head_dim)
 
 
 __all__ = ["check_cache_layers", "check_one_cache", "check_rows", "check_two_caches", "is_filled"]

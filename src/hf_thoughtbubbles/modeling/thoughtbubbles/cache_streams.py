@@ -6,12 +6,16 @@ gaps and follow the order of tokens: the next stream of row b gets slot `lengths
 slot and those before it. That one comparison also hides the slots that only longer rows have. Every length that
 transformers asks for is in tokens.
 
+Until a call runs fork layers, which none does with anchored scores and a budget of 1, a layer holds tokens as a native
+cache does, padding included. That call moves them into slots.
+
 Shapes: B batch, S new streams, C slots, K heads of keys, H head size.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -41,6 +45,8 @@ class StreamSlots:
             which cannot be cropped and so needs no more.
         packed (`torch.LongTensor` of shape `(n,)`, *optional*): in a growing layout with fillers, the index of each
             stream that is none among all `B * S`. Layers compute these streams alone, as one row `(1, n, ...)`.
+        past_order (`torch.LongTensor` of shape `(B, P)`, *optional*): where the cache holds tokens with padding, their
+            order in slots, from [`sort_tokens`].
     """
 
     slots: torch.LongTensor
@@ -50,6 +56,7 @@ class StreamSlots:
     token_index: torch.LongTensor | None = None
     lengths: torch.LongTensor | None = None
     packed: torch.LongTensor | None = None
+    past_order: torch.LongTensor | None = None
 
     @property
     def needs_mask(self) -> bool:
@@ -90,13 +97,24 @@ def count_kept_tokens(tokens_to_remove: int, num_tokens: int) -> int:
     return num_kept
 
 
+def sort_tokens(past_mask: torch.Tensor) -> torch.LongTensor:
+    """Indices `(B, P)` of cached tokens, those of the mask `(B, P)` first and in order."""
+    return (~past_mask).long().argsort(dim=-1, stable=True)
+
+
+def gather_tokens(states: torch.Tensor, order: torch.LongTensor | None) -> torch.Tensor:
+    """The keys or values `(B, K, P, H)` of cached tokens in the order `(B, P)` or a part of it, when there is one."""
+    return states if order is None else states.take_along_dim(order[:, None, :, None], dim=2)
+
+
 class StreamLayer(DynamicLayer):
     """
     Keys and values of streams, growing as needed. transformers builds it wherever `config.layer_types` says
     `"stream_attention"`, so `DynamicCache(config=...)` has it as well.
 
     `keys` and `values` of shape `(B, K, at least C, H)` have spare slots at the end; `token_index` `(B, C)` marks
-    the filled ones. `get_seq_length` counts tokens.
+    the filled ones. `get_seq_length` counts tokens. Until a call passes slots, `token_index` is `None` and a token has
+    one slot. With a score channel beside a head's own, keys and values get wider then.
     """
 
     _layer_type = LAYER_TYPE
@@ -107,13 +125,18 @@ class StreamLayer(DynamicLayer):
         self.token_index: torch.LongTensor | None = None
 
     def __repr__(self) -> str:
-        num_slots = 0 if self.token_index is None else self.token_index.shape[1]
+        num_slots = self.num_tokens if self.token_index is None else self.token_index.shape[1]
         return f"StreamLayer({self.num_tokens} tokens in {num_slots} slots)"
 
     @property
     def batch_size(self) -> int:
         """Rows of the cache; -1 while it is empty."""
-        return -1 if self.token_index is None else self.token_index.shape[0]
+        return self.keys.shape[0] if self.num_tokens > 0 else -1
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether slots hold streams; otherwise they hold tokens, or nothing."""
+        return self.token_index is not None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor, batch_size: int | None = None):
         """Make empty storage for `batch_size` rows, by default as many as those of the states."""
@@ -122,7 +145,31 @@ class StreamLayer(DynamicLayer):
         self.keys = key_states.new_zeros(batch_size, key_states.shape[1], 0, key_states.shape[3])
         self.values = value_states.new_zeros(batch_size, value_states.shape[1], 0, value_states.shape[3])
 
-    def allocate_slots(self, token_index: torch.Tensor, num_tokens: int, streams_per_token: int) -> StreamSlots:
+    def list_past(
+        self, token_index: torch.Tensor, past_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.LongTensor | None]:
+        """
+        The token of each filled slot `(B, C)`, and the order of tokens with padding in slots, for
+        [`StreamSlots`].
+        """
+        if self.token_index is not None:
+            return self.token_index, None
+        if past_mask is None or self.num_tokens == 0:
+            past = torch.arange(self.num_tokens, device=token_index.device)
+            return past.expand(token_index.shape[0], -1), None
+        past_mask = past_mask[:, : self.num_tokens]
+        order, lengths = sort_tokens(past_mask), past_mask.sum(-1, keepdim=True)
+        order = order[:, : int(lengths.max())]
+        is_empty = torch.arange(order.shape[1], device=order.device) >= lengths
+        return order.masked_fill(is_empty, NO_TOKEN), order
+
+    def allocate_slots(
+        self,
+        token_index: torch.Tensor,
+        num_tokens: int,
+        streams_per_token: int,
+        past_mask: torch.Tensor | None = None,
+    ) -> StreamSlots:
         """
         Plan the slots of the next call's streams; nothing is written yet.
 
@@ -131,35 +178,55 @@ class StreamLayer(DynamicLayer):
                 which are at the end of their row.
             num_tokens (`int`): tokens of the call.
             streams_per_token (`int`): the most streams a token can have.
+            past_mask (`torch.BoolTensor` of shape `(B, at least the cached tokens)`, *optional*): False for padding.
+                Without streams in the cache its slots have padding, which is dropped.
         """
         batch_size, num_streams = token_index.shape
-        past = token_index.new_zeros(batch_size, 0) if self.token_index is None else self.token_index
+        past, order = self.list_past(token_index, past_mask)
         num_filled, steps = past.shape[1], torch.arange(num_streams, device=token_index.device)
         is_live = token_index < num_tokens
         added = torch.where(is_live, token_index + self.num_tokens, NO_TOKEN)
         if num_streams == 1 and not is_live.any():  # padding alone: nothing stays, but its filler needs a slot
             slots = (past != NO_TOKEN).sum(-1, keepdim=True)
-            return StreamSlots(slots, None, num_filled + 1, num_tokens, token_index=past)
+            return StreamSlots(slots, None, num_filled + 1, num_tokens, token_index=past, past_order=order)
         packed = is_live.flatten().nonzero()[:, 0] if batch_size > 1 else None  # one row alone has no fillers
         if packed is not None and packed.shape[0] == batch_size * num_streams:
             packed = None
         if num_filled == 0 or batch_size == 1:  # one row, or the first call, leaves no row behind another
             slots, num_slots = (steps + num_filled).expand(batch_size, -1), num_filled + num_streams
             token_index = torch.cat((past, added), dim=1)
-            return StreamSlots(slots, num_filled, num_slots, num_tokens, token_index=token_index, packed=packed)
+            return StreamSlots(slots, num_filled, num_slots, num_tokens, token_index, None, packed, order)
         lengths = (past != NO_TOKEN).sum(-1)
         slots, num_slots = lengths[:, None] + steps, int((lengths + is_live.sum(-1)).max())
         token_index = torch.cat((past, torch.full_like(added, NO_TOKEN)), dim=1).scatter_(1, slots, added)
         token_index = token_index[:, :num_slots]
-        return StreamSlots(slots, None, num_slots, num_tokens, token_index=token_index, packed=packed)
+        return StreamSlots(slots, None, num_slots, num_tokens, token_index, None, packed, order)
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args,
+        slots: StreamSlots | None = None,
+        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values `(B, K, S, H)`, or packed ones, into `slots`; returns those of all C slots."""
+        """
+        Write new keys and values `(B, K, S, H)`, or packed ones, into `slots`; returns those of all C slots. Without
+        `slots` they are those of tokens and follow the tokens before.
+        """
+        if slots is None:
+            self.num_tokens += key_states.shape[2]
+            return super().update(key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states, slots.slots.shape[0])
-        num_filled = 0 if self.token_index is None else self.token_index.shape[1]
+        if self.token_index is None:
+            self.keys, self.values = (gather_tokens(past, slots.past_order) for past in (self.keys, self.values))
+            num_filled = self.keys.shape[2]
+        else:
+            num_filled = self.token_index.shape[1]
+        num_channels = key_states.shape[3] - self.keys.shape[3]
+        if num_channels > 0:
+            self.keys, self.values = (F.pad(past, (0, num_channels)) for past in (self.keys, self.values))
         self.keys = make_room(self.keys, key_states, num_filled, slots.num_slots, dim=2)
         self.values = make_room(self.values, value_states, num_filled, slots.num_slots, dim=2)
         slots.write(self.keys, key_states)
@@ -175,6 +242,13 @@ class StreamLayer(DynamicLayer):
         """Forget the last `-tokens_to_remove` tokens with all their streams."""
         num_kept = count_kept_tokens(tokens_to_remove, self.num_tokens)
         if num_kept == self.num_tokens:
+            return
+        if num_kept == 0:
+            self.reset()
+            return
+        if self.token_index is None:
+            super().crop(num_kept - self.num_tokens)
+            self.num_tokens = num_kept
             return
         self.num_tokens = num_kept
         self.token_index = self.token_index.masked_fill(self.token_index >= num_kept, NO_TOKEN)
@@ -192,22 +266,22 @@ class StreamLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Rows in the order of `beam_idx` `(B,)`."""
+        super().reorder_cache(beam_idx)
         if self.token_index is not None:
-            super().reorder_cache(beam_idx)
             self.token_index = self.token_index.index_select(0, beam_idx.to(self.token_index.device))
             if self.batch_size == 1:
                 self._trim()
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row `repeats` times."""
+        super().batch_repeat_interleave(repeats)
         if self.token_index is not None:
-            super().batch_repeat_interleave(repeats)
             self.token_index = self.token_index.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """The rows `indices` alone."""
+        super().batch_select_indices(indices)
         if self.token_index is not None:
-            super().batch_select_indices(indices)
             self.token_index = self.token_index[indices, ...]
             self._trim()
 
@@ -216,6 +290,7 @@ class StaticStreamLayer(StaticLayer):
     """
     Keys and values of streams in memory of a fixed size, for compiled generation: `max_cache_len` tokens of as many
     streams as forks can make. `StaticCache(config=...)` holds it where `config.layer_types` says `"stream_attention"`.
+    Until a call passes slots, it has memory for as many tokens; that call allocates the memory for streams.
     """
 
     _layer_type = LAYER_TYPE
@@ -225,26 +300,67 @@ class StaticStreamLayer(StaticLayer):
         super().__init__(max_cache_len=max_cache_len, **kwargs)
         self.lengths: torch.LongTensor | None = None  # (B,) streams of each row
 
-    def allocate_slots(self, token_index: torch.Tensor, num_tokens: int, streams_per_token: int) -> StreamSlots:
+    @property
+    def has_streams(self) -> bool:
+        """As [`StreamLayer.has_streams`]."""
+        return self.lengths is not None
+
+    def list_past(
+        self, token_index: torch.Tensor, past_mask: torch.Tensor | None
+    ) -> tuple[torch.LongTensor, torch.LongTensor | None]:
+        """Filled slots of each row `(B,)`, and the order of cached tokens in slots `(B, P)`."""
+        if self.lengths is not None:
+            return self.lengths, None
+        if not self.is_initialized:
+            return token_index.new_zeros(token_index.shape[0]), None
+        is_past = torch.arange(self.max_cache_len, device=token_index.device) < self.cumulative_length
+        if past_mask is None:
+            return is_past.sum().expand(token_index.shape[0]), None
+        missing = self.max_cache_len - past_mask.shape[1]
+        is_past = is_past & F.pad(past_mask, (0, missing))
+        return is_past.sum(-1), sort_tokens(is_past)
+
+    def allocate_slots(
+        self,
+        token_index: torch.Tensor,
+        num_tokens: int,
+        streams_per_token: int,
+        past_mask: torch.Tensor | None = None,
+    ) -> StreamSlots:
         """As [`StreamLayer.allocate_slots`]; every slot is in use, and the mask hides those not filled."""
-        batch_size, num_streams = token_index.shape
-        lengths = token_index.new_zeros(batch_size) if self.lengths is None else self.lengths
+        num_streams = token_index.shape[1]
+        lengths, order = self.list_past(token_index, past_mask)
         slots = lengths[:, None] + torch.arange(num_streams, device=token_index.device)
         lengths = lengths + (token_index < num_tokens).sum(-1)
         num_slots = self.max_cache_len * streams_per_token
-        return StreamSlots(slots, None, num_slots, num_tokens, lengths=lengths)
+        return StreamSlots(slots, None, num_slots, num_tokens, lengths=lengths, past_order=order)
+
+    def make_streams(self, key_states: torch.Tensor, value_states: torch.Tensor, slots: StreamSlots):
+        """Allocate memory for streams, and move the cached tokens into it."""
+        past = (self.keys, self.values, self.cumulative_length) if self.is_initialized else None
+        num_tokens, self.max_cache_len = self.max_cache_len, slots.num_slots
+        self.lazy_initialization(key_states, value_states)
+        self.max_cache_len = num_tokens
+        self.lengths = torch.zeros_like(slots.lengths)
+        if not torch.compiler.is_compiling():
+            torch._dynamo.mark_static_address(self.lengths)
+        if past is not None:
+            for storage, states in ((self.keys, past[0]), (self.values, past[1])):
+                storage[:, :, :num_tokens, : states.shape[3]] = gather_tokens(states, slots.past_order)
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, slots: StreamSlots, **kwargs
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args,
+        slots: StreamSlots | None = None,
+        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values `(B, K, S, H)` into `slots`; returns those of all C slots."""
-        if not self.is_initialized:
-            num_tokens, self.max_cache_len = self.max_cache_len, slots.num_slots
-            self.lazy_initialization(key_states, value_states)
-            self.max_cache_len = num_tokens
-            self.lengths = torch.zeros_like(slots.lengths)
-            if not torch.compiler.is_compiling():
-                torch._dynamo.mark_static_address(self.lengths)
+        """As [`StreamLayer.update`], in place."""
+        if slots is None:
+            return super().update(key_states, value_states)
+        if self.lengths is None:
+            self.make_streams(key_states, value_states, slots)
         slots.write(self.keys, key_states)
         slots.write(self.values, value_states)
         self.lengths.copy_(slots.lengths)
@@ -261,6 +377,7 @@ class StaticStreamLayer(StaticLayer):
         """Rows in the order of `beam_idx` `(B,)`."""
         if self.is_initialized:
             super().reorder_cache(beam_idx)
+        if self.lengths is not None:
             self.lengths = self.lengths.index_select(0, beam_idx.to(self.lengths.device))
 
 
@@ -306,12 +423,18 @@ class StreamCache(DynamicCache):
         super().crop(tokens_to_remove)
 
     def count_streams(self) -> torch.LongTensor:
-        """Streams of each cached token after each of F forks, `(F, B, T)`; padding has none."""
+        """
+        Streams of each cached token after each of F forks, `(F, B, T)`; padding has none. Until a call runs fork
+        layers, which none does with anchored scores and a budget of 1, every token has one, padding included.
+        """
         counts = []
         for layer_idx in self.fork_layers:
             layer = self.layers[layer_idx]
-            if layer.token_index is None:
+            if layer.num_tokens == 0:
                 raise ValueError("The cache is empty; read some tokens with the model first.")
+            if layer.token_index is None:
+                counts.append(torch.ones(layer.batch_size, layer.num_tokens, dtype=torch.long, device=layer.device))
+                continue
             counts.append(count_streams(layer.token_index, layer.num_tokens, layer.token_index != NO_TOKEN))
         if not counts:
             raise ValueError("The model has no fork layers, so every token has one stream.")
@@ -319,7 +442,12 @@ class StreamCache(DynamicCache):
 
 
 def allocate_slots(
-    past_key_values: Cache | None, layer_idx: int, token_index: torch.Tensor, num_tokens: int, streams_per_token: int
+    past_key_values: Cache | None,
+    layer_idx: int,
+    token_index: torch.Tensor,
+    num_tokens: int,
+    streams_per_token: int,
+    past_mask: torch.Tensor | None,
 ) -> StreamSlots | None:
     """
     Plan the slots of new streams in the layers from `layer_idx` to the next fork; `None` without a cache.
@@ -327,11 +455,11 @@ def allocate_slots(
     Args:
         past_key_values (`Cache`, *optional*): any cache that was made from the model's configuration.
         layer_idx (`int`): the fork layer.
-        token_index, num_tokens, streams_per_token: see [`StreamLayer.allocate_slots`].
+        token_index, num_tokens, streams_per_token, past_mask: see [`StreamLayer.allocate_slots`].
     """
     if past_key_values is None:
         return None
-    return past_key_values.layers[layer_idx].allocate_slots(token_index, num_tokens, streams_per_token)
+    return past_key_values.layers[layer_idx].allocate_slots(token_index, num_tokens, streams_per_token, past_mask)
 
 
 __all__ = ["StaticStreamLayer", "StreamCache", "StreamLayer", "StreamSlots", "allocate_slots"]

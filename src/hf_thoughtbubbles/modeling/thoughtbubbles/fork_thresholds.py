@@ -140,7 +140,8 @@ class TrackedThreshold(nn.Module):
         self.window_threshold_budget = nn.Buffer(torch.zeros((), dtype=torch.float32), persistent=False)
         self.window_counts = nn.Buffer(torch.zeros(NUM_SCORE_BINS + 2, dtype=torch.long), persistent=False)
         # The weights of the scores at its start; at first infinite, and so different from any.
-        self.window_weight = nn.Buffer(torch.full((2, config.hidden_size), torch.inf), persistent=False)
+        weight = torch.full((config.num_fork_scores, config.hidden_size), torch.inf)
+        self.window_weight = nn.Buffer(weight, persistent=False)
 
     def init_thresholds(self):
         """Set all buffers to those of an untrained layer, as part of `_init_weights`."""
@@ -176,7 +177,9 @@ class TrackedThreshold(nn.Module):
 
     @property
     def streams_per_token(self) -> torch.Tensor:
-        """Streams per token that the forward passes of this window left."""
+        """Streams per token that the forward passes of this window left; 1 if they skip fork layers."""
+        if self.config.can_skip_forks(self.config.fork_budget):
+            return torch.ones_like(self.threshold)
         return self.window_counts[-2] / self.window_counts[-1].clamp(min=1)
 
     def get_fixed_threshold(self, fork_budget: float) -> float | None:

@@ -7,6 +7,10 @@ Before a fork layer every stream j proposes two candidates, a copy and itself:
     log scores   = max(log sigmoid(r), MIN_LOG_SCORE) + s_j   s_j is the cumulative log score of the stream
     copy         = x_j + e                                    e is the fork embedding of the layer
 
+With `fork_anchored=True` r is one number, for the copy, and the stream itself keeps its score. So the own stream of a
+token, which never was a copy, has the score 1 at every layer, as if there were no forks. With `fork_adapter_rank` a
+copy is `x_j + e + B A norm(x_j)`; B starts at zero.
+
 A rule chooses candidates by their scores. They keep the order of the row; copies are left of their original.
 The choice has no gradient, the scores do. A rule of your own is a class with one method:
 
@@ -36,7 +40,7 @@ from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...configuration.fork_rules import CopyRule, ThresholdRule, TopKRule, get_fork_rule, register_fork_rule
 from ..common.decoder_parts import build_norm
 from .fork_thresholds import TrackedThreshold, is_learning
-from .streams import ThoughtbubblesStreams, find_own_candidates, log_sigmoid
+from .streams import ThoughtbubblesStreams, find_own_candidates, list_single_streams, log_sigmoid
 
 
 # Floor of one fork's log score, without a gradient below (docs/reference_behaviour.md, "Thoughtbubbles", Fork 2).
@@ -231,24 +235,67 @@ def gather_parents(hidden_states: torch.Tensor, kept: torch.Tensor | None, num_c
     return parents.view(batch_size, -1, hidden_size)
 
 
+def keep_tokens(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> ThoughtbubblesForkOutput:
+    """What a fork layer that leaves every token of `(B, T, D)` its own stream alone would return."""
+    streams, num_tokens = list_single_streams(hidden_states), hidden_states.shape[1]
+    candidates = ForkCandidates(streams.log_scores, streams.token_index, num_tokens, token_mask)
+    token_index = candidates.keep(streams.log_scores > 0, num_tokens).token_index  # own streams alone
+    log_scores = streams.log_scores.masked_fill(token_index == num_tokens, -torch.inf)
+    return ThoughtbubblesForkOutput(token_index, log_scores)
+
+
+class UnusedParameters(torch.autograd.Function):
+    """Returns a tensor as it is, and gives parameters that it does not depend on gradients of zero."""
+
+    @staticmethod
+    def forward(hidden_states, *parameters):
+        return hidden_states.view_as(hidden_states)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx, hidden_states_grad):
+        return hidden_states_grad, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
+
+
 class ThoughtbubblesFork(TrackedThreshold):
-    """A fork layer: every stream proposes a copy and itself, both are scored, the rule chooses."""
+    """
+    A fork layer: every stream proposes a copy and itself, both are scored (anchored: the copy alone), the rule
+    chooses.
+    """
 
     def __init__(self, config: ThoughtbubblesConfig, num_forks: int):
         super().__init__(config, num_forks)
         self.max_streams_per_token = 2**num_forks
         self.norm = build_norm(config, config.mlp_normalization, config.mlp_bias)
         # Logits that the copy (0) and the stream itself (1) stay. Tools take a name with "score" for a head.
-        self.keep_proj = nn.Linear(config.hidden_size, 2, bias=config.fork_score_init is not None)
+        self.keep_proj = nn.Linear(config.hidden_size, config.num_fork_scores, bias=config.fork_score_init is not None)
         self.embedding = nn.Parameter(torch.empty(config.hidden_size))  # marks a copy
+        self.adapter_down = self.adapter_up = None
+        if config.fork_adapter_rank is not None:
+            self.adapter_down = nn.Linear(config.hidden_size, config.fork_adapter_rank, bias=False)
+            self.adapter_up = nn.Linear(config.fork_adapter_rank, config.hidden_size, bias=False)
 
-    def score_candidates(self, streams: ThoughtbubblesStreams, num_tokens: int, token_mask: torch.Tensor | None):
-        """The candidates of `streams`: 2j is the copy of stream j, 2j + 1 the stream itself."""
-        hidden_states, token_index = streams.hidden_states, streams.token_index
+    def score_candidates(
+        self,
+        normed: torch.Tensor,
+        streams: ThoughtbubblesStreams,
+        num_tokens: int,
+        token_mask: torch.Tensor | None,
+    ):
+        """
+        The candidates of `streams`, whose normalised states are `normed` `(B, S, D)`: 2j is the copy of stream j,
+        2j + 1 the stream itself.
+        """
+        token_index = streams.token_index
         if token_index is None:
-            token_index = torch.arange(num_tokens, device=hidden_states.device).expand(hidden_states.shape[0], -1)
-        raw_scores = self.keep_proj(self.norm(hidden_states)).float()  # (B, S, 2)
+            token_index = torch.arange(num_tokens, device=normed.device).expand(normed.shape[0], -1)
+        raw_scores = self.keep_proj(normed).float()  # (B, S, 2), anchored (B, S, 1)
         log_scores = log_sigmoid(raw_scores).clamp(min=MIN_LOG_SCORE)
+        if self.config.fork_anchored:
+            log_scores = F.pad(log_scores, (0, 1))  # log 1 for the stream itself
         if streams.log_scores is not None:
             log_scores = log_scores + streams.log_scores[..., None]
         return ForkCandidates(log_scores.flatten(1), token_index.repeat_interleave(2, dim=1), num_tokens, token_mask)
@@ -261,6 +308,7 @@ class ThoughtbubblesFork(TrackedThreshold):
         fork_budget: float | None = None,
         threshold: float | torch.Tensor | None = None,
         is_static: bool = False,
+        is_skipped: bool = False,
     ) -> ThoughtbubblesStreams:
         """
         Fork the streams of a batch.
@@ -273,24 +321,42 @@ class ThoughtbubblesFork(TrackedThreshold):
             threshold (`float` or 0-dimensional `torch.Tensor`, *optional*): of this layer, in evaluation; training
                 uses the tracked one.
             is_static (`bool`): fill rows up to the most streams that there can be.
+            is_skipped (`bool`): return the streams as they are, for training without forks. The parameters get
+                gradients of zero, because DDP waits for a gradient of every parameter.
         """
+        if is_skipped:
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            return ThoughtbubblesStreams(UnusedParameters.apply(streams.hidden_states, *trained))
         if is_learning(self):
             threshold = self.open_window(self.keep_proj.weight)
-        candidates = self.score_candidates(streams, num_tokens, token_mask)
+        normed = self.norm(streams.hidden_states)
+        candidates = self.score_candidates(normed, streams, num_tokens, token_mask)
         choice, log_scores = choose_candidates(self, candidates, fork_budget, threshold, is_static)
-        hidden_states = self.build_streams(streams.hidden_states, choice.kept)
+        hidden_states = self.build_streams(streams.hidden_states, normed, choice.kept)
         if is_learning(self) and self.keep_proj.weight.requires_grad and torch.is_grad_enabled():
             counted = (choice.log_scores, candidates.token_index, num_tokens, token_mask)
             hidden_states, log_scores = self.count_pass(hidden_states, log_scores, *counted)
         return ThoughtbubblesStreams(hidden_states, choice.token_index, log_scores)
 
-    def build_streams(self, hidden_states: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-        """Streams `(B, K, D)` of the kept candidates of `(B, S, D)`; copies get the fork embedding."""
+    def build_streams(
+        self, hidden_states: torch.Tensor, normed: torch.Tensor, kept: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Streams `(B, K, D)` of the kept candidates of `(B, S, D)`; copies get the fork embedding and what the adapter
+        makes of their normalised original.
+        """
         embedding = self.embedding.to(hidden_states.dtype)
+        reduced = None if self.adapter_down is None else self.adapter_down(normed)  # (B, S, rank)
         if kept is None:
-            return torch.stack((hidden_states + embedding, hidden_states), dim=2).flatten(1, 2)
+            copies = hidden_states + embedding
+            if reduced is not None:
+                copies = copies + self.adapter_up(reduced)
+            return torch.stack((copies, hidden_states), dim=2).flatten(1, 2)
         is_copy = (kept % 2 == 0)[..., None]
-        return gather_parents(hidden_states, kept, 2) + is_copy * embedding
+        built = gather_parents(hidden_states, kept, 2) + is_copy * embedding
+        if reduced is None:
+            return built
+        return built + self.adapter_up(is_copy * gather_parents(reduced, kept, 2))
 
 
 class ThoughtbubblesUnscoredFork(nn.Module):
@@ -342,4 +408,5 @@ __all__ = [
     "ThoughtbubblesUnscoredFork",
     "Threshold",
     "TopK",
+    "keep_tokens",
 ]

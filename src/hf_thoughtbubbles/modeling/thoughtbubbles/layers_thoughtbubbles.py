@@ -5,6 +5,7 @@ Shapes: B batch, S streams, C slots of the cache, N heads, H head size, D hidden
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
@@ -76,8 +77,9 @@ class ThoughtbubblesAttention(HeadProjections):
     Causal self-attention over streams, with grouped heads (docs/reference_behaviour.md, "Thoughtbubbles", Block 2 to
     7).
 
-    The score of a stream is the last channel: queries hold 1 there and keys the log score, so a fused causal kernel
-    weighs keys by `score ** (1 / sqrt(H))` with no bias tensor. Values are multiplied by the score itself.
+    The score of a stream is a channel, so a fused causal kernel weighs keys by it with no bias tensor. In the last
+    channel queries hold 1 and keys the log score, which weighs keys by `score ** (1 / sqrt(H))`. In a channel beside
+    the head's own, queries hold `sqrt(H)`, which weighs keys by the score. Values are multiplied by the score itself.
     """
 
     def __init__(self, config: ThoughtbubblesConfig, layer_idx: int):
@@ -87,7 +89,8 @@ class ThoughtbubblesAttention(HeadProjections):
         self.config = config
         self.layer_idx = layer_idx
         self.is_causal = True
-        self.has_score_channel = config.fork_score_channel and config.has_fork_scores
+        self.score_channel = config.fork_score_channel if config.has_fork_scores else "none"
+        self.num_added_channels = config.wide_head_dim - config.head_dim
         mark_residual(self.o_proj)
         self.attention_dropout = nn.Dropout(config.attention_dropout)
         self.hidden_dropout = nn.Dropout(config.hidden_dropout)
@@ -101,6 +104,18 @@ class ThoughtbubblesAttention(HeadProjections):
         elif last_channel is not None:
             states = torch.cat((states[..., :-1], last_channel), dim=-1)
         return states.transpose(1, 2)
+
+    def add_score_channel(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, log_scores: torch.Tensor):
+        """
+        Add a channel beside those of the heads: `sqrt(H)` in queries `(B, N, S, H)`, the log score in keys
+        `(B, K, S, H)`. More channels of zeros give the width that kernels want, and values the same width.
+        """
+        channels = query.new_zeros(self.num_added_channels)
+        channels[0] = self.head_dim**0.5
+        query = torch.cat((query, channels.expand(*query.shape[:3], -1)), dim=-1)
+        channels = F.pad(log_scores.to(key.dtype)[:, None, :, None], (0, self.num_added_channels - 1))
+        key = torch.cat((key, channels.expand(-1, key.shape[1], -1, -1)), dim=-1)
+        return query, key, F.pad(value, (0, self.num_added_channels))
 
     def forward(
         self,
@@ -121,12 +136,14 @@ class ThoughtbubblesAttention(HeadProjections):
             value = value * gates[..., None]
 
         query_channel = key_channel = None
-        if self.has_score_channel:
+        if self.score_channel == "last":
             query_channel = query.new_ones(1)
             key_channel = query.new_zeros(1) if log_scores is None else log_scores[..., None, None]
         query = self.apply_rotary(query, position_embeddings, query_channel)  # (B, N, S, H)
         key = self.apply_rotary(key, position_embeddings, key_channel)  # (B, K, S, H)
         value = value.transpose(1, 2)
+        if self.score_channel == "beside" and log_scores is not None:
+            query, key, value = self.add_score_channel(query, key, value, log_scores)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx, slots=slots)
         key, value = update_paged_cache(key, value, self.layer_idx, kwargs)
@@ -141,7 +158,7 @@ class ThoughtbubblesAttention(HeadProjections):
         )
         if slots is not None:
             attn_output = slots.pack(attn_output)
-        attn_output = self.attention_dropout(attn_output.flatten(2))  # (B, S, N * H)
+        attn_output = self.attention_dropout(attn_output[..., : self.head_dim].flatten(2))  # (B, S, N * H)
         if query_mask is not None:
             attn_output = attn_output * query_mask
         return self.hidden_dropout(self.o_proj(attn_output)), attn_weights

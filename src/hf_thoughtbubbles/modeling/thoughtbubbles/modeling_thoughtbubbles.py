@@ -13,7 +13,6 @@ Shapes: B batch, T tokens, S streams (T before the first fork), N heads, D hidde
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.batching_engines import take_paged_cache
-from ..common.cache_names import CACHE_NAMES, accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.cache_names import CACHE_NAMES, accept_cache_names, create_causal_mask
 from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
@@ -37,58 +36,26 @@ from ..common.classification_heads import QuestionAnsweringHead, SequenceClassif
 from ..common.common_layers import RotaryEmbedding, get_layer_cache
 from ..common.decoder_parts import build_norm
 from ..common.evaluation_mode import compares_likelihoods
-from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from ..common.packed_documents import find_documents, separate_documents
 from ..common.position_ids import get_position_ids, take_last
 from .cache_streams import StreamCache, StreamSlots, allocate_slots
 from .checks_thoughtbubbles import check_documents, check_head, check_inputs, warn_of_forks_before_attention
 from .fork_thresholds import is_learning, read_thresholds
-from .forking import ThoughtbubblesFork, ThoughtbubblesForkOutput, ThoughtbubblesUnscoredFork
+from .forking import ThoughtbubblesFork, ThoughtbubblesForkOutput, ThoughtbubblesUnscoredFork, keep_tokens
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
 from .layers_thoughtbubbles import ThoughtbubblesAttention, ThoughtbubblesDecoderLayer, create_stream_mask
-from .streams import ThoughtbubblesStreams, count_streams, fold_streams, get_stream_positions, mix_stream_distributions
+from .outputs_thoughtbubbles import ThoughtbubblesCausalLMOutput, ThoughtbubblesModelOutput
+from .streams import (
+    ThoughtbubblesStreams,
+    count_streams,
+    fold_streams,
+    get_stream_positions,
+    list_single_streams,
+    mix_stream_distributions,
+)
 
 
 logger = logging.get_logger(__name__)
-
-
-@alias_cache_field
-@dataclass
-class ThoughtbubblesModelOutput(BaseModelOutputWithPast):
-    """
-    The base model's output.
-
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): folded, normalised state of each token.
-        past_key_values (`Cache`, *optional*): keys and values; not when the fork rule is not causal.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*): the streams entering each layer, `(B, S, D)` with S
-            growing at fork layers, then `last_hidden_state`.
-        attentions (`tuple(torch.FloatTensor)`, *optional*): attention weights of each layer, `(B, N, S, S)`.
-        forks (`tuple(ThoughtbubblesForkOutput)`, *optional*): one entry per fork layer, with `output_forks=True`.
-        streams (`ThoughtbubblesStreams`, *optional*): the last streams, with `output_streams=True`.
-    """
-
-    forks: tuple[ThoughtbubblesForkOutput, ...] | None = None
-    streams: ThoughtbubblesStreams | None = None
-
-
-@alias_cache_field
-@dataclass
-class ThoughtbubblesCausalLMOutput(CausalLMOutputWithPast):
-    """
-    The language model's output.
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*): next-token cross entropy in nats, with `labels`.
-        logits (`torch.FloatTensor` of shape `(B, T, V)`): with `fold="probability"` natural-log probabilities.
-        past_key_values (`Cache`, *optional*): keys and values; not when the fork rule is not causal.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*): see [`ThoughtbubblesModelOutput`]; with
-            `fold="probability"` the last entry has the normalised streams, `(B, S, D)`, that the head reads.
-        attentions (`tuple(torch.FloatTensor)`, *optional*): see [`ThoughtbubblesModelOutput`].
-        forks (`tuple(ThoughtbubblesForkOutput)`, *optional*): one entry per fork layer, with `output_forks=True`.
-    """
-
-    forks: tuple[ThoughtbubblesForkOutput, ...] | None = None
 
 
 class ThoughtbubblesPreTrainedModel(HubModelMixin, PreTrainedModel):
@@ -118,6 +85,8 @@ class ThoughtbubblesPreTrainedModel(HubModelMixin, PreTrainedModel):
             init.normal_(module.weight, std=std / math.sqrt(2 * self.config.num_hidden_layers))
         elif isinstance(module, ThoughtbubblesFork):
             init.normal_(module.embedding, std=self.config.hidden_size**-0.5)
+            if module.adapter_up is not None:
+                init.zeros_(module.adapter_up.weight)
             if module.keep_proj.bias is not None:
                 init.copy_(module.keep_proj.bias, torch.tensor(self.config.fork_score_init, dtype=torch.float32))
             module.init_thresholds()
@@ -190,17 +159,19 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         documents: torch.LongTensor | None = None,
         fork_budget: float | None = None,
         thresholds: list[float | torch.Tensor] | None = None,
+        output_forks: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[ThoughtbubblesStreams, tuple[ThoughtbubblesForkOutput, ...]]:
         """
         Run the layers over `(B, T, D)`, forking on the way; returns the streams and those after each fork layer.
 
         In evaluation `thresholds`, one per fork layer, replace those of the budget. Tokens attend within their
-        document, `documents` `(B or 1, T)`.
+        document, `documents` `(B or 1, T)`. Skipped fork layers are among those returned with `output_forks=True`.
         """
         num_tokens, token_mask = inputs_embeds.shape[1], None
         if attention_mask is not None and attention_mask.ndim == 2:
             token_mask = take_last(attention_mask, num_tokens, past_key_values).bool()
+        skips_forks = thresholds is None and self.skips_forks(fork_budget, past_key_values)
         if thresholds is None:
             thresholds = self.read_thresholds(fork_budget)
         # A compiled graph and a static cache have one shape for all inputs; a growing cache holds no fillers.
@@ -214,7 +185,11 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             inputs_embeds, positions, attention_mask, position_ids, past_key_values, token_mask, documents
         )
         for layer_idx, layer in enumerate(self.layers[: self.config.num_hidden_layers]):
-            if layer_idx in self.config.fork_layers:
+            is_fork = layer_idx in self.config.fork_layers
+            if is_fork and skips_forks:
+                if self.training and torch.is_grad_enabled():
+                    streams = self.forks[str(layer_idx)](streams, num_tokens, is_skipped=True)
+            elif is_fork:
                 fork, threshold = self.forks[str(layer_idx)], thresholds[len(forks)]
                 streams = fork(streams, num_tokens, token_mask, fork_budget, threshold, is_static)
                 forks.append(ThoughtbubblesForkOutput(streams.token_index, streams.log_scores))
@@ -222,8 +197,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
                 if self.config.has_dead_slots:
                     shared = self.prepare_rows_with_dead_slots(streams, token_mask, position_ids, num_tokens)
                 else:
-                    most, token_index = fork.max_streams_per_token, streams.token_index
-                    slots = allocate_slots(past_key_values, layer_idx, token_index, num_tokens, most)
+                    plan = streams.token_index, num_tokens, fork.max_streams_per_token
+                    past_mask = None if token_mask is None else attention_mask.bool()
+                    slots = allocate_slots(past_key_values, layer_idx, *plan, past_mask)
                     if slots is not None and log_scores is not None:
                         log_scores, gates = slots.pack(log_scores), slots.pack(gates)
                     shared = self.prepare_rows_without_gaps(streams, positions, documents, slots)
@@ -231,7 +207,21 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             streams.hidden_states = layer(
                 streams.hidden_states, log_scores, gates, past_key_values=layer_cache, **shared, **kwargs
             )
+        if skips_forks and output_forks:
+            num_forks = sum(layer_idx < self.config.num_hidden_layers for layer_idx in self.config.fork_layers)
+            forks = [keep_tokens(inputs_embeds, token_mask) for _ in range(num_forks)]
         return streams, tuple(forks)
+
+    def skips_forks(self, fork_budget: float | None, past_key_values: Cache | None) -> bool:
+        """
+        Whether fork layers need not be run: with anchored scores and a budget of 1, until the cache holds copies, to
+        which later tokens attend by their scores.
+        """
+        first = min(self.config.fork_layers, default=self.config.num_hidden_layers)
+        if first >= self.config.num_hidden_layers:
+            return False  # there are none
+        has_streams = past_key_values is not None and past_key_values.layers[first].has_streams
+        return self.config.can_skip_forks(fork_budget or self.config.fork_budget) and not has_streams
 
     def read_thresholds(self, fork_budget: float | None = None) -> list[float | torch.Tensor | None]:
         """The thresholds of a budget, one per fork layer; `None` where the rule uses none, or training tracks them."""
@@ -273,7 +263,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             **separate_documents(documents, attention_mask, inputs_embeds.shape[0]),
         )
         return {
-            "position_embeddings": self.embed_rotary(positions + bool(self.config.fork_layers), inputs_embeds),
+            "position_embeddings": self.embed_rotary(positions + self.config.first_position, inputs_embeds),
             "attention_mask": mask,
             "query_mask": None if token_mask is None else token_mask[..., None],
         }
@@ -291,7 +281,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             query_mask = key_mask = token_mask.gather(1, streams.token_index)  # (B, S)
             # Without the score channel dead slots stay keys of value 0 and dilute attention
             # (docs/reference_behaviour.md, "Thoughtbubbles", T3).
-            if self.config.fork_score_channel:
+            if self.config.fork_score_channel != "none":
                 key_mask = key_mask & (streams.log_scores > -torch.inf)
         positions = get_stream_positions(streams.token_index, num_tokens, position_ids)
         mask = create_causal_mask(config=self.config, inputs_embeds=streams.hidden_states, attention_mask=key_mask)
@@ -313,7 +303,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         neither padding nor an uncached pass needs a mask. `positions` and `documents` `(B or 1, T)` are the tokens'.
         """
         hidden_states, token_index = streams.hidden_states, streams.token_index
-        positions = get_stream_positions(token_index, positions.shape[1] + 1, F.pad(positions, (0, 1)))
+        positions = get_stream_positions(
+            token_index, positions.shape[1] + 1, F.pad(positions, (0, 1)), self.config.fork_anchored
+        )
         if documents is not None:
             documents = F.pad(documents, (0, 1), value=-1).expand(token_index.shape[0], -1)
             documents = documents.gather(1, token_index)  # (B, S)
@@ -389,15 +381,17 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
             past_key_values = StreamCache(self.config)
 
         inputs_embeds = self.embed(input_ids, inputs_embeds, attention_mask, position_ids, past_key_values)
-        streams, forks = self.decode(
-            inputs_embeds, attention_mask, position_ids, past_key_values, documents, fork_budget, **kwargs
-        )
+        context = inputs_embeds, attention_mask, position_ids, past_key_values, documents
+        streams, forks = self.decode(*context, fork_budget, output_forks=output_forks or output_streams, **kwargs)
         num_tokens = inputs_embeds.shape[1]
+        folded = self.fold(streams, num_tokens, attention_mask is not None)
+        if output_streams and forks and streams.token_index is None:
+            streams = list_single_streams(streams.hidden_states)
         if output_forks:
             for fork in forks:
                 fork.num_streams = count_streams(fork.token_index, num_tokens, fork.log_scores > -torch.inf)
         return ThoughtbubblesModelOutput(
-            last_hidden_state=self.norm(self.fold(streams, num_tokens, attention_mask is not None)),
+            last_hidden_state=self.norm(folded),
             past_key_values=past_key_values,
             forks=forks if output_forks else None,
             streams=streams if output_streams and forks else None,

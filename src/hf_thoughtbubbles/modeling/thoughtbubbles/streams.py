@@ -30,6 +30,14 @@ class ThoughtbubblesStreams(ModelOutput):
     log_scores: torch.FloatTensor | None = None
 
 
+def list_single_streams(hidden_states: torch.Tensor) -> ThoughtbubblesStreams:
+    """States `(B, T, D)` of tokens as streams: each token's own, with the score 1."""
+    batch_size, num_tokens, _ = hidden_states.shape
+    token_index = torch.arange(num_tokens, device=hidden_states.device).expand(batch_size, -1)
+    log_scores = torch.zeros(batch_size, num_tokens, device=hidden_states.device)
+    return ThoughtbubblesStreams(hidden_states, token_index, log_scores)
+
+
 def log_sigmoid(values: torch.Tensor) -> torch.Tensor:
     """`F.logsigmoid`; written out in a graph, as ONNX runtimes take the log of a sigmoid that they only estimate."""
     if not is_torchdynamo_exporting():
@@ -64,17 +72,19 @@ def count_streams(token_index: torch.Tensor, num_tokens: int, is_counted: torch.
 
 
 def get_stream_positions(
-    token_index: torch.Tensor, num_tokens: int, position_ids: torch.Tensor | None
+    token_index: torch.Tensor, num_tokens: int, position_ids: torch.Tensor | None, is_anchored: bool = False
 ) -> torch.Tensor:
     """
     Positions of streams: the n streams of token t have the positions t + 1/n, ..., t + n/n
-    (docs/reference_behaviour.md, "Thoughtbubbles", Block 1).
+    (docs/reference_behaviour.md, "Thoughtbubbles", Block 1). Anchored, they have t - (n-1)/n, ..., t.
 
     Args:
         token_index (`torch.Tensor` of shape `(B, S)`): the token of each stream.
         num_tokens (`int`): T.
         position_ids (`torch.Tensor` of shape `(B, T)`, *optional*): the tokens' own positions. By default they are
             counted along the row, and a token that lost all its streams has none.
+        is_anchored (`bool`): whether the last stream of a token stands exactly at the token's own position, which
+            must then be given.
 
     Returns:
         `torch.FloatTensor` of shape `(B, S)`.
@@ -85,7 +95,10 @@ def get_stream_positions(
         return share.cumsum(-1)
     num_earlier = (counts.cumsum(-1) - counts).gather(1, token_index)
     rank = torch.arange(1, token_index.shape[1] + 1, device=token_index.device) - num_earlier
-    return position_ids.expand(token_index.shape[0], -1).gather(1, token_index) + rank * share
+    positions = position_ids.expand(token_index.shape[0], -1).gather(1, token_index)
+    if is_anchored:
+        return positions - (counts.gather(1, token_index) - rank) * share
+    return positions + rank * share
 
 
 def fold_streams(
@@ -140,6 +153,7 @@ __all__ = [
     "find_own_candidates",
     "fold_streams",
     "get_stream_positions",
+    "list_single_streams",
     "log_sigmoid",
     "mix_stream_distributions",
 ]
