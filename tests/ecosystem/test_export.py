@@ -8,7 +8,7 @@ from torch.export import Dim
 
 from hf_thoughtbubbles import BytePatchForCausalLM
 from tests.ecosystem.byte_models import BYTES, make_byte_patch
-from tests.families import Family, make_config, make_generic, make_thinker
+from tests.families import NATIVE_LAYERS, Family, make_config, make_generic, make_thinker
 
 
 # torch.onnx asks pytree under a name that pytree is about to drop
@@ -19,11 +19,14 @@ pytestmark = [
 
 SMALL = {**BYTES, "num_hidden_layers": 2}
 FORKING = {**SMALL, "fork_layers": [1]}
+NATIVE = {**NATIVE_LAYERS, "fork_anchored": True, "fork_score_channel": "beside", "fork_adapter_rank": 5}
 PATCHES = {"core_num_hidden_layers": 1, "num_hidden_layers": 1}
 FAMILIES = [
     make_generic("generic", num_key_value_heads=2, position_embedding="relative", max_relative_position=5, **SMALL),
     Family("gpt", make_config(**{**SMALL, "fork_layers": []})),
     Family("threshold", make_config(fork_rule="threshold", **FORKING)),
+    Family("native", make_config(**NATIVE, **FORKING)),
+    Family("unforked", make_config(**NATIVE, **{**FORKING, "fork_budget": 1.0})),
     Family("copy", make_config(fork_rule="copy", **{**FORKING, "fork_budget": 2})),
     make_thinker("thinker", **{**BYTES, "num_hidden_layers": 1, "num_steps": 2}),
     make_byte_patch(name="fixed", patching="fixed", **PATCHES),

@@ -29,7 +29,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 SIZES = {"vocab_size": 259, "max_position_embeddings": 64, "pad_token_id": 258, "eos_token_id": 257}
 ALL = {family.name: family for family in [*FAMILIES, *BYTE_VARIANTS]}
 BYTES = BYTE_VARIANTS[0].name
-LINEAR = ["thoughtbubbles", "threshold", "copy", "gpt-rope", "thinker", "thinker-exit", "generic-gpt2", BYTES]
+LINEAR = [
+    "thoughtbubbles",
+    "threshold",
+    "native",
+    "copy",
+    "gpt-rope",
+    "thinker",
+    "thinker-exit",
+    "generic-gpt2",
+    BYTES,
+]
 TEXTS = ["hello there you", "some longer text is here", "x y z", "forks and bubbles"]
 PAIRS = [
     {"prompt": "hello ", "chosen": "there you", "rejected": "x"},
@@ -193,7 +203,8 @@ def test_rloo_starts_at_ratio_1(tmp_path):
 @pytest.mark.parametrize("name", [*LINEAR[1:], "threshold-learned", "gpt-learned", "fixed"])
 def test_padding_free_training_reads_documents_apart(name, tmp_path):
     # With tracking a row has one room for streams; TRL leaves the draft loss out.
-    changes = {"threshold": {"fork_tracking": False}, "fixed": {"draft_loss_weight": 0.0}}.get(name.split("-")[0], {})
+    kind = "threshold" if name == "native" else name.split("-")[0]
+    changes = {"threshold": {"fork_tracking": False}, "fixed": {"draft_loss_weight": 0.0}}.get(kind, {})
     model = build(name, **changes)
     trainer = make_sft(model, tmp_path, padding_free=True, max_length=None)
     batch = next(iter(trainer.get_train_dataloader()))

@@ -32,7 +32,7 @@ BOS, EOS, PAD = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id, TOKENIZER.pad_to
 LONGEST = 128
 BATCH_SIZE = 4
 NUM_NAMES, NUM_LINES, NUM_FILES, NUM_WRITTEN = 5, 3, 3, 12
-FAMILY_NAMES = ("thoughtbubbles", "gpt-learned", "threshold", "copy", "thinker", "thinker-exit")
+FAMILY_NAMES = ("thoughtbubbles", "gpt-learned", "threshold", "native", "copy", "thinker", "thinker-exit")
 FAMILY_NAMES += ("generic", "generic-relative", "generic-gpt2")
 SIZES = {"max_position_embeddings": LONGEST, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
 SIZES["vocab_size"] = len(TOKENIZER)
@@ -50,7 +50,7 @@ ANSWERERS = {
     "next-thought": lambda: THOUGHT_VARIANTS[0].build(**SIZES),
 }
 CAUSAL = [name for name in MODELS if name not in ("thoughtbubbles", "bytes-token")]
-COMPUTE = {"threshold": {"fork_budget": 3.0}, "thinker": {"num_steps": 5}}
+COMPUTE = {"threshold": {"fork_budget": 3.0}, "native": {"fork_budget": 1.0}, "thinker": {"num_steps": 5}}
 
 STRANGER = """
 import json, sys

@@ -183,7 +183,7 @@ def thoughtbubbles_settings(draw, needs: str = "") -> dict:
         "hidden_act": draw(st.sampled_from(["gelu_pytorch_tanh", "silu", "relu"])),
         "fork_layers": [],
         "fork_rule": "topk",
-        "fork_score_channel": draw(st.booleans()),
+        "fork_score_channel": draw(st.sampled_from(["last", "beside", "none"])),
         "fold": draw(st.sampled_from(["residual", "probability"])),
         "attention_bias": draw(st.sampled_from([True, False, "qkv"])),
         "mlp_bias": draw(st.booleans()),
@@ -208,7 +208,10 @@ def thoughtbubbles_settings(draw, needs: str = "") -> dict:
         return settings | {"fork_layers": [draw(st.sampled_from(layers))], "fork_budget": draw(st.integers(2, 3))}
     forks = draw(st.lists(st.sampled_from(layers), unique=True, min_size=1, max_size=3))
     settings |= {"fork_layers": forks, "fork_budget": draw(st.sampled_from([1.0, 1.5, 2.0, 2.4, 4.0]))}
-    settings["fork_score_init"] = draw(st.sampled_from([None, (-1.0, 2.0), (0.5, 0.5)]))
+    settings["fork_anchored"] = kind != "topk" and draw(st.booleans())
+    settings["fork_adapter_rank"] = draw(st.sampled_from([None, 3]))
+    inits = [None, (-1.0,), (0.5,)] if settings["fork_anchored"] else [None, (-1.0, 2.0), (0.5, 0.5)]
+    settings["fork_score_init"] = draw(st.sampled_from(inits))
     if kind == "threshold":
         settings["fork_calibration"] = draw(calibrations(len(forks)))
         if settings["fork_calibration"] is not None:

@@ -212,6 +212,20 @@ NEXT_THOUGHT = {
     "pad_token_id": 0,
 }
 
+NATIVE = {  # as a forked Llama
+    "num_key_value_heads": 1,
+    "feed_forward": "swiglu",
+    "attention_normalization": "rms_norm",
+    "mlp_normalization": "rms_norm",
+    "final_normalization": "rms_norm",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "fork_rule": "threshold",
+    "fork_anchored": True,
+    "fork_score_channel": "beside",
+    "fork_adapter_rank": 5,
+}
+
 VARIANTS = {
     "BytePatch": Variant(
         config_class=BytePatchConfig,
@@ -268,6 +282,16 @@ VARIANTS = {
     "ThoughtbubblesCausalForking": Variant(
         config_class=ThoughtbubblesConfig,
         config_kwargs={**SMALL, "fork_layers": [1], "fork_budget": 1.5, "fork_rule": "threshold"},
+        cannot_hold=CANNOT_HOLD,
+    ),
+    "ThoughtbubblesNative": Variant(
+        config_class=ThoughtbubblesConfig,
+        config_kwargs={**SMALL, **NATIVE, "fork_layers": [1], "fork_budget": 1.5},
+        cannot_hold=CANNOT_HOLD,
+    ),
+    "ThoughtbubblesUnforked": Variant(
+        config_class=ThoughtbubblesConfig,
+        config_kwargs={**SMALL, **NATIVE, "fork_layers": [1], "fork_budget": 1.0},
         cannot_hold=CANNOT_HOLD,
     ),
     "ThoughtbubblesPlain": Variant(

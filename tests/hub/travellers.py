@@ -143,13 +143,15 @@ def travel_as_bytes(variant, auto_class: type) -> Traveller:
 
 
 GENERIC = {family.name: family.config for family in FAMILIES if family.name.startswith("generic")}
-THRESHOLD = next(family for family in FAMILIES if family.name == "threshold")  # its thresholds are saved with it
+# Their thresholds are saved with them.
+THRESHOLD, NATIVE = (family for family in FAMILIES if family.name in ("threshold", "native"))
 THINKER = make_thinker_text_config(exit_threshold=0.3)
 BYTES, THOUGHTS = BYTE_VARIANTS, THOUGHT_VARIANTS
 
 TRAVELLERS = [
     *(travel_as_text(f"thoughtbubbles-{head.__name__}", head, make_config()) for head in HEADS),
     Traveller("thoughtbubbles-threshold", AutoModelForCausalLM, THRESHOLD.build, generation=CONTINUATION),
+    Traveller("thoughtbubbles-native", AutoModelForCausalLM, NATIVE.build, generation=CONTINUATION),
     *(travel_as_text(f"generic-{head.__name__}", head, GENERIC["generic"]) for head in HEADS),
     travel_as_text("generic-shared", AutoModelForCausalLM, GENERIC["generic-shared"]),
     travel_as_text("generic-bidirectional", AutoModelForSequenceClassification, GENERIC["generic-bidirectional"]),

@@ -86,6 +86,8 @@ ALL_LESSONS = [
     make_lesson("thoughtbubbles", vocab_size=259),  # so that a byte tokenizer's text can be drawn while it trains
     make_lesson("threshold", vocab_size=EVEN_VOCAB_SIZE),
     replace(make_lesson("threshold"), name="threshold-odd"),
+    make_lesson("native", vocab_size=EVEN_VOCAB_SIZE),
+    replace(make_lesson("native", vocab_size=EVEN_VOCAB_SIZE, fork_budget=1.0), name="native-unforked"),
     make_lesson("gpt-rope"),
     make_lesson("copy"),
     make_lesson("thinker-window"),
@@ -100,6 +102,8 @@ LESSONS = {lesson.name: lesson for lesson in ALL_LESSONS}
 COPIED_LESSONS = [
     "thoughtbubbles",
     "threshold",
+    "native",
+    "native-unforked",
     "copy",
     "thinker-window",
     "generic-shared",
@@ -112,6 +116,8 @@ SHARDED_LESSONS = [
     "thoughtbubbles",
     "threshold",
     "threshold-odd",
+    "native",
+    "native-unforked",
     "thinker-window",
     "kept-autoregressive",
     "generic-shared",
