@@ -29,13 +29,32 @@ STRATEGIES = {
     "sampled": {"do_sample": True},
     "beams": {"num_beams": 3, "do_sample": False},
 }
+SCALINGS = {
+    "default": {},
+    "linear": {"factor": 2.0},
+    "yarn": {"factor": 2.0},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    "dynamic": {"factor": 2.0},
+    "longrope": {
+        "short_factor": [1.0] * 16,
+        "long_factor": [1.5] * 16,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+}
 EQUAL = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def build_pair(name: str = "llama", **changes):
+def build_pair(name: str = "llama", fold: str = "residual", **changes):
     """A native model, and the same one with forks at a budget of 1."""
-    native = build_native(name)
-    return native, sharpen_forks(build_same(native, **{**FORKS, **changes}))
+    native = build_native(name, **changes)
+    lengths = {key: value for key, value in changes.items() if key == "max_position_embeddings"}
+    return native, sharpen_forks(build_same(native, fold=fold, **FORKS, **lengths))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -56,6 +75,15 @@ def test_logits_are_the_native_ones(name, dtype, attention):
             torch.testing.assert_close(ours, theirs, **tolerance)
         else:
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("rope_type", SCALINGS)
+@torch.no_grad()
+def test_every_rotary_scaling_is_the_native_one(rope_type):
+    rope_parameters = {"rope_theta": 5e5, "rope_type": rope_type, **SCALINGS[rope_type]}
+    native, model = build_pair(head_dim=32, rope_parameters=rope_parameters, max_position_embeddings=64)
+    input_ids = draw_ids(2, 83 if rope_type in ("dynamic", "longrope") else 61)
+    assert torch.equal(model(input_ids).logits, native(input_ids).logits)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -284,6 +312,27 @@ def test_a_compiled_step_at_a_budget_of_one_has_no_graph_break():
     compiled = torch.compile(trained, fullgraph=True, backend="eager")
     compiled(input_ids, labels=input_ids, use_cache=False).loss.backward()
     assert all(weight.grad is not None for weight in trained.parameters())
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+@torch.no_grad()
+def test_a_compiled_step_moves_tokens_into_slots(is_padded):
+    model, growing = build(fork_budget=1.0), None
+    static = StaticCache(config=model.config, max_cache_len=11)
+    input_ids, mask = draw_ids(2, 9), torch.ones(2, 9, dtype=torch.long)
+    if is_padded:
+        mask[1, :3] = 0
+    torch._dynamo.reset()
+    step = model
+    for start, end, budget in ((0, 6, 1.0), (6, 7, 1.0), (7, 8, 2.0), (8, 9, 2.0)):
+        part, given = input_ids[:, start:end], {"fork_budget": budget, "use_cache": True}
+        expected = model(part, attention_mask=mask[:, :end], past_key_values=growing, **given)
+        growing = expected.past_key_values
+        row = torch.nn.functional.pad(mask[:, :end], (0, 11 - end))
+        found = step(part, attention_mask=row, past_key_values=static, **given).logits
+        real = mask[:, start:end].bool()
+        torch.testing.assert_close(found[real], expected.logits[real], atol=1e-4, rtol=0)
+        step = torch.compile(model, fullgraph=True, backend="eager")
 
 
 def test_calibration_of_an_anchored_model_measures_copies():
