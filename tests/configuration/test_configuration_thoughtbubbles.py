@@ -67,13 +67,16 @@ def test_values_of_another_kind_are_refused_by_field(changes):
 
 def test_it_comes_back_from_disk_as_it_was(tmp_path):
     rope_parameters = {"rope_type": "default", "rope_theta": 500.0}
-    config = make_config(fork_budget=1024 / 448, fork_layers=[3, 0], rope_parameters=rope_parameters)
+    native_config = {"model_type": "llama", "rope_theta": 5e5, "eos_token_id": [1, 2], "head_dim": None}
+    fields = {"rope_parameters": rope_parameters, "native_config": native_config}
+    config = make_config(fork_budget=1024 / 448, fork_layers=[3, 0], **fields)
     config.save_pretrained(tmp_path)
     reloaded = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(reloaded, ThoughtbubblesConfig)
     assert reloaded.fork_budget == 1024 / 448
     assert reloaded.fork_layers == [0, 3]
     assert reloaded.rope_parameters["rope_theta"] == 500.0
+    assert reloaded.native_config == native_config
     assert {**reloaded.to_dict(), "_name_or_path": ""} == config.to_dict()
 
 
