@@ -322,8 +322,8 @@ class ThoughtbubblesConfig(FamilyConfig):
                 else ("two finite logits, `(fork_logit, keep_logit)`")
             )
             raise ValueError(
-                f"`fork_score_init` is {init}; it must be {logits}, with `fork_anchored={self.fork_anchored}`, or None "
-                "for scores without a bias."
+                f"`fork_score_init` is {init}; it must be {logits}, with `fork_anchored={self.fork_anchored}`, or "
+                "None for scores without a bias."
             )
         if isinstance(self.fork_score_channel, bool):
             raise ValueError(
