@@ -333,6 +333,22 @@ THINKER_SIZES = {
 }
 
 
+# Layers as those of native decoders, each unlike the published form.
+NATIVE_PARTS = {
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 10,
+    "feed_forward": "mlp",
+    "hidden_act": "gelu_new",
+    "attention_normalization": "layer_norm",
+    "mlp_normalization": "layer_norm",
+    "final_normalization": "layer_norm",
+    "attention_bias": "qkv",
+    "mlp_bias": True,
+    "use_qk_norm": True,
+}
+
+
 def make_thinker_config(**changes) -> LoopedThinkerConfig:
     """The configuration of an answering Thinker of tiny, distinct sizes."""
     sizes = {**THINKER_SIZES, "num_latents": 5, "max_latents": 7, "max_answer_length": 13}
@@ -441,6 +457,7 @@ FAMILIES = [
     make_thinker("thinker-window", num_hidden_layers=1, num_steps=4, num_memory_steps=2, num_read_steps=1, low_rank=5),
     make_thinker("thinker-skip", skip_self_attention=True),
     make_thinker("thinker-exit", num_steps=5, exit_threshold=0.25, self_attention_mlp=True),
+    make_thinker("thinker-parts", **NATIVE_PARTS, position_embedding="learned", scale_embeddings=False),
     make_generic("generic", num_key_value_heads=2, hidden_act="learned", tie_word_embeddings=False),
     make_generic("generic-relative", position_embedding="relative", max_relative_position=5, feed_forward="swiglu"),
     make_generic(
@@ -561,6 +578,7 @@ ANSWERERS = [
     *make_answerers("window", num_memory_steps=2, num_read_steps=1),
     *make_answerers("static-memory", static_memory_size=3),
     *make_answerers("output-steps", num_output_steps=2, tie_word_embeddings=False),
+    *make_answerers("parts", **NATIVE_PARTS),
     *make_answerers("kept", num_kept_outputs=3, num_probes=2, position_frequencies="single"),
 ]
 

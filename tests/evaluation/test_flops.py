@@ -20,7 +20,7 @@ from hf_thoughtbubbles import (
 from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
 from hf_thoughtbubbles.evaluation.flops import count_parameters, estimate_flops, estimate_memory, measure_flops
 from hf_thoughtbubbles.modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
-from tests.families import NATIVE_LAYERS, draw_ids, make_config, make_thinker_config, make_thinker_text_config
+from tests.families import NATIVE_PARTS, draw_ids, make_config, make_thinker_config, make_thinker_text_config
 
 
 NUM_ROWS, NUM_TOKENS = 2, 19
@@ -50,6 +50,7 @@ THINKERS = {
     "window": {"num_steps": 5, "num_memory_steps": 2, "num_read_steps": 1},
     "low-rank": {"low_rank": 5, "self_attention_mlp": True},
     "skip": {"skip_self_attention": True, "self_attention_mlp": True},
+    "parts": {**NATIVE_PARTS, "low_rank": 7},
 }
 ANSWERS = {
     **THINKERS,

@@ -22,13 +22,33 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
         vocab_size (`int`, defaults to 31):
             Number of token ids; by default those of `build_number_tokenizer`.
         hidden_size (`int`, defaults to 128):
-            Width of a latent. Must be a multiple of `num_attention_heads`.
+            Width of a latent.
         num_hidden_layers (`int`, defaults to 1):
             Number of layers in the shared block. A state passes `num_unrolled_layers` of them.
         num_attention_heads (`int`, defaults to 4):
-            Number of attention heads. The head size `hidden_size / num_attention_heads` must be even.
+            Number of heads of queries.
+        num_key_value_heads (`int`, *optional*):
+            Number of heads of keys and values, a divisor of `num_attention_heads`, its default.
+        head_dim (`int`, *optional*):
+            Number of channels of a head; `hidden_size / num_attention_heads` by default. Must be even where latents
+            attend to each other.
         intermediate_size (`int`, *optional*):
-            Width of the gated feed-forward layer; `4 * hidden_size` by default. The original calls it `d_hid`.
+            Width of the feed-forward layers; `4 * hidden_size` by default. The original calls it `d_hid`.
+        feed_forward (`str`, defaults to `"swiglu"`):
+            `"swiglu"` multiplies a SiLU gate in and ignores `hidden_act`; `"mlp"` widens, activates and narrows.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the `"mlp"`; any name of transformers' `ACT2FN`.
+        attention_normalization, mlp_normalization, final_normalization (`str`, defaults to `"rms_norm"`):
+            Norm before attention, before feed-forward layers and after a step: `"rms_norm"` or `"layer_norm"`.
+        rms_norm_eps (`float`, defaults to 1e-6), layer_norm_eps (`float`, defaults to 1e-5):
+            Epsilons of the norms.
+        attention_bias (`bool` or `"qkv"`, defaults to `False`):
+            Whether the projections of attention have biases, with the layer norms before attention. `"qkv"`: those to
+            queries, keys and values have, that of the output has none.
+        mlp_bias (`bool`, defaults to `False`):
+            Whether feed-forward layers have biases, with the layer norms before them and the final one.
+        use_qk_norm (`bool`, defaults to `False`):
+            Whether each head of queries and keys passes an RMS norm before it is rotated.
         max_position_embeddings (`int`, defaults to 512):
             Most tokens of a problem in training. Longer ones are read with one warning. The original calls it
             `max_input_len`.
@@ -40,7 +60,7 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
             Number of steps after which the memory no longer contains the input; unlimited by default. The first step
             always attends to it. The original calls it `read_step`.
         low_rank (`int`, *optional*):
-            Rank of the attention projections; full by default, or if not below `hidden_size`.
+            Rank of the attention projections; full by default, or where it is not below both widths of a projection.
         skip_self_attention (`bool`, defaults to `False`):
             Whether latents attend to the memory alone, not to each other.
         self_attention_mlp (`bool`, defaults to `False`):
@@ -69,9 +89,7 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
             Frequencies of the sinusoidal positions of a problem. `"single"` gives every channel pair the frequency 1:
             a mistake of the original that its checkpoints depend on.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form, with any of its scalings; the original uses `rope_theta` 10000.
-        rms_norm_eps (`float`, defaults to 1e-6):
-            Epsilon of the norms.
+            Rotary settings in transformers' form; the original uses `rope_theta` 10000.
         initializer_range (`float`, *optional*):
             Standard deviation of the initial weights; `1 / sqrt(hidden_size)` by default, so that scaled embeddings
             and their projections start with variance 1.
@@ -139,9 +157,9 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
         return self.num_hidden_layers * self.num_output_steps
 
     @property
-    def has_rotary_positions(self) -> bool:
-        """Whether any attention rotates queries and keys: latents and answers rotate in self-attention alone."""
-        return not self.skip_self_attention
+    def unrotated_by(self) -> str | None:
+        """The setting by which no attention rotates queries and keys: latents and answers do in self-attention."""
+        return "skip_self_attention=True" if self.skip_self_attention else None
 
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""

@@ -2,13 +2,16 @@
 """Settings of the shared block and its loop, which both configurations of looped Thinkers have."""
 
 from collections.abc import Sequence
+from typing import Literal
 
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import RopeParameters
 
 from .family_config import FamilyConfig
+from .layer_settings import AttentionBias, check_key_value_heads, fill_heads
 from .rope_settings import check_rope_parameters
-from .size_settings import check_counts, check_heads, check_rotary_heads, check_scales
+from .size_settings import check_counts, check_rotary_heads, check_scales
 
 
 COUNTS = (
@@ -16,6 +19,8 @@ COUNTS = (
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
     "intermediate_size",
     "max_position_embeddings",
     "num_steps",
@@ -33,7 +38,19 @@ class LoopedThinkerSettings(FamilyConfig):
     hidden_size: int = 128
     num_hidden_layers: int = 1
     num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
     intermediate_size: int | None = None
+    feed_forward: Literal["mlp", "swiglu"] = "swiglu"
+    hidden_act: str = "gelu"
+    attention_normalization: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    mlp_normalization: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    final_normalization: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    rms_norm_eps: float | int = 1e-6
+    layer_norm_eps: float | int = 1e-5
+    attention_bias: AttentionBias = False
+    mlp_bias: bool = False
+    use_qk_norm: bool = False
     max_position_embeddings: int = 512
     num_steps: int = 8
     num_memory_steps: int | None = None
@@ -42,7 +59,6 @@ class LoopedThinkerSettings(FamilyConfig):
     skip_self_attention: bool = False
     self_attention_mlp: bool = False
     rope_parameters: RopeParameters | dict | None = None
-    rms_norm_eps: float | int = 1e-6
     initializer_range: float | int | None = None
     use_cache: bool = True
     pad_token_id: int | None = None
@@ -53,14 +69,16 @@ class LoopedThinkerSettings(FamilyConfig):
     def __post_init__(self, **kwargs):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        fill_heads(self)
         self.validate_sizes()  # before anything is derived from them
         if self.initializer_range is None:
             self.initializer_range = self.hidden_size**-0.5
         super().__post_init__(**kwargs)
 
     @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+    def hidden_dropout(self) -> float:
+        """Dropout of the feed-forward layers: looped Thinkers have none."""
+        return 0.0
 
     @property
     def num_unrolled_layers(self) -> int:
@@ -86,27 +104,31 @@ class LoopedThinkerSettings(FamilyConfig):
         """Part of `@strict`-powered validation: nothing, because `layer_types` is derived."""
 
     def validate_sizes(self):
-        """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
+        """Part of `@strict`-powered validation: sizes are positive and the heads fit each other."""
         check_counts(self, COUNTS)
         for name, lowest in LOWEST_OPTIONAL_COUNTS.items():
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise ValueError(f"`{name}` is {value}; it must be at least {lowest}, or None.")
-        check_heads(self)
-        check_rotary_heads(self)
+        check_key_value_heads(self)
+        if self.unrotated_by is None:
+            check_rotary_heads(self)
 
     @property
-    def has_rotary_positions(self) -> bool:
-        """Whether any attention rotates queries and keys."""
-        return True
+    def unrotated_by(self) -> str | None:
+        """The setting by which no attention rotates queries and keys, if there is one."""
+        raise NotImplementedError  # each of the two configurations has its own
 
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""
-        check_rope_parameters(self, None if self.has_rotary_positions else "skip_self_attention=True")
+        check_rope_parameters(self, self.unrotated_by)
+        super().validate_rope()
 
     def validate_scales(self):
-        """Part of `@strict`-powered validation: scales are positive."""
-        check_scales(self, ("rms_norm_eps", "initializer_range"))
+        """Part of `@strict`-powered validation: a known activation, and positive scales."""
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` is {self.hidden_act!r}; it must be one of {sorted(ACT2FN)}.")
+        check_scales(self, ("rms_norm_eps", "layer_norm_eps", "initializer_range"))
 
 
 __all__ = ["LoopedThinkerSettings"]

@@ -12,7 +12,7 @@ A token that is done repeats its last keys and values in later steps; nothing of
 done depends on the token and earlier ones alone, so a cache contains exactly what a pass without a cache computes.
 
 Shapes: B batch, A rows that are computed (all with tokens that still think), T new tokens, S entries of a part, M of a
-memory, N heads, H head size.
+memory, K heads of keys and values, H head size.
 """
 
 import torch
@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 from .step_cache import StepCache
 
 
-KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, N, S, H)
+KeyValue = tuple[torch.Tensor, torch.Tensor]  # each (B, K, S, H)
 COPY_COST = 3  # in queries: a copy reads, writes and reads again what a query reads once
 
 
@@ -39,12 +39,12 @@ class MemoryParts:
     def __init__(self, num_entries: int):
         self.num_entries = num_entries
         self.is_joined = not torch.is_grad_enabled()
-        self.buffers: list[KeyValue] = []  # (B, N, M, H) for each layer
+        self.buffers: list[KeyValue] = []  # (B, K, M, H) for each layer
         self.parts: list[list[KeyValue]] = []
         self.ends = [0]
 
     def append(self, part: list[KeyValue]):
-        """Add a part: keys and values `(B, N, S, H)` for each layer."""
+        """Add a part: keys and values `(B, K, S, H)` for each layer."""
         start, end = self.ends[-1], self.ends[-1] + part[0][0].shape[2]
         self.ends.append(end)
         if not self.is_joined:
@@ -141,10 +141,10 @@ class StepStates:
 
     def update(self, key: torch.Tensor, value: torch.Tensor, step: int, slot: int) -> KeyValue:
         """
-        Store keys and values `(A, N, T, H)` of the tokens that still think, and repeat those of the others.
+        Store keys and values `(A, K, T, H)` of the tokens that still think, and repeat those of the others.
 
         Returns:
-            Keys and values `(B, N, cached and new tokens, H)` of all rows.
+            Keys and values `(B, K, cached and new tokens, H)` of all rows.
         """
         self.num_new = key.shape[2]
         if self.is_exiting:
@@ -163,7 +163,7 @@ class StepStates:
     def read_memory(self, steps: list[int], parts: list[list[KeyValue]]) -> list[tuple[torch.Tensor, ...]]:
         """
         For each layer the keys, then the values of the `parts` of ascending `steps`; for a single new token of all
-        rows as one pair `(P, B, N, S, H)` where a cache has them so.
+        rows as one pair `(P, B, K, S, H)` where a cache has them so.
         """
         first, end, cache = steps[0], steps[-1] + 1, self.past_key_values
         is_stacked = self.num_new == 1 and self.rows is None and 1 < len(steps) == end - first
@@ -174,7 +174,7 @@ class StepStates:
         return [tuple(states for step in steps for states in parts[step][i]) for i in range(self.num_layers)]
 
     def update_self(self, key: torch.Tensor, value: torch.Tensor, step: int, layer_idx: int) -> KeyValue:
-        """Store keys and values for self-attention at a step; returns the rows that still think, `(A, N, ., H)`."""
+        """Store keys and values for self-attention at a step; returns the rows that still think, `(A, K, ., H)`."""
         key, value = self.update(key, value, step, self.num_layers + layer_idx)
         return self.select_rows(key), self.select_rows(value)
 

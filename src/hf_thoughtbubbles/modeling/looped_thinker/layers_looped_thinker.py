@@ -4,7 +4,7 @@
 The memory of a step is the input and the latents of earlier steps, un-normalised. Latents attend to each other and
 then to the memory. Keys and values of a memory never change, so they are projected once.
 
-Shapes: B batch, S states, M memory entries, N heads, H head size, D hidden.
+Shapes: B batch, S states, M memory entries, N heads, K heads of keys and values, H head size, D hidden.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -26,6 +26,7 @@ from ...configuration.looped_settings import LoopedThinkerSettings
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAMES
 from ..common.common_layers import eager_attention_forward, get_layer_cache
+from ..common.decoder_parts import FeedForward, HeadProjections, build_norm
 from .cache_steps import KeyValue
 from .checks_loop import check_layers
 from .part_attention import attend_parts
@@ -52,42 +53,43 @@ def rotate_heads(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
 
 
 class LowRankLinear(nn.Module):
-    """A projection through a narrower space, without biases."""
+    """A projection through a narrower space."""
 
-    def __init__(self, in_features: int, out_features: int, rank: int):
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = False):
         super().__init__()
         self.down_proj = nn.Linear(in_features, rank, bias=False)
-        self.up_proj = nn.Linear(rank, out_features, bias=False)
+        self.up_proj = nn.Linear(rank, out_features, bias=bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.up_proj(self.down_proj(hidden_states))
 
 
-def build_projection(config: LoopedThinkerSettings) -> nn.Module:
-    """A projection `(., D)` to `(., D)`: full, or through `low_rank` channels when these are fewer."""
-    if config.low_rank is None or config.low_rank >= config.hidden_size:
-        return nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-    return LowRankLinear(config.hidden_size, config.hidden_size, config.low_rank)
+def build_projection(in_features: int, out_features: int, bias: bool, rank: int | None) -> nn.Module:
+    """A projection `(., D)` to `(., D)`: full, or through `rank` channels when these are fewer than those of both."""
+    if rank is None or rank >= min(in_features, out_features):
+        return nn.Linear(in_features, out_features, bias=bias)
+    return LowRankLinear(in_features, out_features, rank, bias)
 
 
-class LoopedThinkerAttention(nn.Module):
+class LoopedThinkerAttention(HeadProjections):
     """Attention with a separate [`project`] for keys and values, because many steps attend to one memory."""
 
     def __init__(self, config: LoopedThinkerSettings):
-        super().__init__()
+        super().__init__(
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            config.attention_bias,
+            config.rms_norm_eps if config.use_qk_norm else None,
+            partial(build_projection, rank=config.low_rank),
+        )
         self.config = config
-        self.head_dim = config.head_dim
-        self.scaling = self.head_dim**-0.5
         self.is_causal = False  # overridden by the argument of each call
-        self.q_proj = build_projection(config)
-        self.k_proj = build_projection(config)
-        self.v_proj = build_projection(config)
-        self.o_proj = build_projection(config)
 
     def project(self, source: torch.Tensor, position_embeddings: KeyValue | None = None) -> KeyValue:
-        """Keys and values `(B, N, S, H)` of a source `(B, S, D)`; keys are rotated when positions are passed."""
-        shape = (*source.shape[:2], -1, self.head_dim)
-        key, value = self.k_proj(source).view(shape), self.v_proj(source).view(shape)
+        """Keys and values `(B, K, S, H)` of a source `(B, S, D)`; keys are rotated when positions are passed."""
+        key, value = self.project_key(source), self.project_value(source)
         if position_embeddings is not None:
             key = rotate_heads(key, *position_embeddings)
         return key.transpose(1, 2), value.transpose(1, 2)
@@ -101,26 +103,25 @@ class LoopedThinkerAttention(nn.Module):
         is_causal: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self.q_proj(hidden_states).view(*hidden_states.shape[:2], -1, self.head_dim)
+        query = self.project_query(hidden_states)
         if position_embeddings is not None:
             query = rotate_heads(query, *position_embeddings)
         if len(key_values) > 2 or key_values[0].ndim == 5:
             attn_output = attend_parts(query.transpose(1, 2), key_values, attention_mask, self.scaling)
-            return self.o_proj(attn_output.transpose(1, 2).reshape(hidden_states.shape)), None
-        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+            return self.o_proj(attn_output.transpose(1, 2).flatten(2)), None
+        implementation = self.config._attn_implementation
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         attn_output, attn_weights = attention_interface(
             self,
             query.transpose(1, 2),
-            *key_values,
+            *(self.repeat_groups(states, implementation) for states in key_values),
             attention_mask,
             dropout=0.0,
             scaling=self.scaling,
             is_causal=is_causal,
             **kwargs,
         )
-        return self.o_proj(attn_output.reshape(hidden_states.shape)), attn_weights
+        return self.o_proj(attn_output.flatten(2)), attn_weights
 
 
 class LoopedThinkerSelfAttention(LoopedThinkerAttention):
@@ -131,19 +132,6 @@ class LoopedThinkerCrossAttention(LoopedThinkerAttention):
     """Attention of latents to the memory; a class of its own, so that its weights are recorded by name."""
 
 
-class LoopedThinkerMLP(nn.Module):
-    """Gated feed-forward layer."""
-
-    def __init__(self, config: LoopedThinkerSettings):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
 class LoopedThinkerLayer(GradientCheckpointingLayer):
     """Self-attention, attention to the un-normalised memory and feed-forward, each pre-norm and residual."""
 
@@ -151,22 +139,25 @@ class LoopedThinkerLayer(GradientCheckpointingLayer):
         super().__init__()
         self.has_self_attention = not config.skip_self_attention
         self.has_self_attention_mlp = self.has_self_attention and config.self_attention_mlp
+        attention_norm = config, config.attention_normalization, bool(config.attention_bias)
+        mlp_norm = config, config.mlp_normalization, config.mlp_bias
         if self.has_self_attention:
-            self.self_attn_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.self_attn_layernorm = build_norm(*attention_norm)
             self.self_attn = LoopedThinkerSelfAttention(config)
         if self.has_self_attention_mlp:
-            self.self_attn_mlp_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-            self.self_attn_mlp = LoopedThinkerMLP(config)
-        self.cross_attn_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.self_attn_mlp_layernorm = build_norm(*mlp_norm)
+            self.self_attn_mlp = FeedForward(config)
+        self.cross_attn_layernorm = build_norm(*attention_norm)
         self.cross_attn = LoopedThinkerCrossAttention(config)
-        self.mlp_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = LoopedThinkerMLP(config)
+        self.mlp_layernorm = build_norm(*mlp_norm)
+        self.mlp = FeedForward(config)
+        self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(
         self,
         hidden_states: torch.Tensor,  # (B, S, D)
-        *memory_parts: torch.Tensor,  # (B, N, M, H): keys, values of each part
-        position_embeddings: KeyValue,
+        *memory_parts: torch.Tensor,  # (B, K, M, H): keys, values of each part
+        position_embeddings: KeyValue | None,
         attention_mask: torch.Tensor | None = None,
         is_causal: bool = False,
         memory_position_embeddings: KeyValue | None = None,
@@ -191,7 +182,8 @@ class LoopedThinkerLayer(GradientCheckpointingLayer):
             )
             hidden_states = hidden_states + attn_output
         if self.has_self_attention_mlp:
-            hidden_states = hidden_states + self.self_attn_mlp(self.self_attn_mlp_layernorm(hidden_states))
+            normed = self.self_attn_mlp_layernorm(hidden_states)
+            hidden_states = hidden_states + self.self_attn_mlp(normed, self.act_fn)
         attn_output, _ = self.cross_attn(
             self.cross_attn_layernorm(hidden_states),
             *memory_parts,
@@ -201,7 +193,7 @@ class LoopedThinkerLayer(GradientCheckpointingLayer):
             **kwargs,
         )
         hidden_states = hidden_states + attn_output
-        return hidden_states + self.mlp(self.mlp_layernorm(hidden_states))
+        return hidden_states + self.mlp(self.mlp_layernorm(hidden_states), self.act_fn)
 
 
 class LoopedThinkerBlock(nn.Module):
@@ -212,7 +204,7 @@ class LoopedThinkerBlock(nn.Module):
         self.layers = nn.ModuleList([LoopedThinkerLayer(config) for _ in range(config.num_hidden_layers)])
         self.has_norm = has_norm
         if has_norm:
-            self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.norm = build_norm(config, config.final_normalization, config.mlp_bias)
 
     def project(self, source: torch.Tensor, position_embeddings: KeyValue | None = None) -> list[KeyValue]:
         """Keys and values of a part of the memory `(B, S, D)` for each layer."""

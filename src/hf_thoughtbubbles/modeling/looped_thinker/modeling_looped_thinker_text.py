@@ -116,18 +116,21 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
     def __init__(self, config: LoopedThinkerTextConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.position_embedding == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        else:
+            self.rotary_emb = RotaryEmbedding(config)
         self.block = LoopedThinkerBlock(config, has_norm=True)
-        self.rotary_emb = RotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()
 
     def embed(
         self, input_ids: torch.LongTensor | None = None, inputs_embeds: torch.FloatTensor | None = None
     ) -> torch.Tensor:
-        """One vector for each token, `(B, T, D)`, scaled by `sqrt(D)`; positions are added in `decode`."""
+        """One vector for each token, `(B, T, D)`, perhaps scaled by `sqrt(D)`; positions are added in `decode`."""
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        return inputs_embeds * math.sqrt(self.config.hidden_size)
+        return inputs_embeds * math.sqrt(self.config.hidden_size) if self.config.scale_embeddings else inputs_embeds
 
     def decode(
         self,
@@ -148,7 +151,11 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         config, num_steps = self.config, num_steps or self.config.num_steps
         has_exit, cache = exit_threshold is not None, self.block.get_cache(past_key_values)
         positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
-        rotary, is_padding = double_rotary(*self.rotary_emb(inputs_embeds, positions)), None
+        rotary = is_padding = None
+        if config.position_embedding == "learned":
+            inputs_embeds = inputs_embeds + self.embed_positions(positions)
+        else:
+            rotary = double_rotary(*self.rotary_emb(inputs_embeds, positions))
         if attention_mask is not None and attention_mask.ndim == 2:
             is_padding = ~take_last(attention_mask, inputs_embeds.shape[1], past_key_values).bool()
         num_parts = 1 + min(num_steps - 1, config.num_memory_steps or num_steps)
@@ -163,7 +170,7 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         hidden_states, latents = None, []
         num_steps_used = torch.full(inputs_embeds.shape[:2], num_steps, device=inputs_embeds.device)
         for step in range(num_steps):
-            before, step_rotary = hidden_states, tuple(states.select_rows(part) for part in rotary)
+            before, step_rotary = hidden_states, rotary and tuple(states.select_rows(part) for part in rotary)
             new = self.block(
                 states.select_rows(inputs_embeds if before is None else inputs_embeds + before),  # (A, T, D)
                 memory.read(step),

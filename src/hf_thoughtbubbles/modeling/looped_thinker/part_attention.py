@@ -5,22 +5,28 @@ The kernel reads each part causally, and returns its output o_p and l_p, the log
 l = logsumexp(l_p) the output over all parts is sum exp(l_p - l) o_p. The kernel's backward reads that output and l
 alone, so with those of all parts it returns the exact gradients of each part (Ring Attention, Liu et al., 2023).
 
-Shapes: P parts, B batch, N heads, T queries, S entries of a part, H head size.
+Shapes: P parts, B batch, N heads, K heads of keys and values, T queries, S entries of a part, H head size.
 """
 
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import is_torchdynamo_exporting
+from transformers.utils.import_utils import is_torch_greater_or_equal
 
 
 FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+READS_GROUPS = is_torch_greater_or_equal("2.9")  # whether the kernel takes grouped heads
 
 
 def has_part_attention(config: PreTrainedConfig, states: torch.Tensor) -> bool:
-    """Whether [`attend_parts`] serves a model: `sdpa` on a CPU, and no export, whose formats lack the kernel."""
+    """
+    Whether [`attend_parts`] serves a model: `sdpa` on a CPU, and no export, whose formats lack the kernel. Older
+    kernels want as many heads of keys as of queries.
+    """
     is_fused = states.device.type == "cpu" and config._attn_implementation == "sdpa"
-    return is_fused and not is_torchdynamo_exporting()
+    is_grouped = config.num_key_value_heads < config.num_attention_heads
+    return is_fused and not is_torchdynamo_exporting() and (not is_grouped or READS_GROUPS)
 
 
 def merge_parts(outputs: list[torch.Tensor], log_sums: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +42,7 @@ def merge_parts(outputs: list[torch.Tensor], log_sums: list[torch.Tensor]) -> tu
 def read_parts(
     query: torch.Tensor, parts: tuple[torch.Tensor, ...], mask: torch.Tensor | None, is_causal: bool, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As [`merge_parts`], for keys and values `(B, N, S, H)` of each part in turn."""
+    """As [`merge_parts`], for keys and values `(B, K, S, H)` of each part in turn."""
     options = {"attn_mask": mask, "scale": scale}
     pairs = zip(parts[::2], parts[1::2], strict=True)
     outputs, log_sums = zip(*[FORWARD(query, *pair, 0.0, is_causal, **options) for pair in pairs], strict=True)
@@ -70,7 +76,7 @@ class PartAttention(torch.autograd.Function):
 def read_stack(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    """Output `(B, N, 1, H)` of a single query for parts that are stacked, `(P, B, N, S, H)`: one call for all."""
+    """Output `(B, N, 1, H)` of a single query for parts that are stacked, `(P, B, K, S, H)`: one call for all."""
     num_parts = key.shape[0]
     query = query.expand(num_parts, *query.shape).flatten(0, 1)
     if mask is not None and mask.shape[0] > 1:
@@ -88,8 +94,8 @@ def attend_parts(
 
     Args:
         query (`torch.Tensor` of shape `(B, N, T, H)`): the queries.
-        parts (`tuple` of `torch.Tensor`): keys, then values of each part, `(B, N, S, H)`; or for a single query one
-            pair `(P, B, N, S, H)`, which no gradient needs.
+        parts (`tuple` of `torch.Tensor`): keys, then values of each part, `(B, K, S, H)`; or for a single query one
+            pair `(P, B, K, S, H)`, which no gradient needs.
         mask (`torch.Tensor` of shape `(B or 1, 1, T, S)`, *optional*): added to the scores of every part; causal
             without it.
         scale (`float`): factor of the scores.

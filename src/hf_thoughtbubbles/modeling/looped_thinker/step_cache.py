@@ -5,7 +5,7 @@ The slots are transformers' own layers, whose keys and values are views of the s
 place, and the parts of a memory are one tensor for a kernel. What replaces keys and values of a slot (another order of
 beams, other rows, other devices) takes effect: the next token is written after a copy of them.
 
-Shapes: R steps, B batch, N heads, S tokens, C tokens that the storage has room for, H head size.
+Shapes: R steps, B batch, K heads of keys and values, S tokens, C tokens that the storage has room for, H head size.
 """
 
 import torch
@@ -16,7 +16,7 @@ from ..common.cache_room import NUM_SPARE_SLOTS, SPARE_SHARE
 
 
 class StepStorage:
-    """Keys and values `(R, B, N, C, H)` of the slots that steps have in the same order."""
+    """Keys and values `(R, B, K, C, H)` of the slots that steps have in the same order."""
 
     def __init__(self, num_steps: int, key: torch.Tensor, num_tokens: int):
         num_tokens += NUM_SPARE_SLOTS + int(SPARE_SHARE * num_tokens)
@@ -33,7 +33,7 @@ class StepStorage:
         return is_like and has_room and not is_locked and shape[1:3] == key.shape[:2] and shape[4] == key.shape[3]
 
     def write(self, layer: DynamicLayer, step: int, states: tuple[torch.Tensor, torch.Tensor], start: int):
-        """Write keys and values `(B, N, T, H)` after the `start` tokens of a slot."""
+        """Write keys and values `(B, K, T, H)` after the `start` tokens of a slot."""
         slot, num_new = self.slots[step], states[0].shape[2]
         for storage, held in zip(slot, (layer.keys, layer.values), strict=True):
             is_held = start > 0 and (held.data_ptr(), held.stride()) == (storage.data_ptr(), storage.stride())
@@ -59,7 +59,7 @@ class StepCache(DynamicCache):
         self.storages: dict[int, StepStorage] = {}  # by slot within a step
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
-        """Append keys and values `(B, N, T, H)` to a slot; returns all of the slot."""
+        """Append keys and values `(B, K, T, H)` to a slot; returns all of the slot."""
         while len(self.layers) <= layer_idx:
             self.layers.append(DynamicLayer())
         layer, (step, slot) = self.layers[layer_idx], divmod(layer_idx, self.stride)
@@ -76,7 +76,7 @@ class StepCache(DynamicCache):
 
     def read_steps(self, first: int, end: int, slot: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """
-        Keys and values `(end - first, B, N, S, H)` of a slot of the steps from `first` to `end`, which the present
+        Keys and values `(end - first, B, K, S, H)` of a slot of the steps from `first` to `end`, which the present
         call has written; `None` if they are not in one storage.
         """
         storage, layers = (

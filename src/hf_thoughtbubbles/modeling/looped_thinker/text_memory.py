@@ -42,7 +42,7 @@ class TextMemory:
         self.joined: MemoryParts | None = None
         self.parts: list[list[KeyValue]] = []
 
-    def append(self, latents: torch.Tensor, position_embeddings: KeyValue, step: int):
+    def append(self, latents: torch.Tensor, position_embeddings: KeyValue | None, step: int):
         """Add the part `(A, T, D)` that the memory has from step `step` on: the input, or the latents before it."""
         part = self.states.update_memory(self.block.project(latents, position_embeddings), step)
         if not self.is_joined:
