@@ -69,6 +69,14 @@ def sharpen_forks(model: ThoughtbubblesForCausalLM) -> ThoughtbubblesForCausalLM
     return model
 
 
+@torch.no_grad()
+def mix_inputs(model: LoopedThinkerForCausalLM) -> LoopedThinkerForCausalLM:
+    """Make each step read both the latent and the input of the loop, as after training."""
+    if model.config.input_injection == "adapter":
+        torch.nn.init.normal_(model.model.adapter.weight, std=model.config.hidden_size**-0.5)
+    return model
+
+
 def draw_bytes(*shape: int) -> torch.Tensor:
     """Random letters and spaces."""
     return torch.tensor(list(b"abc de")).index_select(0, torch.randint(0, 6, shape).flatten()).view(shape)
@@ -201,6 +209,8 @@ class Family:
     def make(self, config: PreTrainedConfig):
         """A model with weights from the current random state."""
         model = self.model_class(config).eval()
+        if self.model_class is LoopedThinkerForCausalLM:
+            return mix_inputs(model)
         if self.model_class is not ThoughtbubblesForCausalLM:
             return model
         sharpen_forks(model)
@@ -360,6 +370,11 @@ def make_thinker_text_config(**changes) -> LoopedThinkerTextConfig:
     return LoopedThinkerTextConfig(**{**THINKER_SIZES, **changes})
 
 
+# A loop over plain layers, between others.
+LOOP = {"skip_cross_attention": True, "input_injection": "adapter", "scale_embeddings": False}
+LOOP |= {"num_prelude_layers": 1, "num_coda_layers": 1}
+
+
 def make_thinker(name: str, **changes) -> Family:
     """A looped Thinker that continues text."""
     return Family(
@@ -458,6 +473,16 @@ FAMILIES = [
     make_thinker("thinker-skip", skip_self_attention=True),
     make_thinker("thinker-exit", num_steps=5, exit_threshold=0.25, self_attention_mlp=True),
     make_thinker("thinker-parts", **NATIVE_PARTS, position_embedding="learned", scale_embeddings=False),
+    make_thinker("thinker-loop", **LOOP, num_key_value_heads=1, head_dim=6, use_qk_norm=True),
+    make_thinker(
+        "thinker-loop-exit",
+        **{**LOOP, "num_prelude_layers": 0, "num_coda_layers": 2},
+        **{**NATIVE_PARTS, "use_qk_norm": False},
+        position_embedding="learned",
+        num_steps=5,
+        exit_threshold=0.95,
+        initializer_range=0.3,
+    ),
     make_generic("generic", num_key_value_heads=2, hidden_act="learned", tie_word_embeddings=False),
     make_generic("generic-relative", position_embedding="relative", max_relative_position=5, feed_forward="swiglu"),
     make_generic(

@@ -8,11 +8,18 @@ from huggingface_hub.dataclasses import strict
 from .looped_settings import LoopedThinkerSettings
 
 
+# What layers without a memory do not have.
+WITHOUT_MEMORY = ("skip_self_attention", "self_attention_mlp", "num_memory_steps", "num_read_steps")
+
+
 @strict
 class LoopedThinkerTextConfig(LoopedThinkerSettings):
     r"""
     The configuration of a [`LoopedThinkerTextModel`]: every token of a text has a latent vector, and one weight-shared
     block is applied to the latents again and again ([`LoopedThinkerForCausalLM`]).
+
+    The defaults are the published form. `skip_cross_attention=True` and `input_injection="adapter"` make a loop over
+    plain decoder layers, which with one step is the native decoder of the same layers.
 
     Args:
         vocab_size (`int`, defaults to 50257):
@@ -20,7 +27,9 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
         hidden_size (`int`, defaults to 128):
             Width of a latent.
         num_hidden_layers (`int`, defaults to 1):
-            Number of layers in the shared block. A state passes `num_unrolled_layers` of them.
+            Number of layers in the shared block. A state passes `num_unrolled_layers`.
+        num_prelude_layers, num_coda_layers (`int`, defaults to 0):
+            Number of plain decoder layers before and after the loop, with weights of their own.
         num_attention_heads (`int`, defaults to 4):
             Number of heads of queries.
         num_key_value_heads (`int`, *optional*):
@@ -58,8 +67,15 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
             Rank of the attention projections; full by default, or where it is not below both widths of a projection.
         skip_self_attention (`bool`, defaults to `False`):
             Whether latents attend to the memory alone, not to each other.
+        skip_cross_attention (`bool`, defaults to `False`):
+            Whether the layers of the block are plain decoder layers: self-attention and a feed-forward layer, without
+            a memory.
         self_attention_mlp (`bool`, defaults to `False`):
             Whether a feed-forward layer follows self-attention; without effect with `skip_self_attention`.
+        input_injection (`str`, defaults to `"add"`):
+            What a step after the first reads, from the input e of the loop and the latent h of the step before.
+            `"add"`: the published form e + h, where h is normalised after each step. `"adapter"`: A [h, e], where the
+            matrix A starts as [identity, 0]; h is not normalised, and the final norm comes after the coda.
         exit_threshold (`float`, *optional*):
             Relative change of a token's latent below which the token takes no further step; in evaluation.
         exit_in_training (`bool`, defaults to `False`):
@@ -81,6 +97,8 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
             Special token ids.
         tie_word_embeddings (`bool`, defaults to `True`):
             Whether the output matrix is the embedding matrix.
+        native_config (`dict`, *optional*):
+            Configuration of the native model that this one was converted from, if it was.
 
     Raises:
         `StrictDataclassClassValidationError`: when numbers contradict each other; names the field, what was passed
@@ -95,12 +113,18 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
 
     model_type = "looped_thinker_text"
     family_summary = "one block of layers with shared weights, applied again and again to a latent for each token"
-    keys_to_ignore_at_inference = ["past_key_values", "cache", "latents", "step_logits", "num_steps_used"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "latents", "step_hidden_states", "step_logits"]
+    keys_to_ignore_at_inference += ["num_steps_used"]
 
     position_embedding: Literal["rope", "learned"] = "rope"
     scale_embeddings: bool = True
+    num_prelude_layers: int = 0
+    num_coda_layers: int = 0
+    skip_cross_attention: bool = False
+    input_injection: Literal["add", "adapter"] = "add"
     exit_threshold: float | int | None = None
     exit_in_training: bool = False
+    native_config: dict | None = None
     is_encoder_decoder: Literal[False] = False
 
     @property
@@ -109,9 +133,48 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
         return None if self.position_embedding == "rope" else f'position_embedding="{self.position_embedding}"'
 
     @property
+    def base_model_fsdp_plan(self) -> dict[str, str]:  # type: ignore[override]
+        """As for all looped Thinkers; layers that are not in the loop are gathered one by one."""
+        counts = {"prelude": self.num_prelude_layers, "coda": self.num_coda_layers}
+        plain = {f"{name}.*": "free_full_weight" for name, count in counts.items() if count > 0}
+        return {**super().base_model_fsdp_plan, **plain}
+
+    @property
+    def num_plain_layers(self) -> int:
+        """Number of layers before and after the loop."""
+        return self.num_prelude_layers + self.num_coda_layers
+
+    @property
+    def num_unrolled_layers(self) -> int:
+        """Number of layers that a state passes: those of the block once for each step, and those around the loop."""
+        return self.num_plain_layers + self.num_hidden_layers * self.num_steps
+
+    @property
+    def num_step_slots(self) -> int:
+        """Number of pairs of keys and values that a step stores: for each layer one for each attention."""
+        return self.num_hidden_layers * (2 - self.skip_self_attention - self.skip_cross_attention)
+
+    def count_cache_slots(self, num_steps: int) -> int:
+        """Number of pairs of keys and values that a text stores in so many steps."""
+        return self.num_plain_layers + num_steps * self.num_step_slots
+
+    @property
     def num_cache_slots(self) -> int:
-        """Number of pairs of keys and values that a text stores: for each step and layer one for each attention."""
-        return self.num_unrolled_layers * (1 if self.skip_self_attention else 2)
+        """Number of pairs of keys and values that a text stores, see `cache_steps.py`."""
+        return self.count_cache_slots(self.num_steps)
+
+    def validate_sizes(self):
+        """Part of `@strict`-powered validation: also, plain layers have nothing that belongs to a memory."""
+        super().validate_sizes()
+        for name in ("num_prelude_layers", "num_coda_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 0.")
+        for name in WITHOUT_MEMORY if self.skip_cross_attention else ():
+            if getattr(self, name) not in (None, False):
+                raise ValueError(
+                    f"`{name}={getattr(self, name)}` was passed with `skip_cross_attention=True`, whose layers have "
+                    f"self-attention and one feed-forward layer, without a memory. Remove `{name}`."
+                )
 
     def validate_scales(self):
         """Part of `@strict`-powered validation: scales are positive."""

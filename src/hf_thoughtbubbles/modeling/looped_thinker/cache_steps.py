@@ -2,11 +2,14 @@
 """Keys and values of a loop: the parts of a memory, and the slots of a cache over steps.
 
 Step r of L shared layers has L pairs of keys and values for cross-attention (of the input for step 0, else of the
-latents that step r - 1 left) and L pairs for self-attention. They are slots of one transformers cache, step by step,
-so that a cache of more steps only has more slots:
+latents that step r - 1 left) and L pairs for self-attention. They are slots of one transformers cache, after those of
+the P layers around the loop and step by step, so that a cache of more steps only has more slots:
 
-    step r, cross-attention of layer l    slot r * stride + l
-    step r, self-attention of layer l     slot r * stride + L + l          stride = 2 L
+    layer p before or after the loop      slot p
+    step r, cross-attention of layer l    slot P + r * stride + l
+    step r, self-attention of layer l     slot P + r * stride + L + l      stride = 2 L
+
+Layers without cross-attention have stride = L, and so have those without self-attention.
 
 A token that is done repeats its last keys and values in later steps; nothing of it is computed again. Whether it is
 done depends on the token and earlier ones alone, so a cache contains exactly what a pass without a cache computes.
@@ -18,6 +21,7 @@ memory, K heads of keys and values, H head size.
 import torch
 from transformers.cache_utils import Cache
 
+from ...configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
 from .step_cache import StepCache
 
 
@@ -71,6 +75,15 @@ class MemoryParts:
         ]
 
 
+def prefetch(past_key_values: Cache | None, slot: int):
+    """
+    Move a slot of an offloaded cache back to its device. Every update of a slot does this for the next one, so it is
+    needed where slots are not updated in order.
+    """
+    if past_key_values is not None and past_key_values.offloading and slot < len(past_key_values.layers):
+        past_key_values.prefetch(slot, past_key_values.only_non_sliding)
+
+
 def choose_rows(indices: torch.Tensor, batch_size: int, num_new: int) -> slice | torch.Tensor | None:
     """
     The rows to compute when those of ascending `indices` `(A,)` still think about `num_new` tokens each.
@@ -99,17 +112,17 @@ class StepStates:
     Keys and values over the steps of one call, cached ones first.
 
     Args:
-        num_layers (`int`): layers inside the shared block.
-        has_self_attention (`bool`): whether its layers have self-attention.
+        config ([`LoopedThinkerTextConfig`]): tells the slots of a step.
         past_key_values (`Cache`, *optional*): keys and values of earlier tokens; new ones are appended.
         is_exiting (`bool`): whether tokens may be done before the last step.
     """
 
     def __init__(
-        self, num_layers: int, has_self_attention: bool, past_key_values: Cache | None = None, is_exiting: bool = False
+        self, config: LoopedThinkerTextConfig, past_key_values: Cache | None = None, is_exiting: bool = False
     ):
-        self.num_layers = num_layers
-        self.stride = num_layers * (2 if has_self_attention else 1)
+        self.num_layers = config.num_hidden_layers
+        self.num_memory_slots = 0 if config.skip_cross_attention else self.num_layers
+        self.first_slot, self.stride = config.num_plain_layers, config.num_step_slots
         self.past_key_values = past_key_values
         self.is_exiting = is_exiting
         self.is_thinking: torch.Tensor | None = None  # (B, T), True for tokens that still think; None: all
@@ -153,7 +166,7 @@ class StepStates:
                 key, value = self.merge(key, old_key, mask), self.merge(value, old_value, mask)
             self.latest[slot] = key, value
         if self.past_key_values is not None:
-            key, value = self.past_key_values.update(key, value, step * self.stride + slot)
+            key, value = self.past_key_values.update(key, value, self.first_slot + step * self.stride + slot)
         return key, value
 
     def update_memory(self, projected: list[KeyValue], step: int) -> list[KeyValue]:
@@ -175,7 +188,7 @@ class StepStates:
 
     def update_self(self, key: torch.Tensor, value: torch.Tensor, step: int, layer_idx: int) -> KeyValue:
         """Store keys and values for self-attention at a step; returns the rows that still think, `(A, K, ., H)`."""
-        key, value = self.update(key, value, step, self.num_layers + layer_idx)
+        key, value = self.update(key, value, step, self.num_memory_slots + layer_idx)
         return self.select_rows(key), self.select_rows(value)
 
     def exit(self, is_done: torch.Tensor):
@@ -194,8 +207,8 @@ class StepStates:
         if self.past_key_values is None:
             return
         for step in range(first_step, num_steps):
-            for slot in range(self.num_layers if step == first_step else 0, self.stride):
-                self.past_key_values.update(*self.latest[slot], step * self.stride + slot)
+            for slot in range(self.num_memory_slots if step == first_step else 0, self.stride):
+                self.past_key_values.update(*self.latest[slot], self.first_slot + step * self.stride + slot)
 
 
-__all__ = ["KeyValue", "MemoryParts", "StepStates"]
+__all__ = ["KeyValue", "MemoryParts", "StepStates", "prefetch"]

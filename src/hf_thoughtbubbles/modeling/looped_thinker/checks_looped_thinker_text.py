@@ -56,7 +56,7 @@ def check_cache(config: LoopedThinkerTextConfig, past_key_values: Cache, num_ste
             f"`past_key_values` is a `{type(past_key_values).__name__}`, which stores what another family needs. "
             "Use the cache that this model returned for the same batch, or remove it."
         )
-    needed = config.num_hidden_layers * num_steps * (1 if config.skip_self_attention else 2)
+    needed = config.count_cache_slots(num_steps)
     layers = past_key_values.layers
     if past_key_values.layer_class_to_replicate is None and len(layers) < needed:
         raise ValueError(
@@ -73,4 +73,15 @@ def check_cache(config: LoopedThinkerTextConfig, past_key_values: Cache, num_ste
     check_rows((layers[0], layers[-1]) if layers else (), batch_size, config.num_key_value_heads, config.head_dim)
 
 
-__all__ = ["check_text"]
+def check_step_outputs(config: LoopedThinkerTextConfig, output_steps: bool, past_key_values: Cache | None):
+    """Refuse to return what each step would give where earlier tokens have keys and values of the last step alone."""
+    if not output_steps or config.num_coda_layers == 0 or past_key_values is None:
+        return
+    if past_key_values.is_compileable or past_key_values.get_seq_length() > 0:
+        raise ValueError(
+            "`output_steps=True` was passed with a `past_key_values` that is static or already holds tokens, but the "
+            "layers after the loop store keys and values of the last step alone. Pass the whole text in one call."
+        )
+
+
+__all__ = ["check_step_outputs", "check_text"]

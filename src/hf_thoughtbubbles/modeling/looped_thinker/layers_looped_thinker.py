@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""The shared block of looped Thinkers: attention, layers, and the selection of what a step attends to.
+"""The layers of looped Thinkers: the shared block, plain decoder layers, and the selection of what a step attends to.
 
 The memory of a step is the input and the latents of earlier steps, un-normalised. Latents attend to each other and
 then to the memory. Keys and values of a memory never change, so they are projected once.
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_bidirectional_mask
@@ -52,6 +53,11 @@ def rotate_heads(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
 
 
+def rotate_natively(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """As [`rotate_heads`], with the rounding of native decoders: each product is rounded before the sum."""
+    return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin
+
+
 class LowRankLinear(nn.Module):
     """A projection through a narrower space."""
 
@@ -74,6 +80,8 @@ def build_projection(in_features: int, out_features: int, bias: bool, rank: int 
 class LoopedThinkerAttention(HeadProjections):
     """Attention with a separate [`project`] for keys and values, because many steps attend to one memory."""
 
+    rotate = staticmethod(rotate_heads)
+
     def __init__(self, config: LoopedThinkerSettings):
         super().__init__(
             config.hidden_size,
@@ -91,7 +99,7 @@ class LoopedThinkerAttention(HeadProjections):
         """Keys and values `(B, K, S, H)` of a source `(B, S, D)`; keys are rotated when positions are passed."""
         key, value = self.project_key(source), self.project_value(source)
         if position_embeddings is not None:
-            key = rotate_heads(key, *position_embeddings)
+            key = self.rotate(key, *position_embeddings)
         return key.transpose(1, 2), value.transpose(1, 2)
 
     def forward(
@@ -105,7 +113,7 @@ class LoopedThinkerAttention(HeadProjections):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self.project_query(hidden_states)
         if position_embeddings is not None:
-            query = rotate_heads(query, *position_embeddings)
+            query = self.rotate(query, *position_embeddings)
         if len(key_values) > 2 or key_values[0].ndim == 5:
             attn_output = attend_parts(query.transpose(1, 2), key_values, attention_mask, self.scaling)
             return self.o_proj(attn_output.transpose(1, 2).flatten(2)), None
@@ -126,6 +134,12 @@ class LoopedThinkerAttention(HeadProjections):
 
 class LoopedThinkerSelfAttention(LoopedThinkerAttention):
     """Attention of latents to each other; a class of its own, so that its weights are recorded by name."""
+
+
+class LoopedThinkerPlainAttention(LoopedThinkerSelfAttention):
+    """Self-attention of a native decoder."""
+
+    rotate = staticmethod(rotate_natively)
 
 
 class LoopedThinkerCrossAttention(LoopedThinkerAttention):
@@ -196,12 +210,65 @@ class LoopedThinkerLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.mlp_layernorm(hidden_states), self.act_fn)
 
 
+class LoopedThinkerPlainLayer(GradientCheckpointingLayer):
+    """A layer of a native decoder: self-attention and feed-forward, each pre-norm and residual."""
+
+    def __init__(self, config: LoopedThinkerSettings):
+        super().__init__()
+        self.self_attn = LoopedThinkerPlainAttention(config)
+        self.mlp = FeedForward(config)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.input_layernorm = build_norm(config, config.attention_normalization, bool(config.attention_bias))
+        self.post_attention_layernorm = build_norm(config, config.mlp_normalization, config.mlp_bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (B, S, D)
+        position_embeddings: KeyValue | None,
+        update_cache: Callable[[torch.Tensor, torch.Tensor], KeyValue] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        normed = self.input_layernorm(hidden_states)
+        key, value = self.self_attn.project(normed, position_embeddings)
+        if update_cache is not None:
+            key, value = update_cache(key, value)
+        attn_output, _ = self.self_attn(normed, key, value, position_embeddings=position_embeddings, **kwargs)
+        hidden_states = hidden_states + attn_output
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states), self.act_fn)
+
+
+class LoopedThinkerPlainLayers(nn.ModuleList):
+    """Plain decoder layers with weights of their own, before or after a loop."""
+
+    def __init__(self, config: LoopedThinkerSettings, num_layers: int):
+        super().__init__(LoopedThinkerPlainLayer(config) for _ in range(num_layers))
+
+    def forward(self, hidden_states: torch.Tensor, cache: Cache | None, first_slot: int, **kwargs) -> torch.Tensor:
+        """States `(B, S, D)` after all layers; their keys and values are slots of the cache from `first_slot` on."""
+        for slot, layer in enumerate(self, first_slot):
+            update_cache = None if cache is None else partial(cache.update, layer_idx=slot)
+            hidden_states = layer(hidden_states, update_cache=update_cache, **kwargs)
+        return hidden_states
+
+
+class InputAdapter(nn.Linear):
+    """
+    The projection of a latent and the loop's input, side by side, to what a step reads; it starts as the latent. A
+    class of its own, so that `_init_weights` can tell it from other projections.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__(2 * hidden_size, hidden_size, bias=False)
+
+
 class LoopedThinkerBlock(nn.Module):
     """The layers that all steps share, and a norm after the last of them if `has_norm`."""
 
-    def __init__(self, config: LoopedThinkerSettings, has_norm: bool):
+    def __init__(
+        self, config: LoopedThinkerSettings, has_norm: bool, layer_class: type[nn.Module] = LoopedThinkerLayer
+    ):
         super().__init__()
-        self.layers = nn.ModuleList([LoopedThinkerLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList([layer_class(config) for _ in range(config.num_hidden_layers)])
         self.has_norm = has_norm
         if has_norm:
             self.norm = build_norm(config, config.final_normalization, config.mlp_bias)
@@ -214,19 +281,20 @@ class LoopedThinkerBlock(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        memory: Memory,
+        memory: Memory | None = None,
         update_cache: Callable[[torch.Tensor, torch.Tensor, int], KeyValue] | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """
-        One step of `(B, S, D)`. `update_cache(key, value, layer_idx)` stores keys and values of self-attention, and
-        returns them with those that the cache already has.
+        One step of `(B, S, D)`; plain layers take no memory. `update_cache(key, value, layer_idx)` stores keys and
+        values of self-attention, and returns them with those that the cache already has.
         """
-        for layer_idx, (layer, parts) in enumerate(zip(self.layers, memory.layers, strict=True)):
+        if memory is not None:
+            kwargs["memory_mask"] = memory.mask
+        for layer_idx, layer in enumerate(self.layers):
             hidden_states = layer(
                 hidden_states,
-                *parts,
-                memory_mask=memory.mask,
+                *(() if memory is None else memory.layers[layer_idx]),
                 update_cache=None if update_cache is None else partial(update_cache, layer_idx=layer_idx),
                 **kwargs,
             )
@@ -270,7 +338,7 @@ class LoopedPreTrainedModel(HubModelMixin, PreTrainedModel):
     _supports_sdpa = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
-        "hidden_states": LoopedThinkerLayer,
+        "hidden_states": [LoopedThinkerLayer, LoopedThinkerPlainLayer],
         "attentions": OutputRecorder(LoopedThinkerSelfAttention, index=1),
         "cross_attentions": OutputRecorder(LoopedThinkerCrossAttention, index=1),
     }
@@ -284,12 +352,21 @@ class LoopedPreTrainedModel(HubModelMixin, PreTrainedModel):
         config.validate()  # fields set after construction, as `from_pretrained(..., num_steps=...)` does
         super().__init__(config, *args, **kwargs)
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, InputAdapter):
+            init.eye_(module.weight)  # the identity of the latent, and zeros for the input
+
 
 __all__ = [
+    "InputAdapter",
     "LoopedPreTrainedModel",
     "LoopedThinkerBlock",
     "LoopedThinkerCrossAttention",
     "LoopedThinkerLayer",
+    "LoopedThinkerPlainLayer",
+    "LoopedThinkerPlainLayers",
     "LoopedThinkerSelfAttention",
     "LowRankLinear",
     "Memory",

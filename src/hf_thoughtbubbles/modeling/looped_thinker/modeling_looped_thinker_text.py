@@ -3,7 +3,8 @@
 
     embed    token ids to one vector per token
     decode   the shared block, applied again and again to one latent per token: a step is given the token once more,
-             and attends to the input and to the latents of earlier steps, of tokens up to its own
+             and attends to the input and to the latents of earlier steps, of tokens up to its own; as options, plain
+             layers before and after the loop, and in it
     unembed  logits
 
 Shapes: B batch, T tokens, A rows with tokens that still think, R steps, M memory entries, D hidden, V vocabulary.
@@ -28,14 +29,23 @@ from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding
+from ..common.decoder_parts import build_norm
 from ..common.evaluation_mode import compares_likelihoods
 from ..common.packed_documents import find_documents, separate_documents
 from ..common.position_ids import get_position_ids, take_last
-from .cache_steps import StepStates
+from .cache_steps import KeyValue, StepStates, prefetch
 from .checks_loop import check_selection
-from .checks_looped_thinker_text import check_text
+from .checks_looped_thinker_text import check_step_outputs, check_text
 from .generation_looped_thinker_text import TextThinkingMixin
-from .layers_looped_thinker import LoopedPreTrainedModel, LoopedThinkerBlock, double_rotary
+from .layers_looped_thinker import (
+    InputAdapter,
+    LoopedPreTrainedModel,
+    LoopedThinkerBlock,
+    LoopedThinkerLayer,
+    LoopedThinkerPlainLayer,
+    LoopedThinkerPlainLayers,
+    double_rotary,
+)
 from .part_attention import has_part_attention
 from .step_cache import StepCache
 from .text_memory import TextMemory
@@ -51,18 +61,23 @@ class LoopedThinkerTextModelOutput(BaseModelOutputWithPastAndCrossAttentions):
     The base model's output.
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): the latent of each token after the last step.
+        last_hidden_state (`torch.FloatTensor` of shape `(B, T, D)`): the latent of each token after the last step, and
+            after the layers that follow the loop.
         past_key_values (`Cache`, *optional*): keys and values of tokens and steps.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*): the input of the first layer, then the output of each
-            application of a layer, in order.
+            application of a layer, in order. With `output_steps=True` the layers after the loop are applied for each
+            step.
         attentions (`tuple(torch.FloatTensor)`, *optional*): self-attention weights in the same order; empty with
             `skip_self_attention`.
         cross_attentions (`tuple(torch.FloatTensor)`, *optional*): weights over the memory in the same order.
         latents (`torch.FloatTensor` of shape `(B, R, T, D)`, *optional*): after each step, with `output_steps=True`.
+        step_hidden_states (`torch.FloatTensor` of shape `(B, R, T, D)`, *optional*): the `last_hidden_state` if a step
+            were the last one, with `output_steps=True`; the latents themselves where only the output matrix follows.
         num_steps_used (`torch.LongTensor` of shape `(B, T)`): number of steps that each token took.
     """
 
     latents: torch.FloatTensor | None = None
+    step_hidden_states: torch.FloatTensor | None = None
     num_steps_used: torch.LongTensor | None = None
 
 
@@ -95,10 +110,22 @@ def measure_change(hidden_states: torch.Tensor, before: torch.Tensor) -> torch.T
     return (hidden_states - before).norm(dim=-1) / hidden_states.norm(dim=-1).clamp(min=torch.finfo(torch.float).tiny)
 
 
+def add_zero_gradients(hidden_states: torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """The same states, of which the trained parameters of a module that is not used get gradients of zeros."""
+    return hidden_states + 0 * sum(parameter.sum() for parameter in module.parameters() if parameter.requires_grad)
+
+
 class LoopedThinkerTextPreTrainedModel(LoopedPreTrainedModel):
     """Base of the looped Thinkers that are language models."""
 
     config: LoopedThinkerTextConfig
+
+    def __init__(self, config: LoopedThinkerTextConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        # FSDP in accelerate refuses names of layers that the model does not have.
+        has_plain_layers = config.skip_cross_attention or config.num_plain_layers > 0
+        block_layers = [] if config.skip_cross_attention else [LoopedThinkerLayer.__name__]
+        self._no_split_modules = block_layers + [LoopedThinkerPlainLayer.__name__] * has_plain_layers
 
 
 class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
@@ -120,7 +147,15 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         else:
             self.rotary_emb = RotaryEmbedding(config)
-        self.block = LoopedThinkerBlock(config, has_norm=True)
+        self.prelude = LoopedThinkerPlainLayers(config, config.num_prelude_layers)
+        layer_class = LoopedThinkerPlainLayer if config.skip_cross_attention else LoopedThinkerLayer
+        has_adapter = config.input_injection == "adapter"
+        self.block = LoopedThinkerBlock(config, has_norm=not has_adapter, layer_class=layer_class)
+        self.adapter = InputAdapter(config.hidden_size) if has_adapter else None
+        self.coda = LoopedThinkerPlainLayers(config, config.num_coda_layers)
+        self.norm = None
+        if has_adapter or config.num_coda_layers > 0:
+            self.norm = build_norm(config, config.final_normalization, config.mlp_bias)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -145,50 +180,89 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> LoopedThinkerTextModelOutput:
         """
-        Apply the block `num_steps` times to an embedded text `(B, T, D)`, whose tokens attend within their document,
-        `documents` `(B or 1, T)`.
+        Apply the prelude, the block `num_steps` times and the coda to an embedded text `(B, T, D)`, whose tokens
+        attend within their document, `documents` `(B or 1, T)`.
         """
         config, num_steps = self.config, num_steps or self.config.num_steps
-        has_exit, cache = exit_threshold is not None, self.block.get_cache(past_key_values)
-        positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
-        rotary = is_padding = None
+        positions, rotary = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values), None
         if config.position_embedding == "learned":
             inputs_embeds = inputs_embeds + self.embed_positions(positions)
         else:
             rotary = double_rotary(*self.rotary_emb(inputs_embeds, positions))
-        if attention_mask is not None and attention_mask.ndim == 2:
-            is_padding = ~take_last(attention_mask, inputs_embeds.shape[1], past_key_values).bool()
         num_parts = 1 + min(num_steps - 1, config.num_memory_steps or num_steps)
-        is_joined = not has_part_attention(config, inputs_embeds)
+        is_joined, is_padding = not has_part_attention(config, inputs_embeds), None
         masks = self.create_masks(
             inputs_embeds, attention_mask, position_ids, past_key_values, documents, num_parts, is_joined
         )
-        states = StepStates(config.num_hidden_layers, not config.skip_self_attention, cache, has_exit)
-        memory = TextMemory(config, self.block, states, num_steps, masks, is_joined)
+        if exit_threshold is not None and attention_mask is not None and attention_mask.ndim == 2:
+            is_padding = ~take_last(attention_mask, inputs_embeds.shape[1], past_key_values).bool()
+        cache = self.block.get_cache(past_key_values)
+        states, memory = StepStates(config, cache, exit_threshold is not None), None
+        if not config.skip_cross_attention:
+            memory = TextMemory(config, self.block, states, num_steps, masks, is_joined)
 
-        memory.append(inputs_embeds, rotary, step=0)
-        hidden_states, latents = None, []
+        arguments = {"position_embeddings": rotary, "attention_mask": masks[0], "is_causal": True, **kwargs}
+        inputs_embeds = self.prelude(inputs_embeds, cache, first_slot=0, **arguments)
+        steps = {"num_steps": num_steps, "output_steps": output_steps, "exit_threshold": exit_threshold}
+        latents, num_steps_used = self.loop(inputs_embeds, states, memory, is_padding, **steps, **arguments)
+        step_states = [self.finish(latent, None, **arguments) for latent in latents[:-1]]
+        step_states.append(self.finish(latents[-1], cache, **arguments))
+        return LoopedThinkerTextModelOutput(
+            last_hidden_state=step_states[-1],
+            past_key_values=past_key_values,
+            latents=torch.stack(latents, dim=1) if output_steps else None,
+            step_hidden_states=torch.stack(step_states, dim=1) if output_steps else None,
+            num_steps_used=num_steps_used,
+        )
+
+    def inject(self, inputs_embeds: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
+        """What a step reads, `(B, T, D)`: the loop's input, with the latents of the step before if there is one."""
+        if before is None:
+            return inputs_embeds
+        if self.adapter is None:
+            return inputs_embeds + before
+        return self.adapter(torch.cat((before, inputs_embeds), dim=-1))
+
+    def loop(
+        self,
+        inputs_embeds: torch.Tensor,
+        states: StepStates,
+        memory: TextMemory | None,
+        is_padding: torch.Tensor | None,  # (B, T)
+        num_steps: int,
+        output_steps: bool,
+        exit_threshold: float | None,
+        position_embeddings: KeyValue | None,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """
+        Apply the block `num_steps` times to `(B, T, D)`; returns the latents after each step, or of the last step
+        alone, and the number of steps `(B, T)` that each token took.
+        """
+        prefetch(states.past_key_values, states.first_slot)
+        if memory is not None:
+            memory.append(inputs_embeds, position_embeddings, step=0)
+        hidden_states, latents, select = None, [], states.select_rows
         num_steps_used = torch.full(inputs_embeds.shape[:2], num_steps, device=inputs_embeds.device)
         for step in range(num_steps):
-            before, step_rotary = hidden_states, rotary and tuple(states.select_rows(part) for part in rotary)
+            before = hidden_states
+            rotary = position_embeddings and tuple(select(part) for part in position_embeddings)
             new = self.block(
-                states.select_rows(inputs_embeds if before is None else inputs_embeds + before),  # (A, T, D)
-                memory.read(step),
+                self.inject(select(inputs_embeds), select(before)),  # (A, T, D)
+                **({} if memory is None else memory.read(step, rotary)),
                 update_cache=partial(states.update_self, step=step),
-                position_embeddings=step_rotary,
-                attention_mask=states.select_rows(masks[0]),
-                is_causal=True,
-                memory_position_embeddings=step_rotary,
-                is_memory_causal=True,
+                position_embeddings=rotary,
+                attention_mask=select(attention_mask),
                 **kwargs,
             )
             hidden_states = states.complete(new, before)
-            if output_steps:
-                latents.append(hidden_states)
+            latents = [*latents, hidden_states] if output_steps else [hidden_states]
             if step + 1 == num_steps:
                 break
-            memory.append(new, step_rotary, step + 1)
-            if has_exit and before is not None:
+            if memory is not None:
+                memory.append(new, rotary, step + 1)
+            if exit_threshold is not None and before is not None:
                 is_done = measure_change(hidden_states, before) < exit_threshold
                 states.exit(is_done if is_padding is None else is_done | is_padding)
                 if states.is_thinking is not None:
@@ -197,12 +271,15 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
                 states.repeat_rest(step + 1, num_steps)
                 latents += [hidden_states] * (num_steps - step - 1 if output_steps else 0)
                 break
-        return LoopedThinkerTextModelOutput(
-            last_hidden_state=hidden_states,
-            past_key_values=past_key_values,
-            latents=torch.stack(latents, dim=1) if output_steps else None,
-            num_steps_used=num_steps_used,
-        )
+        if num_steps == 1 and self.adapter is not None and self.training and torch.is_grad_enabled():
+            latents = [add_zero_gradients(hidden_states, self.adapter)]
+        return latents, num_steps_used
+
+    def finish(self, latents: torch.Tensor, cache: Cache | None, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        """States `(B, T, D)` that the head reads, from the latents after a step: the coda and the final norm."""
+        prefetch(cache, len(self.prelude))
+        hidden_states = self.coda(latents, cache, first_slot=len(self.prelude), **kwargs)
+        return hidden_states if self.norm is None else self.norm(hidden_states)
 
     def create_masks(
         self,
@@ -228,6 +305,8 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
             **separate_documents(documents, attention_mask, inputs_embeds.shape[0]),
         }
         mask = full = create_causal_mask(**arguments)
+        if self.config.skip_cross_attention:
+            return mask, None
         if not is_joined:
             if mask is not None and mask.dtype == torch.bool:
                 full = torch.zeros_like(mask, dtype=inputs_embeds.dtype)
@@ -266,7 +345,8 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
                 configuration's.
             exit_threshold (`float`): relative change of its latent below which a token takes no further step; in
                 evaluation, or with `config.exit_in_training`.
-            output_steps (`bool`): return the latents after each step.
+            output_steps (`bool`): return the latents and states after each step; with layers after the loop only for
+                a whole text.
 
         Returns:
             [`LoopedThinkerTextModelOutput`]
@@ -283,6 +363,7 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
             self.config, takes_all_steps, input_ids, inputs_embeds=inputs_embeds, **inputs, **steps
         )
         check_cache_in_replay(self, past_key_values)
+        check_step_outputs(self.config, output_steps, past_key_values)
         documents = find_documents(position_ids, attention_mask, past_key_values, use_cache)
         inputs |= {"attention_mask": attention_mask, "documents": documents}
         if use_cache is None:
@@ -402,7 +483,7 @@ class LoopedThinkerForCausalLM(TextThinkingMixin, LoopedThinkerTextPreTrainedMod
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
             latents=outputs.latents,
-            step_logits=self.lm_head(outputs.latents) if output_steps else None,
+            step_logits=self.lm_head(outputs.step_hidden_states) if output_steps else None,
             num_steps_used=outputs.num_steps_used,
         )
 

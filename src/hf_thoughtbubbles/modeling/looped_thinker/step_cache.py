@@ -55,22 +55,28 @@ class StepCache(DynamicCache):
 
     def __init__(self, config: LoopedThinkerTextConfig, num_steps: int):
         super().__init__()  # without a configuration it grows to any number of steps
-        self.stride, self.num_steps = config.num_cache_slots // config.num_steps, num_steps
-        self.storages: dict[int, StepStorage] = {}  # by slot within a step
+        self.first_slot, self.stride, self.num_steps = config.num_plain_layers, config.num_step_slots, num_steps
+        self.storages: dict[int, StepStorage] = {}  # by the slot of the first step
+
+    def locate(self, layer_idx: int) -> tuple[int, int]:
+        """The step of a slot, and the slot that the first step has in its place; 0 for layers around the loop."""
+        step = max(0, layer_idx - self.first_slot) // self.stride
+        return step, layer_idx - step * self.stride
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
         """Append keys and values `(B, K, T, H)` to a slot; returns all of the slot."""
         while len(self.layers) <= layer_idx:
             self.layers.append(DynamicLayer())
-        layer, (step, slot) = self.layers[layer_idx], divmod(layer_idx, self.stride)
+        layer, (step, slot) = self.layers[layer_idx], self.locate(layer_idx)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():  # what a gradient needs is not written again
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if not layer.is_initialized:
             layer.lazy_initialization(key_states, value_states)
         start, storage = layer.get_seq_length(), self.storages.get(slot)
         self.num_steps, num_tokens = max(self.num_steps, step + 1), start + key_states.shape[2]
-        if storage is None or not storage.fits(self.num_steps, key_states, num_tokens):
-            storage = self.storages[slot] = StepStorage(self.num_steps, key_states, num_tokens)
+        num_steps = self.num_steps if slot >= self.first_slot else 1
+        if storage is None or not storage.fits(num_steps, key_states, num_tokens):
+            storage = self.storages[slot] = StepStorage(num_steps, key_states, num_tokens)
         storage.write(layer, step, (key_states, value_states), start)
         return layer.keys, layer.values
 
@@ -79,10 +85,8 @@ class StepCache(DynamicCache):
         Keys and values `(end - first, B, K, S, H)` of a slot of the steps from `first` to `end`, which the present
         call has written; `None` if they are not in one storage.
         """
-        storage, layers = (
-            self.storages.get(slot),
-            self.layers[first * self.stride + slot : end * self.stride : self.stride],
-        )
+        storage = self.storages.get(self.first_slot + slot)
+        layers = self.layers[self.first_slot + first * self.stride + slot :: self.stride][: end - first]
         pointers = [layer.keys.data_ptr() for layer in layers]
         if storage is None or pointers != [keys.data_ptr() for keys, _ in storage.slots[first:end]]:
             return None

@@ -52,8 +52,8 @@ class TextMemory:
             self.joined = MemoryParts(self.num_steps * part[0][0].shape[2])
         self.joined.append(part)
 
-    def read(self, step: int) -> Memory:
-        """Keys, values and mask of the memory of a step, for the rows that still think."""
+    def read(self, step: int, position_embeddings: KeyValue | None) -> dict:
+        """Arguments of the block at a step, for the rows that still think, whose queries have these positions."""
         reads_input, first_step = choose_visible(step, *self.limits)
         visible = [*([0] if reads_input else []), *range(1 + first_step, 1 + step)]
         select, (mask, memory_mask) = self.states.select_rows, self.masks
@@ -63,7 +63,8 @@ class TextMemory:
         else:
             layers = self.states.read_memory(visible, self.parts)
         layers = [tuple(select(states, -4) for states in layer) for layer in layers]
-        return Memory(layers, select(mask if len(visible) == 1 else memory_mask))
+        memory = Memory(layers, select(mask if len(visible) == 1 else memory_mask))
+        return {"memory": memory, "memory_position_embeddings": position_embeddings, "is_memory_causal": True}
 
 
 __all__ = ["TextMemory"]
