@@ -477,11 +477,10 @@ FAMILIES = [
     make_thinker(
         "thinker-loop-exit",
         **{**LOOP, "num_prelude_layers": 0, "num_coda_layers": 2},
-        **{**NATIVE_PARTS, "use_qk_norm": False},
+        **{**NATIVE_PARTS, "use_qk_norm": False, "mlp_bias": False},
         position_embedding="learned",
         num_steps=5,
         exit_threshold=0.95,
-        initializer_range=0.3,
     ),
     make_generic("generic", num_key_value_heads=2, hidden_act="learned", tie_word_embeddings=False),
     make_generic("generic-relative", position_embedding="relative", max_relative_position=5, feed_forward="swiglu"),
