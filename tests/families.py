@@ -71,9 +71,11 @@ def sharpen_forks(model: ThoughtbubblesForCausalLM) -> ThoughtbubblesForCausalLM
 
 @torch.no_grad()
 def mix_inputs(model: LoopedThinkerForCausalLM) -> LoopedThinkerForCausalLM:
-    """Make each step read both the latent and the input of the loop, as after training."""
+    """Make each step read both the latent and the input of the loop, as after training, so that latents settle."""
     if model.config.input_injection == "adapter":
-        torch.nn.init.normal_(model.model.adapter.weight, std=model.config.hidden_size**-0.5)
+        half = torch.eye(model.config.hidden_size) / 2
+        weight = model.model.adapter.weight
+        weight.copy_(torch.cat((half, half), dim=1) + torch.randn_like(weight) / (5 * model.config.hidden_size**0.5))
     return model
 
 
@@ -480,7 +482,7 @@ FAMILIES = [
         **{**NATIVE_PARTS, "use_qk_norm": False, "mlp_bias": False},
         position_embedding="learned",
         num_steps=5,
-        exit_threshold=0.95,
+        exit_threshold=0.45,
     ),
     make_generic("generic", num_key_value_heads=2, hidden_act="learned", tie_word_embeddings=False),
     make_generic("generic-relative", position_embedding="relative", max_relative_position=5, feed_forward="swiglu"),

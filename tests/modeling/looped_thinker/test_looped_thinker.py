@@ -35,7 +35,7 @@ from hf_thoughtbubbles.modeling.common.common_layers import embed_sinusoids
 from hf_thoughtbubbles.modeling.looped_thinker.cache_steps import MemoryParts, choose_rows
 from hf_thoughtbubbles.modeling.looped_thinker.layers_looped_thinker import choose_visible
 from hf_thoughtbubbles.modeling.looped_thinker.modeling_looped_thinker_text import measure_change
-from tests.families import ANSWERERS, draw_ids, make_thinker, make_thinker_config, make_thinker_text_config
+from tests.families import ANSWERERS, LOOP, draw_ids, make_thinker, make_thinker_config, make_thinker_text_config
 
 
 THRESHOLD = 0.25
@@ -45,6 +45,8 @@ EXITING_KINDS = [
     EXITING,
     make_thinker("exit-skip", num_steps=5, skip_self_attention=True),
     make_thinker("exit-window", num_steps=5, num_memory_steps=2, num_read_steps=1),
+    make_thinker("exit-loop", num_steps=5, **LOOP, num_key_value_heads=1, head_dim=6),
+    make_thinker("exit-mixed", num_steps=5, num_prelude_layers=2, num_coda_layers=1, num_memory_steps=2),
 ]
 NUM_OWN_ARGUMENTS = 12  # of `forward`, beside those of transformers
 HOST_ARGUMENTS = {
@@ -518,7 +520,7 @@ def test_slots_of_all_steps_share_storage_that_new_tokens_are_written_to(family)
         expected = model(input_ids[:, :9], use_cache=False)
         torch.testing.assert_close(outputs.logits[:, -1], expected.logits[:, -1], atol=1e-4, rtol=1e-4)
     for slot in range(cache.stride):
-        layers = cache.layers[slot :: cache.stride]
+        layers = cache.layers[cache.first_slot + slot :: cache.stride]
         assert len({layer.keys.untyped_storage().data_ptr() for layer in layers}) == 1
         if len(layers) > 1 and slot < model.config.num_hidden_layers:
             stacked = cache.read_steps(1, 3, slot)
