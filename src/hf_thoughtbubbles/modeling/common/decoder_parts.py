@@ -113,7 +113,8 @@ class HeadProjections(nn.Module):
         """Keys or values `(B, K, S, H)` as `(B, N, S, H)` for eager attention; other kernels read the K heads."""
         if self.num_key_value_groups == 1 or implementation != "eager":
             return states
-        return states.repeat_interleave(self.num_key_value_groups, dim=1)
+        # In the memory layout of native decoders, in which matrix products round alike.
+        return states[:, :, None].expand(-1, -1, self.num_key_value_groups, -1, -1).flatten(1, 2)
 
 
 __all__ = ["FeedForward", "HeadProjections", "RMSNorm", "build_norm"]
