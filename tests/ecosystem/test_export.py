@@ -8,7 +8,7 @@ from torch.export import Dim
 
 from hf_thoughtbubbles import BytePatchForCausalLM
 from tests.ecosystem.byte_models import BYTES, make_byte_patch
-from tests.families import NATIVE_LAYERS, Family, make_config, make_generic, make_thinker
+from tests.families import LOOP, Family, make_config, make_generic, make_thinker
 
 
 # torch.onnx asks pytree under a name that pytree is about to drop
@@ -29,6 +29,7 @@ FAMILIES = [
     Family("unforked", make_config(**NATIVE, **{**FORKING, "fork_budget": 1.0})),
     Family("copy", make_config(fork_rule="copy", **{**FORKING, "fork_budget": 2})),
     make_thinker("thinker", **{**BYTES, "num_hidden_layers": 1, "num_steps": 2}),
+    make_thinker("loop", **{**BYTES, **LOOP, "num_hidden_layers": 1, "num_steps": 2, "num_key_value_heads": 1}),
     make_byte_patch(name="fixed", patching="fixed", **PATCHES),
     make_byte_patch(name="space", **PATCHES),
 ]

@@ -41,6 +41,7 @@ LAYERS = {  # what adds to what it was given, or reads parameters of its own bes
     "ByteLayer",
     "GenericDecoderLayer",
     "LoopedThinkerLayer",
+    "LoopedThinkerPlainLayer",
     "ThoughtbubblesDecoderLayer",
     "ThoughtbubblesFork",
 }
@@ -71,7 +72,15 @@ def draw_thoughts() -> dict:
 
 def list_loads() -> list[Load]:
     """Two or more of each family: forks of either rule, loops, learned and relative parts, what layers share, tied."""
-    families = ("thoughtbubbles", "threshold", "thinker-exit", "generic", "generic-relative", "generic-shared")
+    families = (
+        "thoughtbubbles",
+        "threshold",
+        "thinker-exit",
+        "thinker-loop",
+        "generic",
+        "generic-relative",
+        "generic-shared",
+    )
     answerers = ("plain-autoregressive", "kept-parallel")
     patchings, thoughts = ("space", "fixed", "published"), ("blocks-tied", "deep")
 

@@ -23,7 +23,7 @@ from hf_thoughtbubbles.evaluation import baselines
 from hf_thoughtbubbles.evaluation.baselines import describe_match, matched_baseline
 from hf_thoughtbubbles.evaluation.flops import estimate_flops, measure_flops
 from hf_thoughtbubbles.modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
-from tests.families import draw_ids, make_config, make_thinker_config, make_thinker_text_config
+from tests.families import LOOP, draw_ids, make_config, make_thinker_config, make_thinker_text_config
 
 
 NUM_DRAWS = 20
@@ -180,6 +180,9 @@ def test_a_looped_model_that_reads_text_is_compared_with_all_its_layers_and_one_
     text = LoopedThinkerForCausalLM(make_thinker_text_config(**sizes))
     text = matched_baseline(text, by="flops", num_tokens=31)
     assert (text.config.n_layer, text.config.n_embd) == (10, 54)
+    loop = LoopedThinkerForCausalLM(make_thinker_text_config(**sizes, **LOOP))
+    assert 2 + 2 <= matched_baseline(loop, by="flops", num_tokens=31).config.n_layer <= 2 + 10
+    assert matched_baseline(loop, "llama").config.num_hidden_layers == 2 + 2
     answers = LoopedThinkerForConditionalGeneration(make_thinker_config(**sizes))
     answers = matched_baseline(answers, by="flops", num_tokens=90)
     assert 2 <= answers.config.n_layer < 10

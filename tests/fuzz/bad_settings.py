@@ -36,7 +36,8 @@ ROPES = {
 CHOICES = {
     "threshold": {"fork_rule": "best", "fold": "mean", "position_embedding": "relative", "hidden_act": "swish2"},
     "generic": {"position_embedding": "alibi", "feed_forward": "moe", "attention_normalization": "batch"},
-    "thinker": {"readout": "beam", "position_frequencies": "double"},
+    "thinker": {"readout": "beam", "position_frequencies": "double", "hidden_act": "swish2"},
+    "thinker_text": {"input_injection": "gate", "feed_forward": "moe", "position_embedding": "relative"},
     "byte_patch": {"patching": "word", "decoder": "linear", "byte_layers": "dense", "is_causal": False},
     "next_thought": {"core": "attention", "position_embedding": "rope", "hidden_act": "swish"},
 }
@@ -67,6 +68,9 @@ IMPOSSIBLE = [  # family, the field that is named, kind, settings
     ("thinker_text", "exit_threshold", "negative", {"exit_threshold": -0.1}),
     ("thinker_text", "rms_norm_eps", "NaN", {"rms_norm_eps": NAN}),
     ("thinker_text", "num_read_steps", "negative", {"num_read_steps": -1}),
+    ("thinker_text", "num_coda_layers", "negative", {"num_coda_layers": -1}),
+    ("thinker_text", "num_key_value_heads", "not a divisor", {"num_attention_heads": 4, "num_key_value_heads": 3}),
+    ("thinker_text", "num_memory_steps", "no memory", {"skip_cross_attention": True, "num_memory_steps": 1}),
     ("byte_patch", "vocab_size", "fewer than bytes", {"vocab_size": 100, "pad_token_id": None}),
     ("byte_patch", "max_patch_bytes", "shorter than a character", {"max_patch_bytes": 3}),
     ("byte_patch", "patch_size", "longer than a patch", {"patching": "fixed", "patch_size": 6}),

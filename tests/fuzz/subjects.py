@@ -285,6 +285,13 @@ def draw_loop(draw) -> dict:
         "num_memory_steps": draw(st.sampled_from([None, 1, 2])),
         "num_read_steps": draw(st.sampled_from([None, 0, 1, 2])),
         "low_rank": draw(st.sampled_from([None, 1, 3])),
+        "num_key_value_heads": draw(st.sampled_from([None, 1])),
+        "head_dim": draw(st.sampled_from([None, 4])),
+        "feed_forward": draw(st.sampled_from(["swiglu", "mlp"])),
+        "attention_normalization": draw(st.sampled_from(["rms_norm", "layer_norm"])),
+        "attention_bias": draw(st.sampled_from([False, True, "qkv"])),
+        "mlp_bias": draw(st.booleans()),
+        "use_qk_norm": draw(st.booleans()),
         "skip_self_attention": draw(st.booleans()),
         "self_attention_mlp": draw(st.booleans()),
         "rope_parameters": draw(rope_settings()),
@@ -294,7 +301,19 @@ def draw_loop(draw) -> dict:
 
 @st.composite
 def thinker_text_settings(draw, needs: str = "") -> dict:
-    return {**draw_loop(draw), "exit_threshold": draw(st.sampled_from([None, None, 0.3, 0.8]))}
+    loop = {**draw_loop(draw), "exit_threshold": draw(st.sampled_from([None, None, 0.3, 0.8]))}
+    if draw(st.booleans()):
+        loop |= {"skip_cross_attention": True, "num_memory_steps": None, "num_read_steps": None}
+        loop |= {"skip_self_attention": False, "self_attention_mlp": False}
+    if draw(st.sampled_from([False, False, True])):
+        loop |= {"position_embedding": "learned", "rope_parameters": None}
+    return {
+        **loop,
+        "input_injection": draw(st.sampled_from(["add", "adapter"])),
+        "num_prelude_layers": draw(st.integers(0, 2)),
+        "num_coda_layers": draw(st.integers(0, 2)),
+        "scale_embeddings": draw(st.booleans()),
+    }
 
 
 @st.composite

@@ -262,6 +262,19 @@ VARIANTS = {
         config_kwargs=THINKING,
         cannot_hold=CANNOT_HOLD_THINKING,
     ),
+    "LoopedThinkerLoop": Variant(
+        config_class=LoopedThinkerTextConfig,
+        config_kwargs={
+            **THINKING,
+            "skip_cross_attention": True,
+            "input_injection": "adapter",
+            "num_prelude_layers": 1,
+            "num_coda_layers": 1,
+            "num_key_value_heads": 1,
+            "use_qk_norm": True,
+        },
+        cannot_hold=CANNOT_HOLD_THINKING,
+    ),
     "LoopedThinkerAnswers": Variant(
         config_class=LoopedThinkerConfig,
         config_kwargs={**THINKING, "num_latents": 5, "max_latents": 7, "max_answer_length": 128},

@@ -21,6 +21,8 @@ from transformers import (
 from tests.families import (
     BYTE_VARIANTS,
     FAMILIES,
+    LOOP,
+    NATIVE_PARTS,
     THOUGHT_VARIANTS,
     make_config,
     make_thinker_config,
@@ -146,6 +148,7 @@ GENERIC = {family.name: family.config for family in FAMILIES if family.name.star
 # Their thresholds are saved with them.
 THRESHOLD, NATIVE = (family for family in FAMILIES if family.name in ("threshold", "native"))
 THINKER = make_thinker_text_config(exit_threshold=0.3)
+LOOPING = make_thinker_text_config(**LOOP, **NATIVE_PARTS)
 BYTES, THOUGHTS = BYTE_VARIANTS, THOUGHT_VARIANTS
 
 TRAVELLERS = [
@@ -157,6 +160,7 @@ TRAVELLERS = [
     travel_as_text("generic-bidirectional", AutoModelForSequenceClassification, GENERIC["generic-bidirectional"]),
     travel_as_text("thinker-AutoModel", AutoModel, THINKER),
     travel_as_text("thinker-AutoModelForCausalLM", AutoModelForCausalLM, THINKER),
+    travel_as_text("loop-AutoModelForCausalLM", AutoModelForCausalLM, LOOPING),
     travel_as_answers("autoregressive"),
     travel_as_answers("parallel"),
     *(travel_as_bytes(variant, head) for variant in (BYTES[0], BYTES[3]) for head in HEADS[:2]),

@@ -35,7 +35,13 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launc
 JOB_SECONDS = 300  # a job that hangs fails
 ODD_LESSON = "threshold-odd"
 RIGHT_LESSONS = [name for name in SHARDED_LESSONS if name != ODD_LESSON]
-LAYERS = {"ThoughtbubblesDecoderLayer", "GenericDecoderLayer", "ByteLayer", "AttentionPooling"}
+LAYERS = {
+    "ThoughtbubblesDecoderLayer",
+    "GenericDecoderLayer",
+    "LoopedThinkerPlainLayer",
+    "ByteLayer",
+    "AttentionPooling",
+}
 LOOPED_LESSONS = ["thinker-window", "kept-autoregressive"]
 
 

@@ -217,8 +217,12 @@ class Search:
         self.num_tokens = num_positions if flops is None else flops.num_tokens
         self.flops_per_token = math.nan if flops is None else flops.forward_per_token
         self.width_unit = family.head_unit * self.config.num_attention_heads
+        fields = self.config.to_dict()
+        num_plain_layers = fields.get("num_prelude_layers", 0) + fields.get("num_coda_layers", 0)
+        self.num_layers = num_plain_layers + self.config.num_hidden_layers
         # A looped model passes its block once a step.
-        self.num_passes = num_steps or self.config.to_dict().get("num_steps", 1)
+        num_passes = num_steps or fields.get("num_steps", 1)
+        self.num_unrolled_layers = num_plain_layers + self.config.num_hidden_layers * num_passes
 
     def count_parameters(self, shape: Shape) -> int:
         return self.family.count_parameters(self.config, shape, self.num_positions)
@@ -241,7 +245,7 @@ class Search:
 
     def match_parameters(self) -> Shape | None:
         """The model's depth and width."""
-        depth, width = self.config.num_hidden_layers, self.config.hidden_size
+        depth, width = self.num_layers, self.config.hidden_size
         size = solve_intermediate_size(self.count_parameters, depth, width, self.num_parameters)
         is_possible = size >= 1 and width % self.width_unit == 0
         return Shape(depth, width, size) if is_possible else None
@@ -249,14 +253,14 @@ class Search:
     def match_flops(self) -> Shape | None:
         """At each depth the most usual proportions; of the depths between one step and all, nearest to the width."""
         wanted, width, best = self.flops_per_token, self.config.hidden_size, []
-        for depth in range(self.config.num_hidden_layers, self.config.num_hidden_layers * self.num_passes + 1):
+        for depth in range(self.num_layers, self.num_unrolled_layers + 1):
             shapes = list_shapes(self.count_flops, wanted, depth, self.width_unit)
             best += [min(shapes, key=self.rate)] if shapes else []
         return min(best, key=lambda shape: abs(math.log(shape.hidden_size / width)), default=None)
 
     def explain(self, family: str, by: str) -> str:
         """Why there is no shape at all."""
-        config, depth = self.config, self.config.num_hidden_layers
+        config, depth = self.config, self.num_layers
         if by == "both":
             return f'no "{family}" with {config.num_attention_heads} heads is as small with sensible proportions.'
         if by == "flops":
@@ -271,7 +275,7 @@ class Search:
 
     def match_both(self, tolerance: float) -> Shape | None:
         """Of all depths and widths: the most usual that is near enough, or else the nearest."""
-        usual_depth, tolerance = self.config.num_hidden_layers * self.num_passes, min(tolerance, TOLERANCE)
+        usual_depth, tolerance = self.num_unrolled_layers, min(tolerance, TOLERANCE)
         lowest, highest = INTERMEDIATE_FACTORS
 
         def count(shape: Shape) -> float:
@@ -305,8 +309,8 @@ def matched_baseline(
     Build a native GPT-2 or Llama with the vocabulary, heads, context and dropouts of a model, and its size or cost.
 
     - `"parameters"`: depth and width are the model's, and the feed-forward width makes the count match. It also makes
-      up for learned positions, which rotary embeddings do not have. The depth of a looped model is that of its shared
-      block; steps cost no parameters.
+      up for learned positions, which rotary embeddings do not have. The depth of a looped model counts its shared
+      block once; steps cost no parameters.
     - `"flops"`: of a forward pass for each token, or byte. The depth is the model's, the width a multiple of the heads
       with the most usual proportions, and the feed-forward width makes the count match. For a looped model the depth
       lies between the layers of one step and of all steps, with the width nearest to the model's.
