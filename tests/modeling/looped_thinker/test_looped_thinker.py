@@ -519,6 +519,7 @@ def test_slots_of_all_steps_share_storage_that_new_tokens_are_written_to(family)
         outputs = model(input_ids[:, 8:9], past_key_values=twin)
         expected = model(input_ids[:, :9], use_cache=False)
         torch.testing.assert_close(outputs.logits[:, -1], expected.logits[:, -1], atol=1e-4, rtol=1e-4)
+    assert all(cache.storages[slot].keys.shape[0] == 1 for slot in range(cache.first_slot)), "one step alone"
     for slot in range(cache.stride):
         layers = cache.layers[cache.first_slot + slot :: cache.stride]
         assert len({layer.keys.untyped_storage().data_ptr() for layer in layers}) == 1
