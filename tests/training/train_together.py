@@ -143,7 +143,7 @@ def compare_wrapped(seen: dict):
         whole, model = lesson.build().train(), lesson.build().train()
         batch = {name: torch.tensor(rows) for name, rows in lesson.make_dataset()[: 2 * BATCH_SIZE].items()}
         part = {name: rows[BATCH_SIZE * dist.get_rank() :][:BATCH_SIZE] for name, rows in batch.items()}
-        if model.config.model_type in ("looped_thinker", "looped_thinker_text"):
+        if "LoopedThinkerLayer" in model._no_split_modules:  # which project a memory before they are called
             try:
                 wrap_as_launched(lesson.build())(**part)
             except ValueError as error:

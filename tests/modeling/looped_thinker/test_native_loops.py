@@ -19,6 +19,7 @@ from transformers import (
 
 from hf_thoughtbubbles import LoopedThinkerForCausalLM, LoopedThinkerTextConfig, LoopedThinkerTextModel
 from hf_thoughtbubbles.evaluation.flops import estimate_flops, estimate_memory
+from hf_thoughtbubbles.modeling.looped_thinker.layers_looped_thinker import LowRankLinear
 from tests.families import LOOP, draw_ids, make_thinker, make_thinker_text_config
 
 
@@ -392,3 +393,12 @@ def test_heads_that_do_not_fit_each_other_are_refused():
         StrictDataclassClassValidationError, match='with `position_embedding="learned"` nothing is rotated'
     ):
         make_thinker_text_config(position_embedding="learned", rope_parameters=YARN)
+
+
+def test_a_projection_is_low_rank_where_that_is_narrower_than_both_of_its_sides():
+    parts = {"num_attention_heads": 6, "head_dim": 10, "num_key_value_heads": 1}
+    model = LoopedThinkerForCausalLM(make_thinker_text_config(**LOOP, **parts, low_rank=13, attention_bias=True))
+    attention = model.model.prelude[0].self_attn
+    assert [type(attention.q_proj), type(attention.o_proj)] == [LowRankLinear] * 2  # 24 channels and 60
+    assert [type(attention.k_proj), type(attention.v_proj)] == [torch.nn.Linear] * 2  # 24 and 10
+    assert attention.q_proj.down_proj.bias is None and attention.q_proj.up_proj.bias is not None
