@@ -479,10 +479,10 @@ FAMILIES = [
     make_thinker(
         "thinker-loop-exit",
         **{**LOOP, "num_prelude_layers": 0, "num_coda_layers": 2},
-        **{**NATIVE_PARTS, "use_qk_norm": False, "mlp_bias": False},
+        **{**NATIVE_PARTS, "use_qk_norm": False, "mlp_bias": False, "feed_forward": "swiglu"},
         position_embedding="learned",
-        num_steps=5,
-        exit_threshold=0.45,
+        num_steps=4,
+        exit_threshold=0.35,
     ),
     make_generic("generic", num_key_value_heads=2, hidden_act="learned", tie_word_embeddings=False),
     make_generic("generic-relative", position_embedding="relative", max_relative_position=5, feed_forward="swiglu"),

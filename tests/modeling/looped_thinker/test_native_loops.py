@@ -300,6 +300,15 @@ def test_the_outputs_of_a_step_are_those_of_as_many_steps(kind):
     torch.testing.assert_close(exited.step_logits[:, 1:], outputs.step_logits[:, 1:2].expand(-1, 6, -1, -1))
 
 
+@EACH_KIND
+@torch.no_grad()
+def test_the_head_reads_normalised_states(kind):
+    """Whatever the layers before the final norm add up to; fresh norms have weights of ones and no biases."""
+    model, input_ids = make_thinker(kind, num_steps=4, **KINDS[kind]).build(), draw_ids(2, 9)
+    states = model.model(input_ids, output_steps=True).step_hidden_states
+    torch.testing.assert_close(states.square().mean(-1), torch.ones(states.shape[:-1]), atol=1e-3, rtol=0.0)
+
+
 def test_outputs_of_steps_are_refused_where_the_cache_has_those_of_the_last_alone():
     model, input_ids = make_thinker("loop", **LOOP).build(), draw_ids(2, 9)
     filled, static = model(input_ids).past_key_values, StaticCache(config=model.config, max_cache_len=17)

@@ -154,7 +154,7 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         self.adapter = InputAdapter(config.hidden_size) if has_adapter else None
         self.coda = LoopedThinkerPlainLayers(config, config.num_coda_layers)
         self.norm = None
-        if has_adapter:
+        if has_adapter or config.num_coda_layers > 0:
             self.norm = build_norm(config, config.final_normalization, config.mlp_bias)
         self.gradient_checkpointing = False
         self.post_init()
