@@ -78,7 +78,11 @@ _IMPORTED_ON_USE = {
     "calibrate_forks": "generation.calibration",
     "decode_bytes": "tokenization.byte_tokenizer",
     "encode_bytes": "tokenization.byte_tokenizer",
+    "fork_native": "conversion.native",
+    "loop_native": "conversion.native",
     "register_fork_rule": "configuration.fork_rules",
+    "save_converted": "conversion.native_files",
+    "to_native": "conversion.native",
     "train_bpe_tokenizer": "tokenization.bpe_tokenizer",
 }
 

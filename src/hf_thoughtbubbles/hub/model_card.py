@@ -27,7 +27,7 @@ PIPELINE_TAGS = {
 }
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 MARKS = re.compile(f"{BEGIN_MARK}|{END_MARK}")
-HIDDEN_SETTINGS = {"architectures", "auto_map", "dtype", "transformers_version", VERSION_FIELD}
+HIDDEN_SETTINGS = {"architectures", "auto_map", "dtype", "native_config", "transformers_version", VERSION_FIELD}
 
 
 def build_model_card(
@@ -92,7 +92,7 @@ def _describe(model, repo_id: str) -> str:
 | parameters | {model.num_parameters():,} |
 | precision | {str(model.dtype).removeprefix("torch.")} |
 {rows}
-
+{_describe_source(_read_source(model))}
 ## How to load it
 
 ```python
@@ -107,6 +107,32 @@ hf-thoughtbubbles is imported, its code is used instead; {__version__} saved thi
 {END_MARK}"""
 
 
+def _read_source(model) -> dict[str, str]:
+    """The native configuration of a model that was made from another one, with the licence; empty for other models."""
+    return model.config.to_dict().get("native_config") or {}
+
+
+def _describe_source(source: dict[str, str]) -> str:
+    """The section about the model that a model was made from."""
+    if not source:
+        return ""
+    name = _find_hub_name(source)
+    linked = f"[{name}](https://huggingface.co/{name})" if name else source.get("_name_or_path", "a model in memory")
+    license_name = source.get("license_name") or source.get("license")
+    licence = f"Its licence is {license_name}." if license_name else "Its licence is unknown: no card states one."
+    return f"""
+## Source
+
+Made from {linked}, a pretrained model of type `{source["model_type"]}`. {licence}
+"""
+
+
+def _find_hub_name(source: dict[str, str]) -> str | None:
+    """The repository of a source; none for a folder, whose name begins with a dot, or a model in memory."""
+    name = source.get("_name_or_path", ".")
+    return None if name.startswith(".") else name
+
+
 def _fit_cell(value) -> str:
     """A value that fits into one cell of a table."""
     return str(value).replace("|", "\\|").replace("\n", " ")
@@ -119,7 +145,14 @@ def _find_auto_class(model) -> str:
 
 
 def _add_tags(card: ModelCard, model, further=()) -> ModelCard:
-    """Name the family and the task in the metadata, where the author has not."""
+    """Name the family, the task, and the source with its licence in the metadata, where the author has not."""
+    source = _read_source(model)
+    if source and card.data.license is None:  # type: ignore[attr-defined]
+        card.data.license = source.get("license", "unknown")  # type: ignore[attr-defined]
+        card.data.license_name = source.get("license_name")  # type: ignore[attr-defined]
+        card.data.license_link = source.get("license_link")  # type: ignore[attr-defined]
+    if card.data.base_model is None:  # type: ignore[attr-defined]
+        card.data.base_model = _find_hub_name(source)  # type: ignore[attr-defined]
     tags = [*(card.data.tags or []), PACKAGE_TAG, model.config.model_type, *(model.model_tags or []), *further]  # type: ignore[attr-defined]
     card.data.tags = list(dict.fromkeys(tags))  # type: ignore[attr-defined]
     card.data.pipeline_tag = card.data.pipeline_tag or PIPELINE_TAGS.get(_find_auto_class(model))  # type: ignore[attr-defined]

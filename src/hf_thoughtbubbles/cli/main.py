@@ -1,0 +1,36 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""The command `hf-thoughtbubbles`: `convert`, and the commands of transformers with the models of this package."""
+
+import importlib
+import sys
+
+from . import convert
+
+
+OVERVIEW = """`hf-thoughtbubbles convert` adds forks or loops to a pretrained model, see its `--help`.
+All other commands are those of transformers, with the models of this package:
+"""
+
+
+def add_models():
+    """Add the models to the namespace of transformers in this process. `serve` looks classes up there by name."""
+    package = importlib.import_module("hf_thoughtbubbles")
+    transformers = importlib.import_module("transformers")  # the module replaces itself while its parts are imported
+    for name in package.__all__:
+        public = getattr(package, name)
+        if isinstance(public, type) and issubclass(public, transformers.PreTrainedModel):
+            setattr(transformers, name, public)
+
+
+def main():
+    """Run the command that the arguments of the process name."""
+    if sys.argv[1:2] == ["convert"]:
+        convert.main(sys.argv[2:])
+        return
+    if sys.argv[1:] in ([], ["-h"], ["--help"]):
+        print(OVERVIEW)
+    add_models()
+    importlib.import_module("transformers.cli.transformers").main()
+
+
+__all__ = ["add_models", "main"]
