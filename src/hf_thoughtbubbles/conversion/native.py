@@ -97,7 +97,7 @@ def fork_native(
         fork_adapter_rank=fork_adapter_rank,
         native_config={**save_native_config(native_config), **source},
     )
-    return convert(model_or_name, config, ThoughtbubblesForCausalLM, name_decoder_layer, NEW_FORKS, dtype, kwargs)
+    return convert(model_or_name, config, ThoughtbubblesForCausalLM, NEW_FORKS, dtype, kwargs)
 
 
 def loop_native(
@@ -151,8 +151,7 @@ def loop_native(
         input_injection="adapter",
         native_config={**save_native_config(native_config), **source},
     )
-    name_layer = name_looped_layer((first, last))
-    return convert(model_or_name, config, LoopedThinkerForCausalLM, name_layer, NEW_LOOP, dtype, kwargs)
+    return convert(model_or_name, config, LoopedThinkerForCausalLM, NEW_LOOP, dtype, kwargs)
 
 
 def to_native(model: ThoughtbubblesForCausalLM | LoopedThinkerForCausalLM) -> PreTrainedModel:
@@ -179,12 +178,8 @@ def to_native(model: ThoughtbubblesForCausalLM | LoopedThinkerForCausalLM) -> Pr
     <class 'transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel'>
     """
     check_converted(model)
-    native_config, config = restore_native_config(model.config), model.config
-    name_layer = name_decoder_layer
-    if config.model_type == LoopedThinkerTextConfig.model_type:
-        first = config.num_prelude_layers
-        name_layer = name_looped_layer((first, first + config.num_hidden_layers - 1))
-    weights = return_weights(model, native_config, name_layer)
+    native_config = restore_native_config(model.config)
+    weights = return_weights(model, native_config, choose_names(model.config))
     native = build_model(NATIVE_CLASSES[type(native_config)], native_config, weights)
     own = {"fork_budget", "num_steps", "exit_threshold"}
     settings = {name: value for name, value in model.generation_config.to_dict().items() if name not in own}
@@ -223,6 +218,14 @@ def check_loop_layers(loop_layers: tuple[int, int], num_layers: int) -> tuple[in
     return loop_layers[0], loop_layers[1]
 
 
+def choose_names(config: PreTrainedConfig) -> NameLayer:
+    """Where the layers of a native model stand in a converted one."""
+    if config.model_type == ThoughtbubblesConfig.model_type:
+        return name_decoder_layer
+    first = config.num_prelude_layers
+    return name_looped_layer((first, first + config.num_hidden_layers - 1))
+
+
 def check_converted(model: PreTrainedModel):
     """Raise for a model that was not made from a native one, or has adapters."""
     families = (ThoughtbubblesForCausalLM, LoopedThinkerForCausalLM)
@@ -239,7 +242,6 @@ def convert(
     model_or_name: PreTrainedModel | str | os.PathLike,
     config: PreTrainedConfig,
     model_class: type[PreTrainedModel],
-    name_layer: NameLayer,
     new_names: str,
     dtype: str | torch.dtype,
     kwargs: dict[str, Any],
@@ -257,7 +259,7 @@ def convert(
         native = model_or_name
     check_placement(native)
     generation_config = copy.deepcopy(native.generation_config)
-    weights = take_weights(native, name_layer, is_moved)
+    weights = take_weights(native, choose_names(config), is_moved)
     if not is_moved and dtype != "auto":
         target = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         weights = {name: weights.pop(name).to(target) for name in list(weights)}
