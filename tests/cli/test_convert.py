@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from hf_thoughtbubbles import LoopedThinkerForCausalLM, ThoughtbubblesForCausalLM, train_bpe_tokenizer
 from hf_thoughtbubbles.cli import convert, main
 from hf_thoughtbubbles.conversion import native_files
-from tests.conversion.natives import build_native, draw_ids
+from tiny_natives import build_native, draw_ids
 
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from hf_thoughtbubbles import to_native
 from hf_thoughtbubbles.conversion.native import choose_names
 from hf_thoughtbubbles.conversion.native_weights import list_targets
-from tests.conversion.natives import KINDS, MAX_LENGTH, NATIVES, build_native, draw_ids
+from tiny_natives import KINDS, MAX_LENGTH, NATIVES, build_native, draw_ids
 
 
 ALL = pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in NATIVES])

@@ -15,7 +15,7 @@ from transformers import (
 
 from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, fork_native, loop_native, to_native
 from hf_thoughtbubbles.conversion.native_configs import find_obstacle
-from tests.conversion.natives import GPT2, NATIVES, SIZES, TOKENS, build_native
+from tiny_natives import GPT2, NATIVES, SIZES, TOKENS, build_native
 
 
 HALF_SLIDING = ["full_attention"] * 2 + ["sliding_attention"] * 2
