@@ -10,8 +10,8 @@ Weights are random, those of biases and norms included, and large enough that th
 logits      32 rows of 48 tokens
 padded      4 rows of 1 to 24 tokens with padding on the left
 packed      4 rows of 3 documents, told apart by `position_ids`
-bf16        the model and the native one in bfloat16, on 32 rows of 48 tokens: the largest error in roundings, that is in
-            steps between neighbouring numbers of bfloat16 at the larger of 1 and the native logit
+bf16        both models in bfloat16, on 32 rows of 48 tokens: the largest error in roundings, that is in steps between
+            neighbouring numbers of bfloat16 at the larger of 1 and the native logit
 gradients   of all shared weights after one batch, relative to the largest gradient of a weight
 greedy, sampled, beams
             tokens that differ, of 8 rows of 40 new tokens, half of them padded; sampled with one seed, 3 beams
@@ -120,6 +120,7 @@ def format_error(error: float) -> str:
 
 
 def main():
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--natives", nargs="*", default=[""], help="beginnings of names, as llama (default: all)")
     parser.add_argument("--kinds", nargs="*", default=[*KINDS], choices=[*KINDS], help="forks, loops (default: both)")
