@@ -109,7 +109,7 @@ def measure(kind: str, name: str) -> dict[str, str]:
         cells[column] = format_error((given - expected).abs().max().item())
     cells["gradients"] = format_error(compare_gradients(native, model))
     cells |= {column: count_other_tokens(native, model, **settings) for column, settings in SETTINGS.items()}
-    halved = native.to(torch.bfloat16)
+    halved = build_native(name, dtype=torch.bfloat16)
     cells["bf16"] = f"{count_roundings(*compare_logits(halved, KINDS[kind](halved), **batches['logits'])):.3g}"
     return cells
 

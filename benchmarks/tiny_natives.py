@@ -65,16 +65,26 @@ KINDS = {
 }
 
 
-def build_native(name: str, attn_implementation: str = "sdpa", seed: int = 0) -> PreTrainedModel:
-    """A native model in evaluation mode whose parameters, biases and norms included, are all random."""
+def build_native(
+    name: str, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> PreTrainedModel:
+    """
+    A native model in evaluation mode whose parameters, biases and norms included, are all random.
+
+    In half precision its rotary frequencies stay in float32, as those of a loaded model, which `to` would round.
+    """
     torch.default_generator.manual_seed(seed)
-    model = NATIVE_CLASSES[type(NATIVES[name])]._from_config(NATIVES[name], attn_implementation=attn_implementation)
+    native_class, config = NATIVE_CLASSES[type(NATIVES[name])], NATIVES[name]
+    model = native_class._from_config(config, attn_implementation=attn_implementation, dtype=torch.float32)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             is_norm_weight = parameter.ndim == 1 and parameter_name.endswith("weight")
             spread = 0.6 if "embed" in parameter_name or "wte" in parameter_name else 0.3
             parameter.normal_(mean=1.0 if is_norm_weight else 0.0, std=spread)
-    return model.eval()
+    state = {key: value.to(dtype) for key, value in model.state_dict().items()}
+    return native_class.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, attn_implementation=attn_implementation
+    )
 
 
 def draw_ids(*shape: int, seed: int = 1) -> torch.Tensor:

@@ -31,7 +31,7 @@ convert.main(sys.argv[1:])
 def source(tmp_path_factory):
     """A folder with a Llama, a tokenizer with a chat template, settings of generation and a card."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    native = build_native("llama").to(torch.bfloat16)
+    native = build_native("llama", dtype=torch.bfloat16)
     native.generation_config = GenerationConfig(temperature=0.7, do_sample=True, eos_token_id=[5, 7])
     native.save_pretrained(folder, max_shard_size="10KB")
     tokenizer = train_bpe_tokenizer(["some text, some more text"], vocab_size=270)

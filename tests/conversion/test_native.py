@@ -46,7 +46,7 @@ def test_logits_are_the_native_ones(kind, name, attn_implementation):
 @ALL
 @torch.no_grad()
 def test_logits_in_bfloat16_are_the_native_ones_within_one_rounding(kind, name):
-    native = build_native(name).to(torch.bfloat16)
+    native = build_native(name, dtype=torch.bfloat16)
     model = KINDS[kind](native)
     assert model.dtype == torch.bfloat16
     input_ids = draw_ids(3, 31)
