@@ -144,6 +144,8 @@ def test_a_kill_while_saving_leaves_no_target(source, tmp_path):
         (["--fork-layers", "1", "--num-steps", "4"], "--num-steps was passed, but has no effect with --fork-layers"),
         (["--loop-layers", "1", "2", "--fork-budget", "2"], "--fork-budget was passed, but has no effect with"),
         (["--fork-layers", "9"], "fork_layers"),
+        (["--fork-layers", "1", "--fork-budget", "0"], "`fork_budget` is 0"),
+        (["--loop-layers", "1", "2", "--num-steps", "0"], "`num_steps` is 0"),
         (["--loop-layers", "2", "1"], "0 to 3 in this order"),
         (["--to-native"], "was not made from a native model"),
     ],

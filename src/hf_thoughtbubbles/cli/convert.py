@@ -44,7 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None):
     """Convert and save; errors of the arguments end with status 2."""
     parser = build_parser()
-    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value not in (None, False)}
+    parsed = vars(parser.parse_args(arguments))
+    given = {name: value for name, value in parsed.items() if value is not None and value is not False}
     source, target, dtype = given.pop("source"), given.pop("target"), given.pop("dtype")
     hub_arguments = {name: given.pop(name) for name in ("revision", "token", "cache_dir") if name in given}
     kind = next(name for name in ("fork_layers", "loop_layers", "to_native") if name in given)
