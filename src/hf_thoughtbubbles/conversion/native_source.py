@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers.utils import cached_file
 
 
@@ -23,7 +25,13 @@ def read_source(name: str, **kwargs) -> dict[str, str]:
     """
     if not name:
         return {}
-    shown = f"./{Path(name).resolve().name}" if os.path.isdir(name) else name
+    is_folder = os.path.isdir(name)
+    try:
+        validate_repo_id(name)
+    except HFValidationError:  # a model in memory may name a folder that is gone
+        if not is_folder:
+            return {"_name_or_path": f"./{Path(name).name}"}
+    shown = f"./{Path(name).resolve().name}" if is_folder else name
     path = cached_file(
         name,
         "README.md",
