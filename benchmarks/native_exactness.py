@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_thoughtbubbles.conversion.native import choose_names
-from hf_thoughtbubbles.conversion.native_weights import list_targets
+from hf_thoughtbubbles.conversion.native_weights import join_parts
 from tiny_natives import KINDS, NATIVES, build_native, draw_ids
 
 
@@ -70,11 +70,11 @@ def compare_gradients(native: PreTrainedModel, model: PreTrainedModel) -> float:
     for each in (native, model):
         each.zero_grad()
         each(input_ids, labels=input_ids).loss.backward()
-    ours, name_layer, worst = dict(model.named_parameters()), choose_names(model.config), 0.0
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    name_layer = choose_names(model.config)
+    worst = 0.0
     for name, parameter in native.named_parameters():
-        gradient = torch.cat([ours[target].grad for target in list_targets(name, name_layer)])
-        if gradient.shape != parameter.shape or name.endswith(("c_proj.weight", "c_attn.weight", "c_fc.weight")):
-            gradient = gradient.T
+        gradient = join_parts(name, name_layer, gradients)
         worst = max(worst, ((gradient - parameter.grad).abs().max() / parameter.grad.abs().max()).item())
     return worst
 

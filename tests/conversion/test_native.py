@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_thoughtbubbles import to_native
 from hf_thoughtbubbles.conversion.native import choose_names
-from hf_thoughtbubbles.conversion.native_weights import list_targets
+from hf_thoughtbubbles.conversion.native_weights import join_parts, list_targets
 from tiny_natives import KINDS, MAX_LENGTH, NATIVES, build_native, draw_ids
 
 
@@ -121,23 +121,22 @@ def test_cached_logits_equal_uncached_ones(kind, name):
 @ALL
 def test_gradients_of_shared_weights_are_the_native_ones(kind, name):
     native, model = convert(kind, name)
-    native_config, name_layer = native.config, choose_names(model.config)
-    input_ids = draw_ids(3, 19)
+    name_layer, input_ids = choose_names(model.config), draw_ids(3, 19)
     for each in (native, model):
         each.train()
         for module in each.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # of GPT-2
         each(input_ids, labels=input_ids).loss.backward()
-    ours, num_compared = dict(model.named_parameters()), 0
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
     for native_name, parameter in native.named_parameters():
-        targets = list_targets(native_name, name_layer)
-        gradient = torch.cat([ours[target].grad for target in targets])
-        gradient = gradient.T if "gpt2" in native_config.model_type and parameter.shape != gradient.shape else gradient
-        torch.testing.assert_close(gradient.reshape(parameter.shape), parameter.grad, atol=1e-5, rtol=1e-4)
-        num_compared += len(targets)
-    new = [parameter for key, parameter in ours.items() if ".forks." in key or ".adapter." in key]
-    assert num_compared + len(new) == len(ours) and new
+        gradient = join_parts(native_name, name_layer, gradients)
+        torch.testing.assert_close(gradient, parameter.grad, atol=1e-5, rtol=1e-4)
+    shared = {
+        target for native_name, _ in native.named_parameters() for target in list_targets(native_name, name_layer)
+    }
+    new = gradients.keys() - shared
+    assert new and all(".forks." in key or ".adapter." in key for key in new)
 
 
 @ALL

@@ -4,7 +4,7 @@
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from transformers.configuration_utils import PreTrainedConfig
@@ -95,9 +95,14 @@ def return_weights(
     for native_name in native_names:
         if native_name == HEAD and native_config.tie_word_embeddings:
             continue
-        tensor = torch.cat([weights[target] for target in list_targets(native_name, name_layer)])
-        returned[native_name] = tensor.T.contiguous() if TRANSPOSED.search(native_name) else tensor
+        returned[native_name] = join_parts(native_name, name_layer, weights)
     return returned
+
+
+def join_parts(native_name: str, name_layer: NameLayer, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A copy of the tensors, weights or gradients, that are parts of one native parameter, in its shape."""
+    joined = torch.cat([tensors[target] for target in list_targets(native_name, name_layer)])
+    return joined.T.contiguous() if TRANSPOSED.search(native_name) else joined
 
 
 def build_model(
@@ -157,6 +162,8 @@ def _hide_load_report() -> Iterator[None]:
 __all__ = [
     "build_model",
     "check_report",
+    "join_parts",
+    "list_targets",
     "name_decoder_layer",
     "name_looped_layer",
     "return_weights",
