@@ -14,6 +14,7 @@ from transformers import (
 
 from hf_thoughtbubbles import fork_native, loop_native
 from hf_thoughtbubbles.conversion.native_configs import NATIVE_CLASSES
+from hf_thoughtbubbles.conversion.native_weights import build_model
 
 
 VOCAB_SIZE, MAX_LENGTH, NUM_LAYERS = 61, 64, 4
@@ -82,9 +83,7 @@ def build_native(
             spread = 0.6 if "embed" in parameter_name or "wte" in parameter_name else 0.3
             parameter.normal_(mean=1.0 if is_norm_weight else 0.0, std=spread)
     state = {key: value.to(dtype) for key, value in model.state_dict().items()}
-    return native_class.from_pretrained(
-        None, config=config, state_dict=state, dtype=dtype, attn_implementation=attn_implementation
-    )
+    return build_model(native_class, config, state, attn_implementation=attn_implementation)
 
 
 def draw_ids(*shape: int, seed: int = 1) -> torch.Tensor:

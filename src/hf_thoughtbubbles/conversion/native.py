@@ -204,8 +204,9 @@ def read_native(
             f"A {name} was passed, with the arguments {sorted(kwargs)}. Pass a model of the class {known}, with no "
             "argument of `from_pretrained`, a name or a folder. Merge adapters first, with `merge_and_unload`."
         )
-    check_native(model_or_name.config, model_or_name.name_or_path or name)
-    return model_or_name.config, read_source(model_or_name.name_or_path, local_files_only=True)
+    config = model_or_name.config
+    check_native(config, config.name_or_path or name)
+    return config, read_source(config.name_or_path, local_files_only=True)
 
 
 def check_loop_layers(loop_layers: tuple[int, int], num_layers: int) -> tuple[int, int]:

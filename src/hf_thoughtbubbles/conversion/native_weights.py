@@ -130,6 +130,7 @@ def build_model(
             **kwargs,
         )
     check_report(report, model_class.__name__, new_names)
+    model.name_or_path = model.config.name_or_path = ""  # transformers writes "None"
     return model
 
 
