@@ -13,7 +13,11 @@ from hf_thoughtbubbles.conversion.native_weights import join_parts, list_targets
 from tiny_natives import KINDS, MAX_LENGTH, NATIVES, build_native, draw_ids
 
 
-ALL = pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in NATIVES])
+QUICK = {"gpt2", "llama-tied-biases-llama3", "qwen2", "qwen3-biases-yarn"}  # together they have every option
+MARKS = {name: () if name in QUICK else pytest.mark.thorough for name in NATIVES}
+ALL = pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(kind, name, marks=MARKS[name]) for kind in KINDS for name in NATIVES]
+)
 FLOAT32 = {"atol": 1e-5, "rtol": 1e-5}
 BFLOAT16_STEP = 2**-7  # between neighbouring numbers, as a part of the number
 
