@@ -2,9 +2,11 @@
 """Converted models: with a budget of 1, or one step, they compute what the native model computes."""
 
 import copy
+import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from hf_thoughtbubbles import to_native
@@ -48,14 +50,15 @@ def test_logits_are_the_native_ones(kind, name, attn_implementation):
 
 @ALL
 @torch.no_grad()
-def test_logits_in_bfloat16_are_the_native_ones_within_one_rounding(kind, name):
+def test_logits_in_bfloat16_are_the_native_ones_within_rounding(kind, name):
     native = build_native(name, dtype=torch.bfloat16)
     model = KINDS[kind](native)
     assert model.dtype == torch.bfloat16
     input_ids = draw_ids(3, 31)
     expected, given = native(input_ids).logits.float(), model(input_ids).logits.float()
     one_rounding = 2.0 ** expected.abs().amax(-1, keepdim=True).log2().floor() * BFLOAT16_STEP
-    assert ((given - expected).abs() <= one_rounding).all()
+    num_roundings = 4 if name.startswith("gpt2") else 1  # its transposed matrices are summed in another order
+    assert ((given - expected).abs() <= num_roundings * one_rounding).all()
 
 
 @ALL
@@ -205,3 +208,34 @@ def test_a_resized_vocabulary_and_changed_tokens_return(kind):
     assert returned.config.vocab_size == 67 and returned.lm_head.weight.shape[0] == 67
     assert returned.config.eos_token_id == returned.generation_config.eos_token_id == 65
     assert torch.equal(returned.lm_head.weight[:61], native.lm_head.weight)
+
+
+OLD_FILES = {  # as older versions of transformers wrote them, with fields that do nothing
+    "llama": {
+        "rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.0}, "torch_dtype": "float32",
+        "pretraining_tp": 2, "pad_token_id": -1,
+    },
+    "qwen2": {"use_sliding_window": False, "sliding_window": 32, "max_window_layers": 2, "rope_theta": 1000.0},
+    "gpt2": {"n_ctx": 64, "task_specific_params": {"text-generation": {"do_sample": True}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", OLD_FILES)
+@torch.no_grad()
+def test_files_of_older_versions_are_converted(kind, name, tmp_path):
+    native = build_native(name)
+    native.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("rope_parameters", "layer_types", "dtype"):
+        config.pop(key, None)
+    (tmp_path / "config.json").write_text(json.dumps({**config, **OLD_FILES[name]}))
+    if name == "gpt2":  # whose checkpoint on the Hub has no prefix, and has masks
+        state = {key.removeprefix("transformer."): value for key, value in native.state_dict().items()}
+        del state["lm_head.weight"]
+        masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 64, 64) for i in range(4)}
+        save_file({**state, **masks}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, model, input_ids = AutoModelForCausalLM.from_pretrained(tmp_path), KINDS[kind](tmp_path), draw_ids(2, 23)
+    torch.testing.assert_close(model(input_ids).logits, loaded(input_ids).logits, **FLOAT32)
+    assert name != "llama" or (loaded.config.pad_token_id == -1 and model.config.pad_token_id is None)
+    assert type(to_native(model)) is type(native)

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
     GPT2Config,
@@ -15,7 +16,7 @@ from transformers import (
 
 from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, fork_native, loop_native, to_native
 from hf_thoughtbubbles.conversion.native_configs import find_obstacle
-from tiny_natives import GPT2, NATIVES, SIZES, TOKENS, build_native
+from tiny_natives import GPT2, KINDS, NATIVES, SIZES, TOKENS, build_native
 
 
 HALF_SLIDING = ["full_attention"] * 2 + ["sliding_attention"] * 2
@@ -98,3 +99,20 @@ def test_only_converted_models_return_to_a_native_class():
     for other in (model, build_native("gpt2")):
         with pytest.raises(ValueError, match="was not made from a native model"):
             to_native(other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_with_adapters_are_merged_first(kind):
+    model, native = KINDS[kind](build_native("llama")), build_native("llama")
+    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    peft_model = get_peft_model(KINDS[kind](build_native("llama")), lora)
+    model.add_adapter(lora)
+    with pytest.raises(ValueError, match="The model has adapters"):
+        to_native(model)
+    with pytest.raises(ValueError, match="merge adapters first, with `merge_and_unload`"):
+        to_native(peft_model)
+    with pytest.raises(ValueError, match="Merge adapters first, with `merge_and_unload`"):
+        KINDS[kind](get_peft_model(build_native("llama"), lora))
+    merged = to_native(peft_model.merge_and_unload())
+    queries = "model.layers.1.self_attn.q_proj.weight"
+    assert not torch.equal(merged.state_dict()[queries], native.state_dict()[queries])
