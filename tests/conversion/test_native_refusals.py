@@ -101,18 +101,22 @@ def test_only_converted_models_return_to_a_native_class():
             to_native(other)
 
 
+def make_lora() -> LoraConfig:
+    """Settings of an adapter that changes the model at once; peft writes into them."""
+    return LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_models_with_adapters_are_merged_first(kind):
     model, native = KINDS[kind](build_native("llama")), build_native("llama")
-    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
-    peft_model = get_peft_model(KINDS[kind](build_native("llama")), lora)
-    model.add_adapter(lora)
+    peft_model = get_peft_model(KINDS[kind](build_native("llama")), make_lora())
+    model.add_adapter(make_lora())
     with pytest.raises(ValueError, match="The model has adapters"):
         to_native(model)
     with pytest.raises(ValueError, match="merge adapters first, with `merge_and_unload`"):
         to_native(peft_model)
     with pytest.raises(ValueError, match="Merge adapters first, with `merge_and_unload`"):
-        KINDS[kind](get_peft_model(build_native("llama"), lora))
+        KINDS[kind](get_peft_model(build_native("llama"), make_lora()))
     merged = to_native(peft_model.merge_and_unload())
     queries = "model.layers.1.self_attn.q_proj.weight"
     assert not torch.equal(merged.state_dict()[queries], native.state_dict()[queries])
