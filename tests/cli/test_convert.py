@@ -89,6 +89,7 @@ def test_a_converted_folder_returns_to_the_native_class(source, tmp_path):
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     assert AutoTokenizer.from_pretrained(tmp_path / "back").chat_template == TEMPLATE
     assert model.generation_config.eos_token_id == [5, 7]
+    assert metadata_load(tmp_path / "back" / "README.md")["license_name"] == "tiny-licence"
     assert "fork" not in (tmp_path / "back" / "generation_config.json").read_text()
 
 

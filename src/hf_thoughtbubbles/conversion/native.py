@@ -228,7 +228,7 @@ def choose_names(config: PreTrainedConfig) -> NameLayer:
 
 
 def check_converted(model: PreTrainedModel):
-    """Raise for a model that was not made from a native one, or has adapters."""
+    """Raise for a model that was not made from a native one, and for one with adapters."""
     families = (ThoughtbubblesForCausalLM, LoopedThinkerForCausalLM)
     if not isinstance(model, families) or model.config.native_config is None:
         raise ValueError(

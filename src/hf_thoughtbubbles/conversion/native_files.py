@@ -5,12 +5,13 @@ import os
 import shutil
 from pathlib import Path
 
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, logging
 
 from ..hub.model_card import CARD_NAME, build_model_card
-from .native_source import HUB_ARGUMENTS
+from .native_source import HUB_ARGUMENTS, LICENSE_FIELDS, read_source
 
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json")
@@ -50,12 +51,23 @@ def save_converted(
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
-        if (staged / CARD_NAME).exists():  # it names the folder in which it was written
-            build_model_card(model, os.fspath(target)).save(staged / CARD_NAME)
+        if (staged / CARD_NAME).exists():  # it names the folder beside the target
+            card = build_model_card(model, os.fspath(target))
+        else:  # transformers writes none
+            card = build_native_card(source, folder.name, **hub_arguments)
+        card.save(staged / CARD_NAME)
         staged.replace(folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return tuple(sorted(path.name for path in folder.iterdir()))
+
+
+def build_native_card(source: str | os.PathLike, title: str, **kwargs) -> ModelCard:
+    """A card for a model of a native class, with the licence in the card of its source."""
+    known = read_source(os.fspath(source), **kwargs)
+    fields = {name: value for name, value in known.items() if name in LICENSE_FIELDS}
+    data = ModelCardData(**{"license": "unknown", **fields}, library_name="transformers")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n")
 
 
 def check_target(target: str | os.PathLike) -> Path:

@@ -52,4 +52,4 @@ def _read_license(path: Path) -> dict[str, str]:
     return {name: str(fields[name]) for name in LICENSE_FIELDS if fields.get(name)}
 
 
-__all__ = ["HUB_ARGUMENTS", "read_source"]
+__all__ = ["HUB_ARGUMENTS", "LICENSE_FIELDS", "read_source"]
