@@ -20,7 +20,7 @@ from tests.families import Family, select_rows
 
 
 OTHER_HEADS = {  # changes that give a model of the same width whose keys have another shape
-    ThoughtbubblesForCausalLM: {"num_attention_heads": 6},
+    ThoughtbubblesForCausalLM: {"num_attention_heads": 6, "num_key_value_heads": 6},
     LoopedThinkerForCausalLM: {"num_attention_heads": 12, "num_key_value_heads": 12},
     GenericTransformerForCausalLM: {"num_attention_heads": 12, "num_key_value_heads": 12},
     BytePatchForCausalLM: {"core_num_attention_heads": 6, "core_num_key_value_heads": 6},

@@ -8,7 +8,7 @@ from torch.export import Dim
 
 from hf_thoughtbubbles import BytePatchForCausalLM
 from tests.ecosystem.byte_models import BYTES, make_byte_patch
-from tests.families import LOOP, Family, make_config, make_generic, make_thinker
+from tests.families import LOOP, NATIVE_LAYERS, Family, make_config, make_generic, make_thinker
 
 
 # torch.onnx asks pytree under a name that pytree is about to drop

@@ -20,7 +20,14 @@ from hf_thoughtbubbles import (
 from hf_thoughtbubbles.configuration.configuration_generic_transformer import GenericTransformerConfig
 from hf_thoughtbubbles.evaluation.flops import count_parameters, estimate_flops, estimate_memory, measure_flops
 from hf_thoughtbubbles.modeling.generic_transformer.modeling_generic_transformer import GenericTransformerForCausalLM
-from tests.families import NATIVE_PARTS, draw_ids, make_config, make_thinker_config, make_thinker_text_config
+from tests.families import (
+    NATIVE_LAYERS,
+    NATIVE_PARTS,
+    draw_ids,
+    make_config,
+    make_thinker_config,
+    make_thinker_text_config,
+)
 
 
 NUM_ROWS, NUM_TOKENS = 2, 19

@@ -89,7 +89,7 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
             Frequencies of the sinusoidal positions of a problem. `"single"` gives every channel pair the frequency 1:
             a mistake of the original that its checkpoints depend on.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form; the original uses `rope_theta` 10000.
+            Rotary settings in transformers' form, with any of its scalings; the original uses `rope_theta` 10000.
         initializer_range (`float`, *optional*):
             Standard deviation of the initial weights; `1 / sqrt(hidden_size)` by default, so that scaled embeddings
             and their projections start with variance 1.

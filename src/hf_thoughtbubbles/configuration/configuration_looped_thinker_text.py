@@ -55,7 +55,8 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
         use_qk_norm (`bool`, defaults to `False`):
             Whether each head of queries and keys passes an RMS norm before it is rotated.
         max_position_embeddings (`int`, defaults to 512):
-            Most tokens of a text in training. Longer ones are read with one warning.
+            Most tokens of a text in training. Longer ones are read with one warning, but refused with
+            `position_embedding="learned"`.
         num_steps (`int`, defaults to 8):
             Number of times that the block is applied; a call may ask for more or fewer.
         num_memory_steps (`int`, *optional*):
@@ -85,7 +86,7 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
             `"rope"` rotates queries and keys of all attention; `"learned"` adds a table of `max_position_embeddings`
             vectors to the embeddings.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form, for `"rope"` alone.
+            Rotary settings in transformers' form, with any of its scalings, for `"rope"` alone.
         scale_embeddings (`bool`, defaults to `True`):
             Whether embeddings are multiplied by `sqrt(hidden_size)`, as in the published form.
         initializer_range (`float`, *optional*):

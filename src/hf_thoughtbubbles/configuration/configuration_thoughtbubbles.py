@@ -102,8 +102,7 @@ class ThoughtbubblesConfig(FamilyConfig):
             `"rope"` rotates queries and keys (streams of one token share its rotation in equal parts), `"learned"`
             adds a table of `max_position_embeddings` vectors to the embeddings.
         rope_parameters (`dict`, *optional*):
-            Rotary settings in transformers' form; the reference uses `rope_theta` 10000. Scalings for inputs longer
-            than `max_position_embeddings` are refused, because such inputs are.
+            Rotary settings in transformers' form, with any of its scalings; the reference uses `rope_theta` 10000.
         rms_norm_eps (`float`, defaults to 1e-6), layer_norm_eps (`float`, defaults to 1e-5):
             Epsilons of the norms.
         embedding_dropout (`float`, defaults to 0.0):

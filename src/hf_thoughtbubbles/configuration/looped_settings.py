@@ -122,7 +122,6 @@ class LoopedThinkerSettings(FamilyConfig):
     def validate_rope(self):
         """Part of `@strict`-powered validation: only rotary settings that act."""
         check_rope_parameters(self, self.unrotated_by)
-        super().validate_rope()
 
     def validate_scales(self):
         """Part of `@strict`-powered validation: a known activation, and positive scales."""

@@ -38,14 +38,13 @@ def name_decoder_layer(layer_idx: int, module: str) -> str:
 def name_looped_layer(loop_layers: tuple[int, int]) -> NameLayer:
     """Names of modules in a model with layers before, in and after a loop over the layers from `first` to `last`."""
     first, last = loop_layers
-    norms = {"input_layernorm": "self_attn_layernorm", "post_attention_layernorm": "mlp_layernorm"}
 
     def name_layer(layer_idx: int, module: str) -> str:
         if layer_idx < first:
             return f"model.prelude.{layer_idx}.{module}"
         if layer_idx > last:
             return f"model.coda.{layer_idx - last - 1}.{module}"
-        return f"model.block.layers.{layer_idx - first}.{norms.get(module, module)}"
+        return f"model.block.layers.{layer_idx - first}.{module}"
 
     return name_layer
 

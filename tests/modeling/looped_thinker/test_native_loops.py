@@ -56,7 +56,7 @@ NATIVES = {  # a configuration, and our options beside its sizes
     ),
     "mistral": (MistralConfig(**SIZES, num_key_value_heads=3, sliding_window=None), {}),
     "qwen2": (Qwen2Config(**SIZES, num_key_value_heads=3, tie_word_embeddings=True), {"attention_bias": "qkv"}),
-    "qwen3": (Qwen3Config(**SIZES, num_key_value_heads=1, head_dim=8), {"use_qk_norm": True}),
+    "qwen3": (Qwen3Config(**SIZES, num_key_value_heads=1, head_dim=10), {"use_qk_norm": True}),
     "gpt2": (
         GPT2Config(**{name: SIZES[name] for name in SIZES if name != "intermediate_size"}, **GPT2_SIZES),
         GPT2_PARTS,

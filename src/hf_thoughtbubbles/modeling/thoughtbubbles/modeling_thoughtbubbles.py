@@ -108,7 +108,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         if config.position_embedding == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         else:
-            self.rotary_emb = RotaryEmbedding(config, first_position=config.first_position)
+            self.rotary_emb = RotaryEmbedding(config, config.first_position)
         self.layers = nn.ModuleList([ThoughtbubblesDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         fork_class = ThoughtbubblesFork if config.has_fork_scores else ThoughtbubblesUnscoredFork
         self.forks = nn.ModuleDict(
