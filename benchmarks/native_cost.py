@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Time of models that were converted with a budget of 1 or one step, against the native model that they were made from.
+"""Time of models converted with a budget of 1 or one step, against the native model that they were made from.
 
     python benchmarks/native_cost.py            # a Llama of 8 layers of width 512, on one thread
     python benchmarks/native_cost.py --quick    # tiny: a test that it runs, no measurement

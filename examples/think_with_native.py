@@ -34,6 +34,7 @@ from hf_thoughtbubbles import HubCallback, fork_native, loop_native
 from hf_thoughtbubbles.data.collation import collate_blocks
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
 from hf_thoughtbubbles.training.callbacks import ForkLogCallback
+from hf_thoughtbubbles.training.checkpoints import get_last_complete_checkpoint
 from hf_thoughtbubbles.training.thinking_schedule import ThinkingSchedule
 
 
@@ -132,13 +133,16 @@ def main():
     score("before training", model.to(args.device), splits, tokenizer, data)
 
     # Train
+    folder, args.output_dir = Path(args.output_dir) / "model", str(Path(args.output_dir) / "training")
     callbacks = [ThinkingSchedule(values, thinking.share), *([ForkLogCallback()] if thinking.fork_layers else [])]
     trainer = build_trainer(choose_weights(model, thinking), tokenizer, thinking, splits, args, callbacks)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trained = trainer.model.merge_and_unload() if thinking.train == "lora" else trainer.model
-    folder = Path(args.output_dir) / "model"
-    trained.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    resumed = get_last_complete_checkpoint(args.output_dir) if args.resume_from_checkpoint else None
+    trainer.train(resume_from_checkpoint=resumed)
+    if thinking.train != "lora":
+        trainer.save_model(str(folder))
+    elif args.process_index == 0:
+        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
     # Compare
     if args.process_index == 0:
