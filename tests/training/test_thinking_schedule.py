@@ -4,6 +4,7 @@
 import re
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from hf_thoughtbubbles import GenericTransformerConfig, GenericTransformerForCausalLM
@@ -101,3 +102,16 @@ def test_a_model_that_does_not_think_is_refused(tmp_path):
 def test_an_empty_schedule_and_a_wrong_share_are_refused(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         ThinkingSchedule(*arguments)
+
+
+def test_forks_that_an_adapter_trains_follow_the_schedule(tmp_path):
+    lesson = build_lesson("threshold")
+    model = lesson.build()
+    forks = [f"forks.{layer_idx}" for layer_idx in model.config.fork_layers]
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=forks)
+    options = {"max_steps": 4, "learning_rate": 1e-3, "callbacks": [ThinkingSchedule([1.0, 1.5], share=0.5)]}
+    trainer = lesson.make_trainer(tmp_path, get_peft_model(model, lora), 8, **options)
+    trainer.train()
+    merged = trainer.model.merge_and_unload().eval()
+    assert [float(fork.threshold_budget) for fork in merged.model.forks.values()] == [1.5] * len(forks)
+    assert all(fork.config is merged.config for fork in merged.model.forks.values())

@@ -143,6 +143,10 @@ class TrackedThreshold(nn.Module):
         weight = torch.full((config.num_fork_scores, config.hidden_size), torch.inf)
         self.window_weight = nn.Buffer(weight, persistent=False)
 
+    def follow(self, config: ThoughtbubblesConfig):
+        """Read the budget and the rule of training from this configuration from now on."""
+        self.config = config
+
     def init_thresholds(self):
         """Set all buffers to those of an untrained layer, as part of `_init_weights`."""
         init.constant_(self.threshold, KEEP_ALL)

@@ -171,6 +171,9 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         num_tokens, token_mask = inputs_embeds.shape[1], None
         if attention_mask is not None and attention_mask.ndim == 2:
             token_mask = take_last(attention_mask, num_tokens, past_key_values).bool()
+        for fork in self.forks.values():
+            if fork.config is not self.config:  # PEFT trains a copy of a fork, which has a copy of the configuration
+                fork.follow(self.config)
         skips_forks = thresholds is None and self.skips_forks(fork_budget, past_key_values)
         if thresholds is None:
             thresholds = self.read_thresholds(fork_budget)
