@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_thoughtbubbles import ThoughtbubblesConfig, ThoughtbubblesForCausalLM, ThoughtbubblesModel
 from hf_thoughtbubbles.conversion.theseus import ARCHITECTURE_DEFAULTS, list_parameters, thoughtbubbles_from_theseus
+from hf_thoughtbubbles.modeling.common.common_layers import double_rotary
 from tests.families import make_config
 
 
@@ -173,7 +174,7 @@ def test_the_score_channel_is_an_additive_bias_of_log_score_over_sqrt_head_dim()
     model(torch.arange(1, 12)[None])
     hidden_states, log_scores, gates = captured["args"]
     shape = (1, hidden_states.shape[1], 3, 8)
-    places = captured["kwargs"]["position_embeddings"]
+    places = double_rotary(*captured["kwargs"]["position_embeddings"])
     query = attention.apply_rotary(attention.q_proj(hidden_states).view(shape), places, None)[..., :-1]
     key = attention.apply_rotary(attention.k_proj(hidden_states).view(shape), places, None)[..., :-1]
     value = (attention.v_proj(hidden_states) * gates).view(shape).transpose(1, 2)

@@ -92,24 +92,35 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate_channels(
-    states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, last_channel: torch.Tensor | None = None
+    states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, last_channel: torch.Tensor
 ) -> torch.Tensor:
     """
-    Rotary embedding in the half-split form: channels m and m + H/2 are a pair.
+    Rotary embedding in the half-split form, where channels m and m + H/2 are a pair, with another last channel.
 
     Args:
         states (`torch.Tensor` of shape `(B, S, N, H)`): queries or keys.
         cos, sin (`torch.Tensor` of shape `(B, S, 1, H/2)`): from [`RotaryEmbedding`].
-        last_channel (`torch.Tensor` of shape `(B, S, N, 1)`, *optional*): values that replace the last channel.
+        last_channel (`torch.Tensor` of shape `(B, S, N, 1)`): values that replace the last channel.
 
     Returns:
         `torch.Tensor` of shape `(B, S, N, H)`.
     """
     first, second = states.chunk(2, dim=-1)
-    turned_first, kept = first * cos - second * sin, slice(None, None if last_channel is None else -1)
-    turned_second = second[..., kept] * cos[..., kept] + first[..., kept] * sin[..., kept]
-    parts = (turned_first, turned_second) if last_channel is None else (turned_first, turned_second, last_channel)
-    return torch.cat(parts, dim=-1)
+    turned_second = second[..., :-1] * cos[..., :-1] + first[..., :-1] * sin[..., :-1]
+    return torch.cat((first * cos - second * sin, turned_second, last_channel), dim=-1)
+
+
+def double_rotary(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and signed sines `(B, S, 1, H)` of all channels, from those `(B, S, 1, H/2)` of channel pairs."""
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate_natively(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """
+    Rotary embedding in the half-split form, with the rounding of native decoders: states `(B, S, N, H)`, `cos` and
+    `sin` of [`double_rotary`].
+    """
+    return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin
 
 
 def eager_attention_forward(
@@ -139,4 +150,12 @@ def get_layer_cache(layer: GradientCheckpointingLayer, past_key_values: Cache | 
     return None if layer.gradient_checkpointing and layer.training else past_key_values
 
 
-__all__ = ["RotaryEmbedding", "eager_attention_forward", "embed_sinusoids", "get_layer_cache", "rotate_channels"]
+__all__ = [
+    "RotaryEmbedding",
+    "double_rotary",
+    "eager_attention_forward",
+    "embed_sinusoids",
+    "get_layer_cache",
+    "rotate_channels",
+    "rotate_natively",
+]

@@ -26,7 +26,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from ...configuration.looped_settings import LoopedThinkerSettings
 from ...hub.hub_models import HubModelMixin
 from ..common.cache_names import CACHE_NAMES
-from ..common.common_layers import eager_attention_forward, get_layer_cache
+from ..common.common_layers import eager_attention_forward, get_layer_cache, rotate_natively
 from ..common.decoder_parts import FeedForward, HeadProjections, build_norm
 from .cache_steps import KeyValue
 from .checks_loop import check_layers
@@ -43,19 +43,9 @@ class Memory(NamedTuple):
     mask: torch.Tensor | None = None
 
 
-def double_rotary(cos: torch.Tensor, sin: torch.Tensor) -> KeyValue:
-    """Cosines and signed sines `(B, S, 1, H)` of all channels, from those `(B, S, 1, H/2)` of channel pairs."""
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-
-
 def rotate_heads(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """As [`rotate_channels`] in fewer operations: `(B, S, N, H)`, with `cos` and `sin` of [`double_rotary`]."""
+    """As [`rotate_natively`] with one operation less, which rounds once less."""
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
-
-
-def rotate_natively(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """As [`rotate_heads`], with the rounding of native decoders: each product is rounded before the sum."""
-    return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin
 
 
 class LowRankLinear(nn.Module):
@@ -372,5 +362,4 @@ __all__ = [
     "Memory",
     "choose_visible",
     "create_memory_mask",
-    "double_rotary",
 ]

@@ -27,7 +27,7 @@ from ...configuration.configuration_looped_thinker import LoopedThinkerConfig
 from ..common.cache_names import accept_cache_names, create_causal_mask
 from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
-from ..common.common_layers import RotaryEmbedding, embed_sinusoids
+from ..common.common_layers import RotaryEmbedding, double_rotary, embed_sinusoids
 from ..common.position_ids import get_position_ids
 from .cache_steps import KeyValue
 from .checks_loop import check_selection
@@ -38,7 +38,6 @@ from .layers_looped_thinker import (
     LoopedThinkerBlock,
     Memory,
     create_memory_mask,
-    double_rotary,
 )
 from .outputs_looped_thinker import LoopedThinkerEncoderOutput, LoopedThinkerModelOutput, LoopedThinkerSeq2SeqLMOutput
 from .problem_memory import ProblemMemory

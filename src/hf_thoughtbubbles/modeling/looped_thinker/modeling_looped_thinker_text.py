@@ -28,7 +28,7 @@ from ..common.cache_names import accept_cache_names, alias_cache_field, create_c
 from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
-from ..common.common_layers import RotaryEmbedding
+from ..common.common_layers import RotaryEmbedding, double_rotary
 from ..common.decoder_parts import build_norm
 from ..common.evaluation_mode import compares_likelihoods
 from ..common.packed_documents import find_documents, separate_documents
@@ -44,7 +44,6 @@ from .layers_looped_thinker import (
     LoopedThinkerLayer,
     LoopedThinkerPlainLayer,
     LoopedThinkerPlainLayers,
-    double_rotary,
 )
 from .part_attention import has_part_attention
 from .step_cache import StepCache

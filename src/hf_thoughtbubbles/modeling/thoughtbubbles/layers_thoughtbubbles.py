@@ -18,7 +18,7 @@ from transformers.utils import TransformersKwargs
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ..common.batching_engines import update_paged_cache
 from ..common.cache_names import create_causal_mask
-from ..common.common_layers import eager_attention_forward, rotate_channels
+from ..common.common_layers import eager_attention_forward, rotate_channels, rotate_natively
 from ..common.decoder_parts import FeedForward, HeadProjections, build_norm
 from .cache_streams import StreamSlots
 
@@ -97,11 +97,13 @@ class ThoughtbubblesAttention(HeadProjections):
 
     def apply_rotary(self, states: torch.Tensor, position_embeddings, last_channel: torch.Tensor | None):
         """Rotate queries or keys `(B, S, N, H)` and replace their last channel; returns `(B, N, S, H)`."""
-        if last_channel is not None:
-            last_channel = last_channel.to(states.dtype).expand(*states.shape[:-1], 1)
+        if last_channel is None:
+            states = states if position_embeddings is None else rotate_natively(states, *position_embeddings)
+            return states.transpose(1, 2)
+        last_channel = last_channel.to(states.dtype).expand(*states.shape[:-1], 1)
         if position_embeddings is not None:
             states = rotate_channels(states, *position_embeddings, last_channel)
-        elif last_channel is not None:
+        else:
             states = torch.cat((states[..., :-1], last_channel), dim=-1)
         return states.transpose(1, 2)
 

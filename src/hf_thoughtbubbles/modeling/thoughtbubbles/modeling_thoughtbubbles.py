@@ -33,7 +33,7 @@ from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.classification_heads import QuestionAnsweringHead, SequenceClassificationHead, TokenClassificationHead
-from ..common.common_layers import RotaryEmbedding, get_layer_cache
+from ..common.common_layers import RotaryEmbedding, double_rotary, get_layer_cache
 from ..common.decoder_parts import build_norm
 from ..common.evaluation_mode import compares_likelihoods
 from ..common.packed_documents import find_documents, separate_documents
@@ -233,8 +233,15 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         return read_thresholds(self.config, list(self.forks.values()), fork_budget)
 
     def embed_rotary(self, positions: torch.Tensor, hidden_states: torch.Tensor):
-        """Cosines and sines at `positions`; `None` for learned positions, which are part of the embedding."""
-        return self.rotary_emb(hidden_states, positions) if self.config.position_embedding == "rope" else None
+        """
+        Cosines and sines at `positions`, of channel pairs where scores replace a channel, else of all channels;
+        `None` for learned positions, which are part of the embedding.
+        """
+        if self.config.position_embedding != "rope":
+            return None
+        tables = self.rotary_emb(hidden_states, positions)
+        replaces_channel = self.config.has_fork_scores and self.config.fork_score_channel == "last"
+        return tables if replaces_channel else double_rotary(*tables)
 
     def weigh_streams(self, streams: ThoughtbubblesStreams, token_mask: torch.Tensor | None):
         """Finite log scores `(B, S)` and scores `(B, S, 1)` of streams; `None` for both without scores."""
