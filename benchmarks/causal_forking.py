@@ -40,6 +40,7 @@ from hf_thoughtbubbles.modeling.thoughtbubbles.streams import find_own_candidate
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128}
 WIDE = {"fork_layers": [1, 2], "fork_budget": 2.0}  # the first fork keeps everything
 TIGHT = {"fork_layers": [1, 2, 3], "fork_budget": 1.5}  # every fork prunes
+ANCHORED = {"fork_rule": "threshold", "fork_anchored": True, "fork_score_channel": "beside"}
 ARMS = {
     "top-k, budget 2": {**WIDE, "fork_rule": "topk"},
     "threshold, budget 2": {**WIDE, "fork_rule": "threshold"},
@@ -55,6 +56,9 @@ ARMS = {
     "threshold, budget 2, init (4, 4)": {**WIDE, "fork_rule": "threshold", "fork_score_init": (4, 4)},
     "threshold, budget 1.5, init (-2, 4)": {**TIGHT, "fork_rule": "threshold", "fork_score_init": (-2, 4)},
     "random forks, budget 2, init (-2, 4)": {**WIDE, "fork_rule": "random", "fork_score_init": (-2, 4)},
+    "threshold, budget 2, anchored": {**WIDE, **ANCHORED},
+    "threshold, budget 2, anchored, last channel": {**WIDE, **ANCHORED, "fork_score_channel": "last"},
+    "threshold, budget 1.5, anchored": {**TIGHT, **ANCHORED},
     "no forks": {"fork_layers": []},
     "no forks, 7 layers (equal FLOPs)": {"fork_layers": [], "num_hidden_layers": 7},
     "GPT-2, equal parameters": {**WIDE, "is_gpt2": True},
