@@ -66,13 +66,12 @@ NUM_POINTS = 6  # of the curve over training operations
 RAMP_SHARE = 0.5  # of the training operations, during which budgets and steps rise
 CUPS, PERMUTATIONS = 5, 4
 TRAINED_LENGTH, TESTED_LENGTHS = 16, (4, 8, 12, 16, 24, 32)
-NUM_PROBLEMS = 512
 
 
 class Text:
     """Blocks of the standard library: those that the base reads first, others for further training."""
 
-    block_size, batch_size, scored_blocks = 128, 16, 256
+    block_size, batch_size, num_scored, num_final = 128, 16, 96, 512  # scored blocks
 
     def __init__(self, num_base_steps: int):
         self.tokenizer = build_byte_tokenizer()
@@ -96,10 +95,9 @@ class Text:
         """Rows of training text on which thresholds of budgets are measured."""
         return self.parts["arms"][:64]
 
-    def score(self, model: PreTrainedModel, num_blocks: int | None = None, **compute) -> dict[str, float]:
+    def score(self, model: PreTrainedModel, num_rows: int = num_scored, **compute) -> dict[str, float]:
         """Bits per byte."""
-        num_blocks = num_blocks or self.scored_blocks
-        scored = score_dataset(model.eval(), self.validation, self.tokenizer, "blockwise", 32, num_blocks, **compute)
+        scored = score_dataset(model.eval(), self.validation, self.tokenizer, "blockwise", 32, num_rows, **compute)
         return {"bits": scored["bits_per_byte"]}
 
 
@@ -109,7 +107,7 @@ class Cups:
     The last token of a row only carries the last label, because a causal model predicts the next one.
     """
 
-    batch_size, vocab_size = 64, CUPS + PERMUTATIONS + 1
+    batch_size, vocab_size, num_scored, num_final = 64, CUPS + PERMUTATIONS + 1, 256, 1024
 
     def __init__(self, num_base_steps: int):
         generator = torch.Generator().manual_seed(1)
@@ -139,11 +137,11 @@ class Cups:
         return self.make_problems(256, TRAINED_LENGTH, torch.Generator().manual_seed(3))["input_ids"]
 
     @torch.no_grad()
-    def score(self, model: PreTrainedModel, num_blocks: int | None = None, **compute) -> dict[str, float]:
+    def score(self, model: PreTrainedModel, num_rows: int = num_scored, **compute) -> dict[str, float]:
         """Accuracy of the last state by the number of permutations."""
         scores = {}
         for length in TESTED_LENGTHS:
-            problems = self.make_problems(NUM_PROBLEMS, length, torch.Generator().manual_seed(length))
+            problems = self.make_problems(num_rows, length, torch.Generator().manual_seed(length))
             logits = model.eval()(input_ids=problems["input_ids"], use_cache=False, **compute).logits[:, -2, :CUPS]
             scores[str(length)] = (logits.argmax(-1) == problems["labels"][:, -1]).float().mean().item()
         return scores
@@ -240,7 +238,7 @@ def train_base(args: argparse.Namespace):
         rate = args.base_rate * min(1.0, (step + 1) / 100, (1 - share) * 5 + 1 / args.base_steps)
         losses.append(step_optimizer(model, optimizer, next(batches), rate))
         if (step + 1) % (args.base_steps // 20) == 0:
-            scores = data.score(model, 128)
+            scores = data.score(model)
             curve.append({"step": step + 1, "loss": statistics.mean(losses), **scores})
             losses = []
             model.train()
@@ -256,7 +254,7 @@ def train_base(args: argparse.Namespace):
         "base_steps": args.base_steps,
         "flops": args.base_steps * count_training(model, next(batches)),
         "curve": curve,
-        "final": data.score(model),
+        "final": data.score(model, data.num_final),
     }
     with args.output.open("a") as file:
         file.write(json.dumps(report) + "\n")
@@ -293,10 +291,9 @@ def run(task: str, arm: str, seed: int, args: argparse.Namespace, data) -> dict:
             curve.append({"flops": spent, "compute": compute, **data.score(model)})
             model.train()
     seconds = round(time.perf_counter() - start, 1)
-    num_blocks = 2 * data.scored_blocks if task == "text" else None
     report = {"parameters": model.num_parameters(), "seconds": seconds, "steps": num_steps, "flops": spent}
     report |= {"further_steps": args.further_steps, "rate": args.rate, "date": str(datetime.date.today())}
-    report |= {"final": data.score(model, num_blocks), "curve": curve}
+    report |= {"final": data.score(model, data.num_final), "curve": curve}
     report |= {"costs": {str(compute): cost for compute, cost in costs.items()}}
     report["by_compute"] = read_by_compute(model, arm, data)
     report["command"] = " ".join(["python", *sys.argv])
