@@ -48,7 +48,7 @@ FIGURES = Path(__file__).parents[1] / "docs" / "results" / "figures"
 TASKS = ("text", "cups")
 SIZES = {
     "text": {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 6},
-    "cups": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6},
+    "cups": {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 6},
 }
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 FORK_LAYERS, LOOP_LAYERS = [2, 4], (2, 3)
@@ -71,7 +71,7 @@ TRAINED_LENGTH, TESTED_LENGTHS = 16, (4, 8, 12, 16, 24, 32)
 class Text:
     """Blocks of the standard library: those that the base reads first, others for further training."""
 
-    block_size, batch_size, num_scored, num_final = 128, 16, 96, 512  # scored blocks
+    block_size, batch_size, num_scored, num_final = 128, 16, 96, 256  # scored blocks
 
     def __init__(self, num_base_steps: int):
         self.tokenizer = build_byte_tokenizer()
@@ -264,7 +264,7 @@ def read_by_compute(model: PreTrainedModel, arm: str, data) -> dict[str, dict[st
     """Scores at each budget or number of steps at test time."""
     if arm.startswith("forked"):
         model.config.fork_budget = ARMS[arm]["most"]
-        calibrate_forks(model.eval(), data.get_calibration_rows(), budgets=BUDGETS)
+        calibrate_forks(model.eval(), [{"input_ids": data.get_calibration_rows()}], budgets=BUDGETS)
         return {str(budget): data.score(model, fork_budget=budget) for budget in BUDGETS}
     return {str(steps): data.score(model, num_steps=steps) for steps in STEPS} if arm == "looped" else {}
 
