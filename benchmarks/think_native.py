@@ -269,12 +269,12 @@ def read_by_compute(model: PreTrainedModel, arm: str, data) -> dict[str, dict[st
     return {str(steps): data.score(model, num_steps=steps) for steps in STEPS} if arm == "looped" else {}
 
 
-def run(task: str, arm: str, seed: int, args: argparse.Namespace, data) -> dict:
+def run(task: str, further_steps: int, arm: str, seed: int, args: argparse.Namespace, data) -> dict:
     """Train one arm further with one seed."""
     base = args.bases / task
     batches = data.draw_batches("arms", seed)
     native_cost = count_training(AutoModelForCausalLM.from_pretrained(base), next(batches))
-    total = args.further_steps * native_cost
+    total = further_steps * native_cost
     set_seed(seed)
     model = build(arm, base)
     optimizer, costs, spent, num_steps = build_optimizer(model), {}, 0, 0
@@ -292,7 +292,7 @@ def run(task: str, arm: str, seed: int, args: argparse.Namespace, data) -> dict:
             model.train()
     seconds = round(time.perf_counter() - start, 1)
     report = {"parameters": model.num_parameters(), "seconds": seconds, "steps": num_steps, "flops": spent}
-    report |= {"further_steps": args.further_steps, "rate": args.rate, "date": str(datetime.date.today())}
+    report |= {"rate": args.rate, "date": str(datetime.date.today())}
     report |= {"final": data.score(model, data.num_final), "curve": curve}
     report |= {"costs": {str(compute): cost for compute, cost in costs.items()}}
     report["by_compute"] = read_by_compute(model, arm, data)
@@ -305,84 +305,93 @@ def get_score(task: str, scores: dict[str, float], length: int = TRAINED_LENGTH)
     return scores["bits"] if task == "text" else 100 * scores[str(length)]
 
 
-def find_runs(output: Path, task: str) -> dict[str, list[dict]]:
-    """The finished runs of each arm that has some."""
-    runs = [run for run in read_runs(output) if run["task"] == task]
-    found = {arm: sorted((run for run in runs if run["arm"] == arm), key=lambda run: run["seed"]) for arm in ARMS}
-    return {arm: mine for arm, mine in found.items() if mine}
+def find_groups(output: Path) -> dict[tuple[str, int], dict[str, list[dict]]]:
+    """The finished runs of each arm, by task and length of further training."""
+    runs = sorted((run for run in read_runs(output) if run["arm"] in ARMS), key=lambda run: run["seed"])
+    groups: dict[tuple[str, int], dict[str, list[dict]]] = {}
+    for task, arm in itertools.product(TASKS, ARMS):
+        for run in runs:
+            if (run["task"], run["arm"]) == (task, arm):
+                groups.setdefault((task, run["further_steps"]), {}).setdefault(arm, []).append(run)
+    return groups
 
 
-def print_rows(header: list[str], rows: list[list[str]]):
+def print_rows(title: str, header: list[str], rows: list[list[str]]):
     """A table in Markdown."""
+    print(f"\n{title}\n")
     for cells in (header, ["---"] * len(header), *rows):
         print("| " + " | ".join(cells) + " |")
 
 
 def print_tables(output: Path):
     """Scores after training, along it, and by what a model computes at test time."""
-    for task in TASKS:
-        found, digits = find_runs(output, task), 4 if task == "text" else 1
+    for (task, further_steps), found in find_groups(output).items():
+        name, digits = f"{task}, {further_steps} steps of `plain`", 4 if task == "text" else 1
         lengths = [0] if task == "text" else TESTED_LENGTHS
 
         def describe(scores: list[dict], length: int = TRAINED_LENGTH, task=task, digits=digits) -> str:
             return describe_seeds([get_score(task, row, length) for row in scores], digits)
 
-        print(f"\n{task}: after training")
-        header = ["bits per byte"] if task == "text" else [f"{length} permutations" for length in lengths]
-        starts = [[arm, f"{r[0]['parameters']:,}", str(len(r)), f"{r[0]['steps']}"] for arm, r in found.items()]
-        ends = [[describe([run["final"] for run in r], length) for length in lengths] for r in found.values()]
-        rows = [[*start, *end] for start, end in zip(starts, ends, strict=True)]
-        print_rows(["arm", "parameters", "seeds", "steps", *header], rows)
-        print(f"\n{task}: by training operations (10^12)")
-        if found:
-            points = [point["flops"] for point in next(iter(found.values()))[0]["curve"]]
+        def subtract(runs: list[dict], found=found, task=task, digits=digits) -> str:
+            native = {run["seed"]: get_score(task, run["final"]) for run in found.get("plain", [])}
+            both = [run for run in runs if run["seed"] in native]
+            return describe_seeds([get_score(task, r["final"]) - native[r["seed"]] for r in both], digits)
+
+        columns = ["bits per byte"] if task == "text" else [f"{length} permutations" for length in lengths]
+        rows = [
+            [arm, f"{r[0]['parameters']:,}", str(len(r)), str(r[0]["steps"])]
+            + [describe([run["final"] for run in r], length) for length in lengths]
+            + [subtract(r)]
+            for arm, r in found.items()
+        ]
+        print_rows(name, ["arm", "parameters", "seeds", "steps", *columns, "less `plain`, seed by seed"], rows)
+        points = [point["flops"] for point in next(iter(found.values()))[0]["curve"]]
+        rows = [
+            [arm, *(describe([run["curve"][i] for run in r]) for i in range(len(points)))] for arm, r in found.items()
+        ]
+        print_rows(f"{name}: by training operations (10^12)", ["arm", *(f"{p / 1e12:.2f}" for p in points)], rows)
+        for kind, numbers in (("forked", BUDGETS), ("looped", STEPS)):
             rows = [
-                [arm, *(describe([run["curve"][i] for run in r]) for i in range(len(points)))]
+                [arm, *([f"{length}"] if length else []), *(describe(scores, length) for scores in columns)]
                 for arm, r in found.items()
+                if arm.startswith(kind)
+                for columns in [[[run["by_compute"][str(n)] for run in r] for n in numbers]]
+                for length in lengths
             ]
-            print_rows(["arm", *(f"{point / 1e12:.2f}" for point in points)], rows)
-        for name, numbers in (("forked", BUDGETS), ("looped", STEPS)):
-            print(f"\n{task}: {name}, by budget or steps at test time")
-            for length in lengths:
-                rows = [
-                    [arm, *(describe([run["by_compute"][str(n)] for run in r], length) for n in numbers)]
-                    for arm, r in found.items()
-                    if arm.startswith(name)
-                ]
-                print_rows([f"{length} permutations" if length else "arm", *map(str, numbers)], rows)
+            header = ["arm", *(["permutations"] if task == "cups" else []), *map(str, numbers)]
+            print_rows(f"{name}: {kind}, by {'budget' if kind == 'forked' else 'steps'} at test time", header, rows)
 
 
 def draw(output: Path, folder: Path):
     """Scores by training operations, and by budget or steps at test time: means with deviations over seeds."""
     folder.mkdir(parents=True, exist_ok=True)
-    for task in TASKS:
-        found = find_runs(output, task)
+    for (task, further_steps), found in find_groups(output).items():
         figure = Figure(figsize=(9.6, 3.6))
         figure.set_layout_engine("constrained")
         left, right = figure.subplots(1, 2)
         label = "bits per byte" if task == "text" else f"accuracy after {TRAINED_LENGTH} permutations, %"
-        for arm, runs in found.items():
+        for number, (arm, runs) in enumerate(found.items()):
             curves = [[get_score(task, point) for point in run["curve"]] for run in runs]
             flops = [point["flops"] / 1e12 for point in runs[0]["curve"]]
-            add_line(left, flops, curves, arm)
+            add_line(left, flops, curves, arm, f"C{number}")
             numbers = list(runs[0]["by_compute"])
             if numbers:
                 curves = [[get_score(task, run["by_compute"][number]) for number in numbers] for run in runs]
-                add_line(right, [float(number) for number in numbers], curves, arm)
+                add_line(right, [float(number) for number in numbers], curves, arm, f"C{number}")
         left.set(xlabel="training operations after the base, 10^12", ylabel=label)
         right.set(xlabel="streams per token or steps at test time", ylabel=label)
         for axis in (left, right):
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8)
-        figure.savefig(folder / f"think_native_{task}.png", dpi=110)
+        figure.savefig(folder / f"think_native_{task}_{further_steps}.png", dpi=110)
 
 
-def add_line(axis, places: list[float], curves: list[list[float]], name: str):
+def add_line(axis, places: list[float], curves: list[list[float]], name: str, color: str):
     """One line with bars of one standard deviation."""
     columns = list(zip(*curves, strict=True))
     bars = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in columns]
     means = [statistics.mean(values) for values in columns]
-    axis.errorbar(places, means, yerr=bars, fmt="o-", markersize=4, linewidth=1.2, capsize=2, label=name)
+    axis.errorbar(places, means, yerr=bars, fmt="o-", markersize=4, linewidth=1.2, capsize=2, label=name, color=color)
 
 
 def main():
@@ -409,7 +418,8 @@ def main():
         draw(args.output, args.figures)
     else:
         data = DATA[args.task](args.base_steps)
-        wanted = ({"task": args.task, "arm": a, "seed": s} for s, a in itertools.product(args.seeds, args.arms))
+        kind = {"task": args.task, "further_steps": args.further_steps}
+        wanted = ({**kind, "arm": a, "seed": s} for s, a in itertools.product(args.seeds, args.arms))
         do_missing(args.output, wanted, functools.partial(run, args=args, data=data))
 
 
