@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, set_seed
 
 from hf_thoughtbubbles import calibrate_forks, fork_native, loop_native, to_native
 
@@ -48,6 +48,7 @@ def main():
     parser.add_argument("--fork_layers", type=int, nargs="+", default=[10, 20])
     parser.add_argument("--loop_layers", type=int, nargs=2, default=[12, 17])
     parser.add_argument("--num_tokens", type=int, default=256)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of the new weights of forks")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -69,10 +70,13 @@ def main():
         for name, model in (("forked", forked), ("looped", looped)):
             worst = (read_logits(model, input_ids) - logits).abs().max().item()
             is_equal = torch.equal(generate(model, prompt), tokens)
-            print(f"{name}: worst error {worst:.1e}, the same greedy text: {is_equal}")
-        calibrate_forks(forked, [{"input_ids": input_ids}], budgets=BUDGETS)
-        for budget in BUDGETS:
-            print(f"budget {budget}: loss {get_loss(forked, input_ids, fork_budget=budget)}")
+            print(f"{name}: worst error {worst:.1e}, the same greedy text: {is_equal}", flush=True)
+        for seed in range(args.seeds):
+            set_seed(seed)
+            forked = fork_native(folder, fork_layers=args.fork_layers)
+            calibrate_forks(forked, [{"input_ids": input_ids}], budgets=BUDGETS)
+            losses = [get_loss(forked, input_ids, fork_budget=budget) for budget in BUDGETS]
+            print(f"seed {seed}, budgets {BUDGETS}: losses {', '.join(losses)}", flush=True)
         for steps in STEPS:
             print(f"steps {steps}: loss {get_loss(looped, input_ids, num_steps=steps)}")
         worst = (read_logits(to_native(forked), input_ids) - logits).abs().max().item()
