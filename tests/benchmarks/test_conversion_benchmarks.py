@@ -1,6 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """The benchmarks of conversions run as their docstrings say, and show what docs/conversion.md says."""
 
+import re
+
 import pytest
 
 from tests.benchmarks.test_benchmark_scripts import run
@@ -27,3 +29,9 @@ def test_a_conversion_needs_the_memory_of_one_checkpoint():
     rows = read_rows(run("conversion_memory.py", "--megabytes", "100"))
     assert [row[:2] for row in rows] == [[name, kind] for name in ("gpt2", "llama") for kind in ("forks", "loops")]
     assert max(float(row[3]) for row in rows) <= 1.2
+
+
+def test_costs_of_forks_and_loops_are_compared_with_the_native_model():
+    rows = read_rows(run("native_cost.py", "--quick"))
+    assert [row[0] for row in rows][-1] == "training step" and len(rows) == 5
+    assert all(re.fullmatch(r"[\d.]+ \[[\d.-]+, [\d.]+\]", cell) for row in rows for cell in row[1:])
