@@ -19,6 +19,7 @@ from hf_thoughtbubbles import (
     ThoughtbubblesConfig,
 )
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
+from tests.families import NATIVE_LAYERS
 
 
 # Two layers, as the common tests demand. They set sizes of their own in places, so heads divide 32 and 64.
@@ -212,19 +213,7 @@ NEXT_THOUGHT = {
     "pad_token_id": 0,
 }
 
-NATIVE = {  # as a forked Llama
-    "num_key_value_heads": 1,
-    "feed_forward": "swiglu",
-    "attention_normalization": "rms_norm",
-    "mlp_normalization": "rms_norm",
-    "final_normalization": "rms_norm",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "fork_rule": "threshold",
-    "fork_anchored": True,
-    "fork_score_channel": "beside",
-    "fork_adapter_rank": 5,
-}
+NATIVE = {**NATIVE_LAYERS, "fork_anchored": True, "fork_score_channel": "beside", "fork_adapter_rank": 5}
 
 VARIANTS = {
     "BytePatch": Variant(

@@ -33,6 +33,7 @@ from ..common.decoder_parts import build_norm
 from ..common.evaluation_mode import compares_likelihoods
 from ..common.packed_documents import find_documents, separate_documents
 from ..common.position_ids import get_position_ids, take_last
+from ..common.unused_parameters import add_zero_gradients
 from .cache_steps import KeyValue, StepStates, prefetch
 from .checks_loop import check_selection
 from .checks_looped_thinker_text import check_step_outputs, check_text
@@ -107,11 +108,6 @@ def measure_change(hidden_states: torch.Tensor, before: torch.Tensor) -> torch.T
     """Relative change `(B, T)` of states `(B, T, D)` from one step to the next: `|h - h_before| / |h|`."""
     hidden_states, before = hidden_states.float(), before.float()
     return (hidden_states - before).norm(dim=-1) / hidden_states.norm(dim=-1).clamp(min=torch.finfo(torch.float).tiny)
-
-
-def add_zero_gradients(hidden_states: torch.Tensor, module: nn.Module) -> torch.Tensor:
-    """The same states, of which the trained parameters of a module that is not used get gradients of zeros."""
-    return hidden_states + 0 * sum(parameter.sum() for parameter in module.parameters() if parameter.requires_grad)
 
 
 class LoopedThinkerTextPreTrainedModel(LoopedPreTrainedModel):

@@ -39,6 +39,7 @@ from transformers.utils import ModelOutput
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...configuration.fork_rules import CopyRule, ThresholdRule, TopKRule, get_fork_rule, register_fork_rule
 from ..common.decoder_parts import build_norm
+from ..common.unused_parameters import add_zero_gradients
 from .fork_thresholds import TrackedThreshold, is_learning
 from .streams import ThoughtbubblesStreams, find_own_candidates, list_single_streams, log_sigmoid
 
@@ -244,22 +245,6 @@ def keep_tokens(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) ->
     return ThoughtbubblesForkOutput(token_index, log_scores)
 
 
-class UnusedParameters(torch.autograd.Function):
-    """Returns a tensor as it is, and gives parameters that it does not depend on gradients of zero."""
-
-    @staticmethod
-    def forward(hidden_states, *parameters):
-        return hidden_states.view_as(hidden_states)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx, hidden_states_grad):
-        return hidden_states_grad, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
-
-
 class ThoughtbubblesFork(TrackedThreshold):
     """
     A fork layer: every stream proposes a copy and itself, both are scored (anchored: the copy alone), the rule
@@ -325,8 +310,7 @@ class ThoughtbubblesFork(TrackedThreshold):
                 gradients of zero, because DDP waits for a gradient of every parameter.
         """
         if is_skipped:
-            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            return ThoughtbubblesStreams(UnusedParameters.apply(streams.hidden_states, *trained))
+            return ThoughtbubblesStreams(add_zero_gradients(streams.hidden_states, self))
         if is_learning(self):
             threshold = self.open_window(self.keep_proj.weight)
         normed = self.norm(streams.hidden_states)
