@@ -4,6 +4,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -147,15 +148,16 @@ def _find_auto_class(model) -> str:
 def _add_tags(card: ModelCard, model, further=()) -> ModelCard:
     """Name the family, the task, and the source with its licence in the metadata, where the author has not."""
     source = _read_source(model)
-    if source and card.data.license is None:  # type: ignore[attr-defined]
-        card.data.license = source.get("license", "unknown")  # type: ignore[attr-defined]
-        card.data.license_name = source.get("license_name")  # type: ignore[attr-defined]
-        card.data.license_link = source.get("license_link")  # type: ignore[attr-defined]
-    if card.data.base_model is None:  # type: ignore[attr-defined]
-        card.data.base_model = _find_hub_name(source)  # type: ignore[attr-defined]
-    tags = [*(card.data.tags or []), PACKAGE_TAG, model.config.model_type, *(model.model_tags or []), *further]  # type: ignore[attr-defined]
-    card.data.tags = list(dict.fromkeys(tags))  # type: ignore[attr-defined]
-    card.data.pipeline_tag = card.data.pipeline_tag or PIPELINE_TAGS.get(_find_auto_class(model))  # type: ignore[attr-defined]
+    data: Any = card.data  # its class declares `to_dict` alone; fields are attributes
+    if source and data.license is None:
+        data.license = source.get("license", "unknown")
+        data.license_name = source.get("license_name")
+        data.license_link = source.get("license_link")
+    if data.base_model is None:
+        data.base_model = _find_hub_name(source)
+    tags = [*(data.tags or []), PACKAGE_TAG, model.config.model_type, *(model.model_tags or []), *further]
+    data.tags = list(dict.fromkeys(tags))
+    data.pipeline_tag = data.pipeline_tag or PIPELINE_TAGS.get(_find_auto_class(model))
     return card
 
 
