@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 FUZZ_SECONDS ?= 3600
 FUZZ_SEED ?=
 
-.PHONY: setup demo test test-fast test-numerics fuzz style quality docs dist bench bench-quick figures compat clean
+.PHONY: setup demo test test-fast test-numerics fuzz style quality docs dist bench bench-quick figures compat tools clean
 
 .venv/installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("constraints.txt pins versions for Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -82,6 +82,17 @@ figures: .venv/installed  ## pictures of growth from benchmarks/growth.json, in 
 
 compat: .venv/installed  ## models saved now, under the oldest and the newest transformers (10 minutes at first, then 5)
 	$(BIN)/python -m tests.compat.compare_versions
+
+# The environment reads the packages of .venv and adds its own, so that the tests of `make test` do not import them.
+.cache/tools/installed: .venv/installed tests/tools/requirements.txt
+	$(BIN)/python -m venv --clear .cache/tools
+	.cache/tools/bin/python -c 'import sys, sysconfig; open(sysconfig.get_path("purelib") + "/development.pth", "w").write(f"import site; site.addsitedir({sys.argv[1]!r})")' \
+		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	.cache/tools/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement tests/tools/requirements.txt
+	touch $@
+
+tools: .cache/tools/installed  ## the tests of heavy tools (quantisation, trackers, merging, evaluation), which `make test` does not run
+	.cache/tools/bin/python -m pytest tests/tools/check_*.py
 
 clean:
 	rm -rf .venv runs .cache build dist
