@@ -109,7 +109,7 @@ SDPA_TESTS = [
 
 # These tests bound differences of fp16 by an absolute number, for states of size 0.1 to 1. Thinkers start with larger
 # weights than other models, and their states of size 4 round by as much as the bound.
-SMALL_STATES = dict.fromkeys(SDPA_TESTS, {"initializer_range": 0.02})
+SMALL_STATES = {test: {"initializer_range": 0.02} for test in SDPA_TESTS}
 
 THINKING = {**SMALL, "num_steps": 2}
 
