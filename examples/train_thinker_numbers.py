@@ -41,6 +41,7 @@ from transformers import (
 from hf_thoughtbubbles import HubCallback, LoopedThinkerConfig, LoopedThinkerForConditionalGeneration
 from hf_thoughtbubbles.data.collation import ThinkingCollator
 from hf_thoughtbubbles.data.number_tasks import TASKS, make_task
+from hf_thoughtbubbles.data.number_text import describe_task
 from hf_thoughtbubbles.data.numbers import load_number_dataset, stream_number_dataset
 from hf_thoughtbubbles.evaluation.answers import answer_questions, cut_reply, score_answers
 from hf_thoughtbubbles.evaluation.metrics import ExactMatch
@@ -240,6 +241,7 @@ def main():
         max_answer_length=task.longest_answer,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        number_task=describe_task(task),
     )
     model = LoopedThinkerForConditionalGeneration(config)
     print(f"{task}\n{model.num_parameters():,} parameters", flush=True)

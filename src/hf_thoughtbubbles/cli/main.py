@@ -1,13 +1,17 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""The command `hf-thoughtbubbles`: `convert`, and the commands of transformers with the models of this package."""
+"""The command `hf-thoughtbubbles`: `ask`, `convert`, and transformers' commands with the models of this package."""
 
 import importlib
 import sys
 
-from . import convert
+from . import ask, convert
 
 
-OVERVIEW = """`hf-thoughtbubbles convert` adds forks or loops to a pretrained model, see its `--help`.
+OWN_COMMANDS = {"ask": ask, "convert": convert}
+OVERVIEW = """Commands of this package, each with a --help of its own:
+  hf-thoughtbubbles ask      asks a looped Thinker to compute, as "123 + 456"
+  hf-thoughtbubbles convert  adds forks or loops to a pretrained model
+
 All other commands are those of transformers, with the models of this package:
 """
 
@@ -24,8 +28,9 @@ def add_models():
 
 def main():
     """Run the command that the arguments of the process name."""
-    if sys.argv[1:2] == ["convert"]:
-        convert.main(sys.argv[2:])
+    own = OWN_COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if own is not None:
+        own.main(sys.argv[2:])
         return
     if sys.argv[1:] in ([], ["-h"], ["--help"]):
         print(OVERVIEW)

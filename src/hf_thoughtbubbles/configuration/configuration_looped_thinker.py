@@ -99,6 +99,9 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
             Special token ids.
         decoder_start_token_id (`int`, *optional*):
             Id of the token before an answer; `pad_token_id` by default.
+        number_task (`dict`, *optional*):
+            Name and options of the number task that the model was trained on, as `describe_task` gives them. Questions
+            in decimal numbers are translated by it; the model itself does not read it.
         tie_word_embeddings (`bool`, defaults to `True`):
             Whether the output matrix is the embedding matrix.
 
@@ -140,6 +143,7 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
     readout: Literal["autoregressive", "parallel"] = "autoregressive"
     position_frequencies: Literal["standard", "single"] = "standard"
     decoder_start_token_id: int | None = None
+    number_task: dict | None = None
     is_encoder_decoder: Literal[True] = True
 
     def __post_init__(self, **kwargs):

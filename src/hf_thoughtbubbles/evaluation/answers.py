@@ -1,13 +1,24 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Graded answers: questions for any generating model, ours or native, and the share of right replies."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
+from ..data.number_tasks import NumberTask, make_task
+from ..data.number_text import list_surprises, read_question, write_answer
+from ..tokenization.number_tokenizer import build_number_tokenizer
 from .metrics import ExactMatch
+
+
+logger = logging.get_logger(__name__)
+
+FAR_BEYOND = 2  # times the configured number of steps
 
 
 @torch.no_grad()
@@ -93,4 +104,90 @@ def score_answers(
     return {**scores, "token_accuracy": num_right / sum(len(answer) for answer in answers)}
 
 
-__all__ = ["answer_questions", "cut_reply", "score_answers"]
+@dataclass(frozen=True)
+class NumberReply:
+    """
+    What a model replied to a question.
+
+    Args:
+        question (`str`): the question as it was asked.
+        reply (`str`, *optional*): the reply as text; `None` when the model wrote no number.
+        answer (`str`): the right answer, computed.
+    """
+
+    question: str
+    reply: str | None
+    answer: str
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the reply is the answer."""
+        return self.reply == self.answer
+
+    def __str__(self) -> str:
+        verdict = "right" if self.is_right else f"wrong, it is {self.answer}"
+        return f"{self.question} -> {self.reply or 'no number'} ({verdict})"
+
+
+def ask_numbers(
+    model: PreTrainedModel,
+    questions: str | Sequence[str],
+    task: NumberTask | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **generation: Any,
+) -> list[NumberReply]:
+    """
+    Ask a model that was trained on a number task, in decimal numbers and plain text.
+
+    Chains are evaluated from left to right, without operator precedence, as in training.
+
+    Args:
+        model (`PreTrainedModel`): a looped Thinker, or any model that [`answer_questions`] takes.
+        questions (`str` or `Sequence[str]`): as `"123 + 456"`, `"factorise 60"` or `"3 1 2"`, by the model's task.
+        task (`NumberTask`, *optional*): by default that of `model.config.number_task`.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): by default [`build_number_tokenizer`]'s.
+        generation: arguments of `generate`, for example `num_steps=16`, `num_latents=24`.
+
+    Returns:
+        `list[NumberReply]`: one for each question.
+
+    Raises:
+        `ValueError`: for a text that is no question of the task (it says what the task knows), a division by zero, no
+            questions, or a model whose configuration names no task when none is passed.
+    """
+    questions = [questions] if isinstance(questions, str) else list(questions)
+    if not questions:
+        raise ValueError('`questions` is empty; pass at least one, as `["123 + 456"]`.')
+    if task is None:
+        description = getattr(model.config, "number_task", None)
+        if description is None:
+            raise ValueError(
+                "`model.config.number_task` is None, so the model's task is unknown. Pass `task`, as "
+                '`task=make_task("arithmetic", input_bases=16, output_bases=16)`.'
+            )
+        task = make_task(**description)
+    tokenizer = tokenizer or build_number_tokenizer()
+    asked = [read_question(text, task) for text in questions]
+    answers = [task.answer(question) for question in asked]
+    for text, question in zip(questions, asked, strict=True):
+        for surprise in list_surprises(question, task):
+            logger.warning(f"{text!r} has {surprise}. The reply may be wrong.")
+    num_steps, configured = generation.get("num_steps"), getattr(model.config, "num_steps", None)
+    if num_steps is not None and configured is not None and num_steps > FAR_BEYOND * configured:
+        logger.warning(
+            f"`num_steps={num_steps}` was passed, but the model has `num_steps={configured}`. Accuracy often falls "
+            f"beyond {FAR_BEYOND} times the number of steps in training."
+        )
+    room = max(task.longest_answer, *(len(answer) + 1 for answer in answers))  # the longest label bounds a reply
+    room = min(room, getattr(model.config, "max_answer_length", room))
+    rows = {
+        "input_ids": [tokenizer.convert_tokens_to_ids(question) for question in asked],
+        "labels": [[0] * room for _ in asked],
+    }
+    replies = answer_questions(model, Dataset.from_dict(rows), tokenizer, **generation)
+    texts = [write_answer(tokenizer.convert_ids_to_tokens(reply), task) for reply in replies]
+    rights = [cast(str, write_answer(answer, task)) for answer in answers]
+    return [NumberReply(*parts) for parts in zip(questions, texts, rights, strict=True)]
+
+
+__all__ = ["NumberReply", "answer_questions", "ask_numbers", "cut_reply", "score_answers"]
