@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """What `import hf_thoughtbubbles` changes: it registers the models, patches nothing and loads little."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -77,3 +78,22 @@ def test_every_family_is_registered_by_its_entry():
         config_class = getattr(hf_thoughtbubbles, names["AutoConfig"])
         assert type(AutoConfig.for_model(config_class.model_type)) is config_class
         assert issubclass(getattr(hf_thoughtbubbles, names["PreTrainedModel"]), PreTrainedModel)
+
+
+PACKAGES = ("data", "training", "evaluation", "generation", "plots", "conversion", "hub", "tokenization")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_exports_what_it_lists_and_lists_nothing_else(name):
+    package = importlib.import_module(f"hf_thoughtbubbles.{name}")
+    assert dir(package) == package.__all__ and package.__all__ == sorted(package.__all__)
+    for public in package.__all__:
+        assert getattr(package, public).__module__.startswith(f"hf_thoughtbubbles.{name}.")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+def test_the_package_lists_its_own_names_alone():
+    assert dir(hf_thoughtbubbles) == hf_thoughtbubbles.__all__
+    for family in ("thoughtbubbles", "looped_thinker", "looped_thinker_text", "byte_patch", "next_thought"):
+        assert f"(`{family}`)" in hf_thoughtbubbles.__doc__

@@ -1,8 +1,17 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Public names of the package, and registration of its models with the Auto classes.
+"""Models that think in latent space, as ordinary Hugging Face models.
 
-Importing the package registers the models and changes nothing else of transformers. Public names that need no
-registration are imported when they are first used.
+Importing the package registers its families with the Auto classes and changes nothing else of transformers:
+
+- Thoughtbubbles (`thoughtbubbles`): a GPT whose tokens fork into parallel residual streams.
+- The looped Thinker (`looped_thinker`): one block of layers in a loop, from a problem to an answer.
+- The looped text Thinker (`looped_thinker_text`): the same block as a language model.
+- Byte patches (`byte_patch`): bytes are pooled to patches, and patches are decoded to bytes.
+- Generic transformers (`generic_transformer`): norms, feed-forward layers and positions from a configuration.
+- Next thought (`next_thought`): a text is pooled to one vector, from which the next one is predicted.
+
+Functions are imported when they are first used; more of them are in the packages `data`, `training`, `evaluation`,
+`generation`, `plots`, `conversion`, `hub` and `tokenization`.
 """
 
 import importlib
@@ -10,6 +19,7 @@ import importlib
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import AutoConfig
 
+from .exports import export_on_use
 from .version import __version__ as __version__
 
 
@@ -68,23 +78,21 @@ _NAME_TABLES = {
     "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 }
 
-_IMPORTED_ON_USE = {
-    "ForkRule": "configuration.fork_rules",
-    "HubCallback": "hub.hub_callback",
-    "PatchCache": "modeling.byte_patch.cache_patches",
-    "StreamCache": "modeling.thoughtbubbles.cache_streams",
-    "build_byte_tokenizer": "tokenization.byte_tokenizer",
-    "build_number_tokenizer": "tokenization.number_tokenizer",
-    "calibrate_forks": "generation.calibration",
-    "decode_bytes": "tokenization.byte_tokenizer",
-    "encode_bytes": "tokenization.byte_tokenizer",
-    "fork_native": "conversion.native",
-    "loop_native": "conversion.native",
-    "register_fork_rule": "configuration.fork_rules",
-    "save_converted": "conversion.native_files",
-    "to_native": "conversion.native",
-    "train_bpe_tokenizer": "tokenization.bpe_tokenizer",
-}
+__getattr__, _, _names_on_use = export_on_use(
+    __name__,
+    {
+        "configuration.fork_rules": ("ForkRule", "register_fork_rule"),
+        "conversion.native": ("fork_native", "loop_native", "to_native"),
+        "conversion.native_files": ("save_converted",),
+        "generation.calibration": ("calibrate_forks",),
+        "hub.hub_callback": ("HubCallback",),
+        "modeling.byte_patch.cache_patches": ("PatchCache",),
+        "modeling.thoughtbubbles.cache_streams": ("StreamCache",),
+        "tokenization.bpe_tokenizer": ("train_bpe_tokenizer",),
+        "tokenization.byte_tokenizer": ("build_byte_tokenizer", "decode_bytes", "encode_bytes"),
+        "tokenization.number_tokenizer": ("build_number_tokenizer",),
+    },
+)
 
 
 def _register_family(module_name: str, class_names: dict[str, str]):
@@ -103,19 +111,11 @@ def _register_family(module_name: str, class_names: dict[str, str]):
         _NAME_TABLES[auto_name][config_class.model_type] = model_class.__name__
 
 
-def __getattr__(name: str):
-    """Import a public name when it is first used."""
-    if name not in _IMPORTED_ON_USE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(importlib.import_module(f".{_IMPORTED_ON_USE[name]}", __name__), name)
-    return value
-
-
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return list(__all__)
 
 
 for _family in FAMILIES.items():
     _register_family(*_family)
 
-__all__ = sorted(["__version__", *_IMPORTED_ON_USE, *(name for names in FAMILIES.values() for name in names.values())])
+__all__ = sorted(["__version__", *_names_on_use, *(name for names in FAMILIES.values() for name in names.values())])
