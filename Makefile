@@ -11,19 +11,24 @@ FUZZ_SEED ?=
 
 .PHONY: setup demo test test-fast test-numerics fuzz style quality docs dist bench bench-quick figures compat tools clean
 
+CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit("constraints.txt pins versions for Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
 .venv/installed: setup.cfg constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("constraints.txt pins versions for Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) ".[dev]"
+	touch $@
+
+.venv/demo: setup.cfg constraints.txt pyproject.toml
+	@$(CHECK_PYTHON)
+	@test -e .venv/installed || { $(PYTHON) -m venv .venv && $(INSTALL) ".[demo]"; }
 	touch $@
 
 setup: .venv/installed  ## everything that development needs, in .venv
 
-demo: .venv/installed  ## train beside a native GPT-2, reload, generate, draw (under 5 minutes on 2 cores)
-	$(BIN)/python examples/train_thoughtbubbles_text.py --output_dir $(RUN) --baseline gpt2
-	$(BIN)/python examples/generate_text.py $(RUN)/thoughtbubbles --prompt "def get_" --max_new_tokens 64 --temperature 0.7
-	$(BIN)/python examples/plot_forks.py $(RUN)/thoughtbubbles --output $(RUN)/forks.png
-	@echo "checkpoints in $(RUN)/thoughtbubbles and $(RUN)/gpt2, pictures in $(RUN)/forks.png and $(RUN)/forks/"
+demo: .venv/demo  ## train a small model on the source of Python, draw where it thinks, let it write (90 seconds on 2 idle cores)
+	$(BIN)/hf-thoughtbubbles demo --output-dir $(RUN)
 
 test: .venv/installed  ## all tests, under 15 minutes on 2 cores
 	$(PYTEST) --no-loadscope-reorder

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = export_on_use(
         "callbacks": ("ForkLogCallback", "ForkPlotCallback", "draw_forks", "draw_read_forks"),
         "checkpoints": ("get_last_complete_checkpoint",),
         "curriculum": ("CurriculumCallback", "TimeBudgetCallback"),
+        "interruption": ("InterruptCallback",),
         "thinking_schedule": ("ThinkingSchedule",),
     },
 )
