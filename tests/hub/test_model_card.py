@@ -8,6 +8,13 @@ import pytest
 from huggingface_hub.repocard import metadata_load
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from hf_thoughtbubbles import (
+    LoopedThinkerConfig,
+    LoopedThinkerForConditionalGeneration,
+    build_byte_tokenizer,
+    build_number_tokenizer,
+)
+from hf_thoughtbubbles.data import describe_task, make_task
 from hf_thoughtbubbles.hub.model_card import BEGIN_MARK, END_MARK, SIZES, build_model_card, update_model_card
 from tests.families import ANSWERERS, BYTE_VARIANTS, FAMILIES, THOUGHT_VARIANTS, make_config
 
@@ -17,9 +24,11 @@ ONE_OF_EACH |= {"answers": ANSWERERS[0], "byte_patch": BYTE_VARIANTS[0], "next_t
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_a_card_names_family_size_data_results_and_how_to_load(name, tmp_path):
-    model = ONE_OF_EACH[name].build()
+def test_a_card_names_family_size_data_results_and_how_to_use_it(name, tmp_path, capsys):
+    numbers = name == "answers"
+    model = ONE_OF_EACH[name].build(**({} if numbers or name == "byte_patch" else {"vocab_size": 259}))
     model.save_pretrained(tmp_path)
+    (build_number_tokenizer() if numbers else build_byte_tokenizer()).save_pretrained(tmp_path)
     card = build_model_card(
         model,
         str(tmp_path),
@@ -39,11 +48,9 @@ def test_a_card_names_family_size_data_results_and_how_to_load(name, tmp_path):
     assert set(metadata["tags"]) == {"hf-thoughtbubbles", model.config.model_type}
     seq2seq = name in {"answers", "next_thought"}
     assert metadata["pipeline_tag"] == ("text2text-generation" if seq2seq else "text-generation")
-    lines = [
-        line for line in re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].splitlines() if "Tokenizer." not in line
-    ]
     namespace = {}
-    exec("\n".join(lines), namespace)  # what the card tells readers to type
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], namespace)  # what the card tells readers to type
+    assert capsys.readouterr().out.strip(), "the snippet prints what the model writes"
     assert type(namespace["model"]) is type(model)
 
 
@@ -139,3 +146,26 @@ def test_what_the_author_wrote_is_kept(tmp_path):
 def test_the_code_in_a_card_is_python():
     card = build_model_card(FAMILIES[0].build(), 'a"b')
     ast.parse(re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1])
+
+
+def test_cards_say_in_words_how_much_a_model_thinks_and_show_no_long_settings():
+    by_name = {family.name: family for family in [*FAMILIES, *ANSWERERS, *BYTE_VARIANTS]}
+    texts = {name: build_model_card(by_name[name].build(), "me/model").text for name in by_name}
+    assert "a stream stays when its learned score reaches a threshold. On average 1.5 streams" in texts["threshold"]
+    assert "A perplexity of whole blocks is not a likelihood" in texts["thoughtbubbles"]
+    assert "## Limits" not in texts["threshold"] and "every token gets 3 equal streams" in texts["copy"]
+    assert "is applied 5 times to every token" in texts["thinker-exit"]
+    assert "Bytes are pooled to patches of words" in texts["space"]
+    assert "generate(" not in re.search(r"```python\n(.*?)```", texts["token"], re.DOTALL)[1], "it needs patch lengths"
+    for name, text in texts.items():
+        assert "fork_calibration" not in text and "`use_cache`" not in text, name
+        assert all(len(line) < 300 for line in text.splitlines()), name
+
+
+def test_the_card_of_a_thinker_asks_a_question_of_its_task():
+    task = make_task("sort", length=3)
+    model = LoopedThinkerForConditionalGeneration(LoopedThinkerConfig(number_task=describe_task(task)))
+    text = build_model_card(model, "me/model").text
+    assert "It was trained on the number task `sort`." in text
+    question = re.search(r'tokenizer\("(.*?)"', text)[1].split()
+    assert len(task.answer(question)) == 3

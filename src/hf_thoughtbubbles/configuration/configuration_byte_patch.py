@@ -151,6 +151,12 @@ class BytePatchConfig(GenericTransformerConfig):
         """This configuration; transformers would take the field `decoder` for a nested one."""
         return self
 
+    @property
+    def thinking_summary(self) -> str:
+        """How bytes are pooled, in words, for model cards."""
+        kinds = {"space": "words", "fixed": f"{self.patch_size} bytes", "token": "tokens of another tokenizer"}
+        return f"Bytes are pooled to patches of {kinds[self.patching]}; the large part of the model runs once a patch."
+
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and heads divide widths evenly."""
         names = ("vocab_size", "max_position_embeddings", "max_relative_position", "patch_size", "num_key_value_heads")

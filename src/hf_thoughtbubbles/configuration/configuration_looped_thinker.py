@@ -165,6 +165,20 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
         """The setting by which no attention rotates queries and keys: latents and answers do in self-attention."""
         return "skip_self_attention=True" if self.skip_self_attention else None
 
+    @property
+    def thinking_summary(self) -> str:
+        """How often the block is applied, in words, for model cards."""
+        task = "" if self.number_task is None else f" It was trained on the number task `{self.number_task['name']}`."
+        return (
+            f"{self.num_latents} latents pass a block of {self.num_hidden_layers} layers {self.num_steps} times, then "
+            f"the answer is read out; `generate(num_steps=..., num_latents=...)` changes both.{task}"
+        )
+
+    @property
+    def known_limits(self) -> tuple[str, ...]:
+        """What must be known before numbers of the model are quoted, for model cards."""
+        return ("More steps than in training can help or hurt. Measure them before you use them.",)
+
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
         super().validate_sizes()

@@ -164,6 +164,20 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
         """Number of pairs of keys and values that a text stores, see `cache_steps.py`."""
         return self.count_cache_slots(self.num_steps)
 
+    @property
+    def thinking_summary(self) -> str:
+        """How often the block is applied, in words, for model cards."""
+        early = " A token stops earlier when its latent has settled." if self.exit_threshold is not None else ""
+        return (
+            f"A block of {self.num_hidden_layers} layers is applied {self.num_steps} times to every token; "
+            f"`generate(num_steps=...)` changes this.{early}"
+        )
+
+    @property
+    def known_limits(self) -> tuple[str, ...]:
+        """What must be known before numbers of the model are quoted, for model cards."""
+        return ("More steps than in training can help or hurt. Measure them before you use them.",)
+
     def validate_sizes(self):
         """Part of `@strict`-powered validation: also, plain layers have nothing that belongs to a memory."""
         super().validate_sizes()

@@ -255,6 +255,31 @@ class ThoughtbubblesConfig(FamilyConfig):
         """Whether fork layers need not be run for a budget: own streams alone stay, and forks do not change them."""
         return self.fork_anchored and fork_budget == 1
 
+    @property
+    def thinking_summary(self) -> str:
+        """How tokens fork, in words, for model cards."""
+        if not self.fork_layers:
+            return "No layer forks, so this is a plain GPT."
+        where = f"Before the layers {self.fork_layers} (counted from 0) tokens fork into parallel streams"
+        how = {
+            "topk": f"of a whole text the {self.fork_budget:g} x tokens streams with the best learned scores stay",
+            "threshold": "a stream stays when its learned score reaches a threshold",
+            "copy": f"every token gets {self.fork_budget:g} equal streams",
+        }.get(self.fork_rule, f"the rule `{self.fork_rule}` chooses which stay")
+        budget = f" On average {self.fork_budget:g} streams a token stay; `generate(fork_budget=...)` changes this."
+        return f"{where}, and {how}.{budget if self.fork_rule == 'threshold' else ''}"
+
+    @property
+    def known_limits(self) -> tuple[str, ...]:
+        """What must be known before numbers of the model are quoted, for model cards."""
+        if not self.fork_layers or get_fork_rule(self.fork_rule).is_causal:
+            return ()
+        return (
+            "The choice of streams reads the whole text, so a later token can change the logits of an earlier one. A "
+            "perplexity of whole blocks is not a likelihood.",
+            "Generation has no KV cache: every new token reads the whole text again.",
+        )
+
     def validate_layer_type(self):
         """Part of `@strict`-powered validation: nothing, because `layer_types` is derived here."""
 

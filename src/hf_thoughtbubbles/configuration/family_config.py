@@ -59,6 +59,16 @@ class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         """
         return "position_embedding" in self.__dataclass_fields__ and self.position_embedding == "learned"
 
+    @property
+    def thinking_summary(self) -> str:
+        """How much the model thinks and how this is chosen, in words, for model cards; empty for plain models."""
+        return ""
+
+    @property
+    def known_limits(self) -> tuple[str, ...]:
+        """What must be known before numbers of the model are quoted, for model cards, each as a sentence."""
+        return ()
+
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """

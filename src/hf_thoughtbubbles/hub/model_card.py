@@ -2,6 +2,7 @@
 """Model cards. Between two marks they describe the model; saves and pushes write this anew and keep all around it."""
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..data.number_tasks import make_task
 from ..version import __version__
 from .remote_code import VERSION_FIELD, collect_auto_classes
 
@@ -26,9 +28,26 @@ PIPELINE_TAGS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
 }
+CALLS = {
+    "AutoModelForCausalLM": "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))",
+    "AutoModelForSeq2SeqLM": "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))",
+    "AutoModelForSequenceClassification": "print(model.config.id2label[model(**inputs).logits.argmax(-1).item()])",
+    "AutoModelForTokenClassification": "print(model(**inputs).logits.argmax(-1))",
+}
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 MARKS = re.compile(f"{BEGIN_MARK}|{END_MARK}")
-HIDDEN_SETTINGS = {"architectures", "auto_map", "dtype", "native_config", "transformers_version", VERSION_FIELD}
+HIDDEN_SETTINGS = {
+    "architectures",
+    "auto_map",
+    "dtype",
+    "fork_calibration",
+    "native_config",
+    "number_task",
+    "transformers_version",
+    "use_cache",
+    VERSION_FIELD,
+}
+PACKAGE_PAGE = "https://pypi.org/project/hf-thoughtbubbles"
 
 
 def build_model_card(
@@ -87,25 +106,49 @@ def _describe(model, repo_id: str) -> str:
 ## Model description
 
 `{type(model).__name__.removeprefix("FSDP")}`, of the family `{config.model_type}`: {config.family_summary}.
-
+{_describe_thinking(config)}
 | | |
 |---|---|
 | parameters | {model.num_parameters():,} |
 | precision | {str(model.dtype).removeprefix("torch.")} |
 {rows}
 {_describe_source(_read_source(model))}
-## How to load it
+## How to use it
 
 ```python
 from transformers import {auto_class}, AutoTokenizer
 
 model = {auto_class}.from_pretrained({quoted}, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained({quoted}, trust_remote_code=False)
-```
+{_write_call(config, auto_class)}```
 
 The code of the model lies beside its weights and needs transformers 5.17 or newer. Where
-hf-thoughtbubbles is imported, its code is used instead; {__version__} saved this model.
-{END_MARK}"""
+[hf-thoughtbubbles]({PACKAGE_PAGE}) is imported, its code is used instead; {__version__} saved this model.
+{_describe_limits(config)}{END_MARK}"""
+
+
+def _describe_thinking(config) -> str:
+    """How the model thinks, as a paragraph; empty for plain models."""
+    return f"\n{config.thinking_summary}\n" if config.thinking_summary else ""
+
+
+def _describe_limits(config) -> str:
+    """The section about what must be known of the model; empty for nothing."""
+    points = "".join(f"- {limit}\n" for limit in config.known_limits)
+    return f"\n## Limits\n\n{points}" if points else ""
+
+
+def _write_call(config, auto_class: str) -> str:
+    """The lines of the snippet that use the model; empty where a text alone is no input."""
+    if auto_class not in CALLS or getattr(config, "patching", None) == "token":
+        return ""
+    prompt, call = '"for line in", return_tensors="pt", return_token_type_ids=False', CALLS[auto_class]
+    if config.model_type == "looped_thinker":
+        question = "16 @ 11 7 + 8 12 1 :addmul @= 16"
+        if config.number_task is not None:
+            question = " ".join(make_task(**config.number_task).ask(random.Random(0)))
+        prompt, call = f'"{question}", return_tensors="pt"', call.replace(", max_new_tokens=20", "")
+    return f"inputs = tokenizer({prompt})\n{call}\n"
 
 
 def _read_source(model) -> dict[str, str]:

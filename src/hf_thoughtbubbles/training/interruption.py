@@ -4,6 +4,7 @@
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ class InterruptCallback(TrainerCallback):
 
     def __init__(self):
         self.is_interrupted = False
-        self._former: dict[int, object] = {}
+        self._former: dict[signal.Signals, Any] = {}
 
     def _receive(self, number: int, frame: FrameType | None):
         self.is_interrupted = True
