@@ -1,17 +1,18 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""The command `hf-thoughtbubbles`: `ask`, `convert`, `demo`, and the commands of transformers with our models."""
+"""The command `hf-thoughtbubbles`: commands of this package, and those of transformers with our models."""
 
 import importlib
 import sys
 
-from . import ask, convert, demo
+from . import ask, convert, demo, plan
 
 
-OWN_COMMANDS = {"ask": ask, "convert": convert, "demo": demo}
+OWN_COMMANDS = {"ask": ask, "convert": convert, "demo": demo, "plan": plan}
 OVERVIEW = """Commands of this package, each with a --help of its own:
   hf-thoughtbubbles ask      asks a looped Thinker to compute, as "123 + 456"
   hf-thoughtbubbles convert  adds forks or loops to a pretrained model
   hf-thoughtbubbles demo     trains a small model, draws where it thinks, and lets it write
+  hf-thoughtbubbles plan     says what a training run needs: operations, memory, hours
 
 All other commands are those of transformers, with the models of this package:
 """

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = export_on_use(
         "baselines": ("BaselineMatch", "describe_match", "matched_baseline"),
         "flops": ("Flops", "Memory", "count_parameters", "estimate_flops", "estimate_memory", "measure_flops"),
         "metrics": ("BitsPerByte", "ExactMatch"),
+        "plan": ("DEVICES", "Device", "TrainingPlan", "plan_training"),
         "scoring": ("ContinuationScore", "score_continuations", "score_dataset"),
     },
 )
