@@ -155,4 +155,13 @@ def check_blocks(config: BytePatchConfig, patch_input_ids: torch.Tensor, *others
     check_ids(patch_input_ids, "patch_input_ids", config.vocab_size)
 
 
-__all__ = ["check_blocks", "check_bytes", "check_documents", "check_patch_lengths"]
+def find_mask_obstacles(config: BytePatchConfig) -> dict[str, str]:
+    """The kinds of masks that patches do not fit."""
+    reason = "bytes attend within their patch, which a mask of pairs describes"
+    obstacles = dict.fromkeys(("padding", "none"), reason)
+    if config.core_config.position_embedding == "relative":
+        obstacles["block"] = "the core adds a bias of relative positions to the scores of all pairs"
+    return obstacles
+
+
+__all__ = ["check_blocks", "check_bytes", "check_documents", "check_patch_lengths", "find_mask_obstacles"]

@@ -26,7 +26,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...configuration.configuration_byte_patch import BytePatchConfig
 from ...hub.hub_models import HubModelMixin
-from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.attention_masks import AttentionChoiceMixin, create_causal_mask
+from ..common.cache_names import accept_cache_names, alias_cache_field
 from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_labels, check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
@@ -44,7 +45,7 @@ from ..generic_transformer.generic_layers import (
 from .byte_layers import AutoregressiveByteDecoder, ByteEncoder, ByteLayer, ParallelByteDecoder
 from .byte_positions import ByteWindow, get_byte_offsets, get_byte_positions, get_patch_positions, select_rows
 from .cache_patches import PatchCache, PatchSlots
-from .checks_byte_patch import check_blocks, check_bytes, check_documents
+from .checks_byte_patch import check_blocks, check_bytes, check_documents, find_mask_obstacles
 from .drafting_byte_patch import ByteDrafter
 from .generation_byte_patch import BytePatchGenerationMixin
 from .local_attention import build_additive_mask
@@ -119,7 +120,7 @@ class PatchStates(NamedTuple):
     embeds: torch.Tensor | None = None  # (B, P, D), before the core
 
 
-class BytePatchPreTrainedModel(HubModelMixin, PreTrainedModel):
+class BytePatchPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrainedModel):
     """Initial weights, and what transformers may do with the models of this family."""
 
     config: BytePatchConfig
@@ -127,7 +128,7 @@ class BytePatchPreTrainedModel(HubModelMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer", "ByteLayer"]
     _skip_keys_device_placement = SKIP_DEVICE_PLACEMENT
-    _supports_sdpa = True
+    find_mask_obstacles = staticmethod(find_mask_obstacles)
     _can_record_outputs = {
         "hidden_states": OutputRecorder(ByteLayer, layer_name="byte_decoder"),
         "attentions": GenericAttention,

@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 
-from transformers import masking_utils
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
@@ -79,9 +78,4 @@ def alias_cache_field(output_class: type) -> type:
     return output_class
 
 
-def create_causal_mask(*, past_key_values=None, **kwargs):
-    """transformers' `create_causal_mask`, with the cache under our name."""
-    return masking_utils.create_causal_mask(**{CACHE_NAME: past_key_values}, **kwargs)
-
-
-__all__ = ["CACHE_NAME", "CACHE_NAMES", "NEW_NAME", "accept_cache_names", "alias_cache_field", "create_causal_mask"]
+__all__ = ["CACHE_NAME", "CACHE_NAMES", "NEW_NAME", "accept_cache_names", "alias_cache_field"]

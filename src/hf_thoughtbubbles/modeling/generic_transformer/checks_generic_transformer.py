@@ -32,4 +32,12 @@ def check_inputs(
     return attention_mask
 
 
-__all__ = ["check_inputs"]
+def find_mask_obstacles(config: GenericTransformerConfig) -> dict[str, str]:
+    """The kinds of masks that relative positions, whose bias is added to a mask of pairs, do not fit."""
+    if config.position_embedding != "relative":
+        return {}
+    reason = '`position_embedding="relative"` adds a bias to the scores of all pairs'
+    return dict.fromkeys(("block", "padding", "none"), reason)
+
+
+__all__ = ["check_inputs", "find_mask_obstacles"]

@@ -171,7 +171,8 @@ class GenericAttention(HeadProjections):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.hidden_dropout(self.o_proj(attn_output.flatten(2))), attn_weights
+        attn_output = attn_output.reshape(*hidden_states.shape[:-1], -1)  # (B, S, N * H); engines return (S, N * H)
+        return self.hidden_dropout(self.o_proj(attn_output)), attn_weights
 
 
 class GenericDecoderLayer(GradientCheckpointingLayer):

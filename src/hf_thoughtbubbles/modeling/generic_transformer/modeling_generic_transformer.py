@@ -12,11 +12,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import (
-    create_bidirectional_mask,
-    create_masks_for_generate,
-    packed_sequence_mask_function,
-)
+from transformers.masking_utils import packed_sequence_mask_function
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -24,8 +20,16 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_generic_transformer import GenericTransformerConfig
 from ...hub.hub_models import HubModelMixin
+from ..common.attention_masks import (
+    AttentionChoiceMixin,
+    create_bidirectional_mask,
+    create_causal_mask,
+    create_generation_mask,
+    describe_documents,
+    is_served,
+)
 from ..common.batching_engines import count_key_positions, take_paged_cache
-from ..common.cache_names import CACHE_NAME, CACHE_NAMES, NEW_NAME, accept_cache_names, create_causal_mask
+from ..common.cache_names import CACHE_NAMES, NEW_NAME, accept_cache_names
 from ..common.checks_settings import check_arguments, check_generation_config, check_uncached_generation
 from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay, check_generation_length
@@ -36,7 +40,7 @@ from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPa
 from ..common.packed_documents import check_prompt_positions, find_documents, separate_documents
 from ..common.position_ids import count_positions, get_position_ids, pad_mask_to_cache, take_last
 from ..common.prompt_embeddings import append_generated
-from .checks_generic_transformer import check_inputs
+from .checks_generic_transformer import check_inputs, find_mask_obstacles
 from .generic_layers import (
     SKIP_DEVICE_PLACEMENT,
     GenericAttention,
@@ -46,7 +50,7 @@ from .generic_layers import (
 )
 
 
-class GenericTransformerPreTrainedModel(HubModelMixin, PreTrainedModel):
+class GenericTransformerPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrainedModel):
     """Initial weights, and what transformers may do with the models of this family."""
 
     config: GenericTransformerConfig
@@ -54,7 +58,8 @@ class GenericTransformerPreTrainedModel(HubModelMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer"]
     _skip_keys_device_placement = SKIP_DEVICE_PLACEMENT
-    _supports_sdpa = True
+    _supports_attention_backend = True
+    find_mask_obstacles = staticmethod(find_mask_obstacles)
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": GenericDecoderLayer, "attentions": GenericAttention}
 
@@ -103,11 +108,15 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """States `(B, T, D)` after all layers and the final norm; tokens attend within `documents` `(B or 1, T)`."""
-        mask = self.create_mask(inputs_embeds, attention_mask, position_ids, past_key_values, documents)
+        mask = None
+        if not is_served(self.config, kwargs):
+            mask = self.create_mask(inputs_embeds, attention_mask, position_ids, past_key_values, documents)
+        kwargs |= describe_documents(self.config, documents, attention_mask, inputs_embeds.shape[0], kwargs)
         positions = get_position_ids(inputs_embeds, attention_mask, position_ids, past_key_values)
-        if NEW_NAME in kwargs:  # the cache of continuous batching, whose rows hold many requests
+        key_positions = None
+        if self.config.position_embedding == "relative" and NEW_NAME in kwargs:  # many requests in a row
             key_positions = count_key_positions(kwargs["cu_seq_lens_k"], attention_mask.shape[-1])
-        else:
+        elif self.config.position_embedding == "relative":
             key_positions = self.get_key_positions(inputs_embeds, attention_mask, positions, past_key_values)
         hidden_states = self.core(
             inputs_embeds,
@@ -144,7 +153,7 @@ class GenericTransformerModel(GenericTransformerPreTrainedModel):
         past_key_values: Cache | None,
     ) -> torch.Tensor | None:
         """Positions `(B or 1, M)` of cached and new tokens, for distances; `None` when they are `position_ids`."""
-        if self.config.position_embedding != "relative" or past_key_values is None:
+        if past_key_values is None:
             return None
         num_tokens = inputs_embeds.shape[1]
         is_static = past_key_values.is_compileable
@@ -254,8 +263,8 @@ class GenericTransformerForCausalLM(GenerationPassesMixin, GenericTransformerPre
         """transformers' masks; for relative positions the mask of the row, padded to the length of the cache."""
         if config.position_embedding == "relative":
             return pad_mask_to_cache(attention_mask, past_key_values)
-        masks = {"attention_mask": attention_mask, "position_ids": position_ids, CACHE_NAME: past_key_values}
-        return create_masks_for_generate(config=config, inputs_embeds=inputs_embeds, **masks, **kwargs)
+        tokens = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}
+        return create_generation_mask(config, attention_mask, past_key_values, **tokens)
 
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
         """The inputs of the next step; without a cache, the vectors of the prompt and the generated tokens."""

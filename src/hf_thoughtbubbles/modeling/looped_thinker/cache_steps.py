@@ -115,16 +115,21 @@ class StepStates:
         config ([`LoopedThinkerTextConfig`]): tells the slots of a step.
         past_key_values (`Cache`, *optional*): keys and values of earlier tokens; new ones are appended.
         is_exiting (`bool`): whether tokens may be done before the last step.
+        keeps_rows (`bool`): whether rows without other tokens are computed, for masks of which none are selected.
     """
 
     def __init__(
-        self, config: LoopedThinkerTextConfig, past_key_values: Cache | None = None, is_exiting: bool = False
+        self,
+        config: LoopedThinkerTextConfig,
+        past_key_values: Cache | None = None,
+        is_exiting: bool = False,
+        keeps_rows: bool = False,
     ):
         self.num_layers = config.num_hidden_layers
         self.num_memory_slots = 0 if config.skip_cross_attention else self.num_layers
         self.first_slot, self.stride = config.num_plain_layers, config.num_step_slots
         self.past_key_values = past_key_values
-        self.is_exiting = is_exiting
+        self.is_exiting, self.keeps_rows = is_exiting, keeps_rows
         self.is_thinking: torch.Tensor | None = None  # (B, T), True for tokens that still think; None: all
         self.rows: slice | torch.Tensor | None = None  # the A rows to compute, (A,) if a tensor; None: all
         self.is_finished = False  # whether no token thinks any more
@@ -193,7 +198,7 @@ class StepStates:
 
     def exit(self, is_done: torch.Tensor):
         """Skip the tokens `(B, T)` that are done from now on, and rows without other tokens ([`choose_rows`])."""
-        if torch.compiler.is_compiling():  # a compiled graph has one shape for all inputs
+        if self.keeps_rows or torch.compiler.is_compiling():  # a compiled graph has one shape for all inputs
             self.is_thinking = ~is_done if self.is_thinking is None else self.is_thinking & ~is_done
         elif is_done.any():
             self.is_thinking = ~is_done if self.is_thinking is None else self.is_thinking & ~is_done

@@ -6,6 +6,8 @@ import numbers
 import torch.distributed as dist
 from torch import nn
 
+from ...configuration.looped_settings import LoopedThinkerSettings
+
 
 def check_count(name: str, count, highest: int | None = None, highest_name: str | None = None, lowest: int = 1):
     """Refuse a count that is no whole number, or not between `lowest` and `highest`, the value of `highest_name`."""
@@ -45,4 +47,15 @@ def check_layers(layers: nn.ModuleList):
         )
 
 
-__all__ = ["check_count", "check_layers", "check_selection"]
+def find_mask_obstacles(config: LoopedThinkerSettings) -> dict[str, str]:
+    """The kinds of masks that a memory does not fit: queries attend to keys of many steps, or of another text."""
+    if config.model_type == "looped_thinker":
+        reason = "a problem, whose padding it hides, is read by latents of another number"
+        return dict.fromkeys(("block", "padding"), reason)
+    if config.skip_cross_attention:
+        return {}
+    reason = "every token attends to the latents of all earlier tokens after each step"
+    return dict.fromkeys(("block", "padding", "none"), reason)
+
+
+__all__ = ["check_count", "check_layers", "check_selection", "find_mask_obstacles"]

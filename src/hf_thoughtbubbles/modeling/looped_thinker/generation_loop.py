@@ -1,7 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Generation that both kinds of looped Thinkers share."""
 
-from ..common.cache_names import accept_cache_names, create_causal_mask
+from ..common.attention_masks import create_generation_mask
+from ..common.cache_names import accept_cache_names
 from ..common.evaluation_mode import evaluation_mode
 from ..common.generation_passes import GenerationPassesMixin
 
@@ -24,13 +25,8 @@ class LoopedThinkerGenerationMixin(GenerationPassesMixin):
     @accept_cache_names
     def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
         """The causal mask of a static cache, the same for all steps."""
-        return create_causal_mask(
-            config=config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        tokens = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}
+        return create_generation_mask(config, attention_mask, past_key_values, **tokens)
 
 
 __all__ = ["LoopedThinkerGenerationMixin"]

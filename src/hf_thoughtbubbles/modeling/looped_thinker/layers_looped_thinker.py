@@ -16,7 +16,6 @@ from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -25,11 +24,12 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from ...configuration.looped_settings import LoopedThinkerSettings
 from ...hub.hub_models import HubModelMixin
+from ..common.attention_masks import AttentionChoiceMixin, create_bidirectional_mask
 from ..common.cache_names import CACHE_NAMES
 from ..common.common_layers import eager_attention_forward, get_layer_cache, rotate_natively
 from ..common.decoder_parts import FeedForward, HeadProjections, build_norm
 from .cache_steps import KeyValue
-from .checks_loop import check_layers
+from .checks_loop import check_layers, find_mask_obstacles
 from .part_attention import attend_parts
 
 
@@ -318,14 +318,14 @@ def create_memory_mask(config: LoopedThinkerSettings, states: torch.Tensor, mask
     )
 
 
-class LoopedPreTrainedModel(HubModelMixin, PreTrainedModel):
+class LoopedPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrainedModel):
     """Base of the pretrained classes of both model types: what transformers may do with them."""
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LoopedThinkerLayer"]
     _skip_keys_device_placement = [*CACHE_NAMES]
-    _supports_sdpa = True
+    find_mask_obstacles = staticmethod(find_mask_obstacles)
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": [LoopedThinkerLayer, LoopedThinkerPlainLayer],

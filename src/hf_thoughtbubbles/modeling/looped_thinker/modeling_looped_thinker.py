@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_looped_thinker import LoopedThinkerConfig
-from ..common.cache_names import accept_cache_names, create_causal_mask
+from ..common.attention_masks import create_bidirectional_mask, create_causal_mask
+from ..common.cache_names import accept_cache_names
 from ..common.checks_settings import check_arguments
 from ..common.checks_tokens import check_cache_in_replay
 from ..common.common_layers import RotaryEmbedding, double_rotary, embed_sinusoids

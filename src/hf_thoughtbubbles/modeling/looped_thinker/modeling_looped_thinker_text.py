@@ -24,7 +24,8 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_looped_thinker_text import LoopedThinkerTextConfig
-from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.attention_masks import create_causal_mask, describe_documents
+from ..common.cache_names import accept_cache_names, alias_cache_field
 from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
@@ -192,7 +193,9 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         if exit_threshold is not None and attention_mask is not None and attention_mask.ndim == 2:
             is_padding = ~take_last(attention_mask, inputs_embeds.shape[1], past_key_values).bool()
         cache = self.block.get_cache(past_key_values)
-        states, memory = StepStates(config, cache, exit_threshold is not None), None
+        kwargs |= describe_documents(config, documents, attention_mask, inputs_embeds.shape[0], kwargs)
+        keeps_rows = not isinstance(masks[0], torch.Tensor | None) or "cu_seq_lens_q" in kwargs
+        states, memory = StepStates(config, cache, exit_threshold is not None, keeps_rows), None
         if not config.skip_cross_attention:
             memory = TextMemory(config, self.block, states, num_steps, masks, is_joined)
 

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast, Seq2SeqLMOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -28,7 +27,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...configuration.configuration_next_thought import NextThoughtConfig, NextThoughtStackView
 from ...hub.hub_models import HubModelMixin
-from ..common.cache_names import accept_cache_names, alias_cache_field, create_causal_mask
+from ..common.attention_masks import AttentionChoiceMixin, create_bidirectional_mask, create_causal_mask
+from ..common.cache_names import accept_cache_names, alias_cache_field
 from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_logits_to_keep
 from ..common.checks_tokens import check_cache_in_replay
@@ -196,7 +196,7 @@ class NextThoughtDecoder(nn.Module):
         return hidden_states[:, -num_tokens:]
 
 
-class NextThoughtPreTrainedModel(HubModelMixin, PreTrainedModel):
+class NextThoughtPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrainedModel):
     """Initial weights, and what transformers may do with the models of this family."""
 
     config: NextThoughtConfig
@@ -204,7 +204,6 @@ class NextThoughtPreTrainedModel(HubModelMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer", "AttentionPooling"]
     _skip_keys_device_placement = SKIP_DEVICE_PLACEMENT
-    _supports_sdpa = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": OutputRecorder(GenericDecoderLayer, layer_name="decoder"),

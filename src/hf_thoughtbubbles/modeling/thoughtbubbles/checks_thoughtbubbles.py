@@ -17,6 +17,16 @@ from ..common.checks_tokens import can_read, check_tokens
 logger = logging.get_logger(__name__)
 
 
+def find_mask_obstacles(config: ThoughtbubblesConfig) -> dict[str, str]:
+    """The kinds of masks that forks do not fit: a row of a cache has as many keys as its tokens have streams."""
+    if not config.fork_layers:
+        return {}
+    obstacles = {"none": "tokens that fork have different numbers of keys"}
+    if not config.has_dead_slots:
+        obstacles["padding"] = "streams in a cache, and those of packed documents, are hidden pair by pair"
+    return obstacles
+
+
 def check_inputs(
     config: ThoughtbubblesConfig,
     is_training: bool,

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import DynamicCache
 
-from ..common.cache_names import CACHE_NAME, accept_cache_names, create_causal_mask
+from ..common.attention_masks import create_generation_mask
+from ..common.cache_names import CACHE_NAME, accept_cache_names
 from ..common.checks_settings import check_generation_config, check_uncached_generation
 from ..common.checks_tokens import check_generation_length
 from ..common.evaluation_mode import evaluation_mode
@@ -95,13 +96,8 @@ class ThoughtbubblesGenerationMixin(GenerationPassesMixin):
         """
         if config.fork_layers:
             return pad_mask_to_cache(attention_mask, past_key_values)
-        return create_causal_mask(
-            config=config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        tokens = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}
+        return create_generation_mask(config, attention_mask, past_key_values, **tokens)
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length

@@ -16,8 +16,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
+from ..common.attention_masks import create_causal_mask
 from ..common.batching_engines import update_paged_cache
-from ..common.cache_names import create_causal_mask
 from ..common.common_layers import eager_attention_forward, rotate_channels, rotate_natively
 from ..common.decoder_parts import FeedForward, HeadProjections, build_norm
 from .cache_streams import StreamSlots
@@ -160,7 +160,10 @@ class ThoughtbubblesAttention(HeadProjections):
         )
         if slots is not None:
             attn_output = slots.pack(attn_output)
-        attn_output = self.attention_dropout(attn_output[..., : self.head_dim].flatten(2))  # (B, S, N * H)
+        if self.num_added_channels > 0:
+            attn_output = attn_output[..., : self.head_dim]
+        attn_output = attn_output.reshape(*hidden_states.shape[:-1], -1)  # (B, S, N * H); engines return (S, N * H)
+        attn_output = self.attention_dropout(attn_output)
         if query_mask is not None:
             attn_output = attn_output * query_mask
         return self.hidden_dropout(self.o_proj(attn_output)), attn_weights

@@ -27,8 +27,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ...hub.hub_models import HubModelMixin
+from ..common.attention_masks import AttentionChoiceMixin, create_causal_mask, describe_documents, is_served
 from ..common.batching_engines import take_paged_cache
-from ..common.cache_names import CACHE_NAMES, accept_cache_names, create_causal_mask
+from ..common.cache_names import CACHE_NAMES, accept_cache_names
 from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
@@ -39,7 +40,13 @@ from ..common.evaluation_mode import compares_likelihoods
 from ..common.packed_documents import find_documents, separate_documents
 from ..common.position_ids import get_position_ids, take_last
 from .cache_streams import StreamCache, StreamSlots, allocate_slots
-from .checks_thoughtbubbles import check_documents, check_head, check_inputs, warn_of_forks_before_attention
+from .checks_thoughtbubbles import (
+    check_documents,
+    check_head,
+    check_inputs,
+    find_mask_obstacles,
+    warn_of_forks_before_attention,
+)
 from .fork_thresholds import is_learning, read_thresholds
 from .forking import ThoughtbubblesFork, ThoughtbubblesForkOutput, ThoughtbubblesUnscoredFork, keep_tokens
 from .generation_thoughtbubbles import ThoughtbubblesGenerationMixin
@@ -58,7 +65,7 @@ from .streams import (
 logger = logging.get_logger(__name__)
 
 
-class ThoughtbubblesPreTrainedModel(HubModelMixin, PreTrainedModel):
+class ThoughtbubblesPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrainedModel):
     """Initial weights, and what transformers may do with the models of this family."""
 
     config: ThoughtbubblesConfig
@@ -66,8 +73,8 @@ class ThoughtbubblesPreTrainedModel(HubModelMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["ThoughtbubblesDecoderLayer", "ThoughtbubblesFork"]
     _skip_keys_device_placement = [*CACHE_NAMES]
-    _supports_sdpa = True
-    _supports_flex_attn = True
+    _supports_attention_backend = True
+    find_mask_obstacles = staticmethod(find_mask_obstacles)
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ThoughtbubblesDecoderLayer, "attentions": ThoughtbubblesAttention}
 
@@ -185,7 +192,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         log_scores = gates = None
         positions = self.count_positions(inputs_embeds, attention_mask, position_ids, past_key_values)
         shared = self.prepare_tokens(
-            inputs_embeds, positions, attention_mask, position_ids, past_key_values, token_mask, documents
+            inputs_embeds, positions, attention_mask, position_ids, past_key_values, token_mask, documents, kwargs
         )
         for layer_idx, layer in enumerate(self.layers[: self.config.num_hidden_layers]):
             is_fork = layer_idx in self.config.fork_layers
@@ -261,18 +268,25 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         position_ids: torch.LongTensor | None,
         past_key_values: Cache | None,
         token_mask: torch.Tensor | None,
-        documents: torch.Tensor | None = None,
+        documents: torch.Tensor | None,
+        kwargs: dict,
     ) -> dict:
-        """Arguments of the layers before the first fork; `positions` `(B or 1, T)` are the tokens'."""
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-            **separate_documents(documents, attention_mask, inputs_embeds.shape[0]),
-        )
+        """
+        Arguments of the layers before the first fork; `positions` `(B or 1, T)` are the tokens', `kwargs` those that
+        the caller passes to attention.
+        """
+        mask = None
+        if not is_served(self.config, kwargs):
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                **separate_documents(documents, attention_mask, inputs_embeds.shape[0]),
+            )
         return {
+            **describe_documents(self.config, documents, attention_mask, inputs_embeds.shape[0], kwargs),
             "position_embeddings": self.embed_rotary(positions + self.config.first_position, inputs_embeds),
             "attention_mask": mask,
             "query_mask": None if token_mask is None else token_mask[..., None],
