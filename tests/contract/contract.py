@@ -24,6 +24,7 @@ from transformers import (
 
 from hf_thoughtbubbles.modeling.common import checks_tokens
 from hf_thoughtbubbles.modeling.common.cache_names import CACHE_NAME
+from tests import attention_functions  # noqa: F401  # registers `flex-plain`
 from tests.contract.contract_helpers import (
     by,
     compute_gradients,
@@ -320,6 +321,17 @@ class ModelContract(InputContract):
         torch.testing.assert_close(logits, expected, atol=self.attention_tolerance, rtol=1e-4)
         torch.testing.assert_close(loss, expected_loss)
         self.check_gradients(gradients, expected_gradients, atol=1e-4, rtol=1e-4)
+
+    @holds_for(lambda family: "block" not in family.model_class.find_mask_obstacles(family.config))
+    def test_promise_7_flex_attention_gets_masks_that_train_as_sdpa(self, family):
+        """Its kernel has no gradients on a CPU, so plain operations read its masks."""
+        model, lesson = family.build().train(), family.draw_lesson(padding="right")
+        expected_loss, expected = compute_gradients(model, lesson)
+        model.set_attn_implementation("flex-plain")
+        with torch.compiler.set_stance("force_eager"):
+            loss, gradients = compute_gradients(model, lesson)
+        torch.testing.assert_close(loss, expected_loss)
+        self.check_gradients(gradients, expected, atol=1e-4, rtol=1e-4)
 
     def test_promise_7_bf16_trains(self, family):
         model, lesson = family.build(**family.bf16_changes).to(torch.bfloat16).train(), family.draw_lesson()

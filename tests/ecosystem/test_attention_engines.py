@@ -69,7 +69,7 @@ def test_an_implementation_gives_the_logits_and_the_text_of_sdpa_or_is_refused(f
             model.set_attn_implementation(implementation)
         return
     lessons = [family.draw_lesson(padding=padding) for padding in (None, "left", "right")]
-    batches = [family.draw_prompt(), family.pad(family.draw_rows(), "left")]
+    batches = [family.pad(family.draw_rows(), "left")]
     expected = [read(model, family, lesson) for lesson in lessons], [write(model, family, batch) for batch in batches]
     model.set_attn_implementation(implementation)
     assert model.config._attn_implementation == implementation

@@ -147,6 +147,8 @@ def eager_attention_forward(
 
 def get_layer_cache(layer: GradientCheckpointingLayer, past_key_values: Cache | None) -> Cache | None:
     """The cache that a layer writes, or `None` under gradient checkpointing, where it would write tokens twice."""
+    if past_key_values is None:  # an engine may stand in for a layer that another device has
+        return None
     return None if layer.gradient_checkpointing and layer.training else past_key_values
 
 

@@ -144,7 +144,8 @@ class ThoughtbubblesAttention(HeadProjections):
         query = self.apply_rotary(query, position_embeddings, query_channel)  # (B, N, S, H)
         key = self.apply_rotary(key, position_embeddings, key_channel)  # (B, K, S, H)
         value = value.transpose(1, 2)
-        if self.score_channel == "beside" and log_scores is not None:
+        has_added_channels = self.score_channel == "beside" and log_scores is not None
+        if has_added_channels:
             query, key, value = self.add_score_channel(query, key, value, log_scores)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx, slots=slots)
@@ -160,7 +161,7 @@ class ThoughtbubblesAttention(HeadProjections):
         )
         if slots is not None:
             attn_output = slots.pack(attn_output)
-        if self.num_added_channels > 0:
+        if has_added_channels:
             attn_output = attn_output[..., : self.head_dim]
         attn_output = attn_output.reshape(*hidden_states.shape[:-1], -1)  # (B, S, N * H); engines return (S, N * H)
         attn_output = self.attention_dropout(attn_output)
