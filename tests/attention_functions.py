@@ -35,7 +35,7 @@ def attend_blocks(module, query, key, value, attention_mask, scaling, **kwargs):
     mask = attention_mask
     if mask is not None and not isinstance(mask, torch.Tensor):
         assert mask.seq_lengths == (query.shape[2], key.shape[2])
-        assert mask.shape[0] == query.shape[0]
+        assert mask.shape[0] in (1, query.shape[0])
         sizes = query.shape[0], 1, query.shape[2], key.shape[2]
         mask = mask.mask_mod(*torch.meshgrid(*map(torch.arange, sizes), indexing="ij"))
     return attend(query, key, value, mask, scaling), None

@@ -182,3 +182,20 @@ def test_continuous_batching_by_flash_attention_writes_what_generate_writes():
     pool = ContinuousBatchingConfig(num_blocks=32, max_batch_tokens=64)
     results = model.generate_batch(prompts, settings, continuous_batching_config=pool)
     assert [result.generated_tokens for result in results.values()] == expected
+
+
+@pytest.mark.parametrize("implementation", ["flex-plain", "flash-plain"])
+def test_tokens_that_exit_are_the_same_where_rows_without_others_are_not_left_out(implementation):
+    (family,) = (family for family in CHOSEN if family.name == "thinker-loop-exit")
+    model, padded = family.build(), family.pad(family.draw_rows(), "left")
+    packed = {"input_ids": draw_ids(2, 16), "position_ids": PACKED, "use_cache": False}
+    packed["input_ids"][0] = packed["input_ids"][0, 0]  # the tokens of this row exit first
+    for inputs in (padded, packed):
+        seen = []
+        for attention in ("sdpa", implementation):
+            model.set_attn_implementation(attention)
+            with torch.no_grad():
+                seen.append(model(**inputs, exit_threshold=0.6, num_steps=6))
+        assert torch.equal(seen[1].num_steps_used, seen[0].num_steps_used)
+        is_real = family.mask_text(inputs)
+        torch.testing.assert_close(seen[1].logits[is_real], seen[0].logits[is_real], atol=1e-5, rtol=1e-4)
