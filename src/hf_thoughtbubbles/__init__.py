@@ -29,6 +29,8 @@ FAMILIES = {
         "AutoConfig": "BytePatchConfig",
         "AutoModel": "BytePatchModel",
         "AutoModelForCausalLM": "BytePatchForCausalLM",
+        "AutoModelForSequenceClassification": "BytePatchForSequenceClassification",
+        "AutoModelForTokenClassification": "BytePatchForTokenClassification",
         "PreTrainedModel": "BytePatchPreTrainedModel",
     },
     "generic_transformer.modeling_generic_transformer": {
@@ -50,6 +52,8 @@ FAMILIES = {
         "AutoConfig": "LoopedThinkerTextConfig",
         "AutoModel": "LoopedThinkerTextModel",
         "AutoModelForCausalLM": "LoopedThinkerForCausalLM",
+        "AutoModelForSequenceClassification": "LoopedThinkerForSequenceClassification",
+        "AutoModelForTokenClassification": "LoopedThinkerForTokenClassification",
         "PreTrainedModel": "LoopedThinkerTextPreTrainedModel",
     },
     "next_thought.modeling_next_thought": {

@@ -6,17 +6,21 @@ import torch
 from transformers import TextStreamer, pipeline
 
 from hf_thoughtbubbles import (
+    BytePatchForSequenceClassification,
+    BytePatchForTokenClassification,
     GenericTransformerForQuestionAnswering,
     GenericTransformerForSequenceClassification,
     GenericTransformerForTokenClassification,
+    LoopedThinkerForSequenceClassification,
+    LoopedThinkerForTokenClassification,
     NextThoughtConfig,
     NextThoughtForConditionalGeneration,
     ThoughtbubblesForQuestionAnswering,
     ThoughtbubblesForSequenceClassification,
     ThoughtbubblesForTokenClassification,
 )
-from tests.ecosystem.byte_models import BYTES, CAUSAL, build, build_chat_tokenizer
-from tests.families import Answerer, make_config, make_generic, make_thinker_config
+from tests.ecosystem.byte_models import BYTES, CAUSAL, build, build_chat_tokenizer, make_byte_patch
+from tests.families import Answerer, make_config, make_generic, make_thinker, make_thinker_config
 
 
 ALL = pytest.mark.parametrize("family", CAUSAL, ids=lambda family: family.name)
@@ -80,8 +84,10 @@ def test_feature_extraction_gives_the_last_hidden_states(family):
     [
         (ThoughtbubblesForSequenceClassification, make_config(fork_rule="threshold", **LABELLED)),
         (GenericTransformerForSequenceClassification, make_generic("generic", **LABELLED).config),
+        (LoopedThinkerForSequenceClassification, make_thinker("thinker", exit_threshold=0.3, **LABELLED).config),
+        (BytePatchForSequenceClassification, make_byte_patch(**LABELLED).config),
     ],
-    ids=["thoughtbubbles", "generic"],
+    ids=["thoughtbubbles", "generic", "thinker", "byte-patch"],
 )
 def test_text_classification_gives_the_likeliest_label(model_class, config):
     model, tokenizer = model_class(config).eval(), build_chat_tokenizer()
@@ -99,8 +105,10 @@ def test_text_classification_gives_the_likeliest_label(model_class, config):
     [
         (ThoughtbubblesForTokenClassification, make_config(fork_rule="threshold", **LABELLED)),
         (GenericTransformerForTokenClassification, make_generic("generic", **LABELLED).config),
+        (LoopedThinkerForTokenClassification, make_thinker("thinker", exit_threshold=0.3, **LABELLED).config),
+        (BytePatchForTokenClassification, make_byte_patch(**LABELLED).config),
     ],
-    ids=["thoughtbubbles", "generic"],
+    ids=["thoughtbubbles", "generic", "thinker", "byte-patch"],
 )
 def test_token_classification_gives_a_label_for_every_byte(model_class, config):
     config.id2label = {0: "A", 1: "B", 2: "C"}  # "O", which the pipeline leaves out, is not among them

@@ -18,6 +18,7 @@ from tests.fuzz.bad_rows import (
     NAN,
     POSITIONS,
     SMALL,
+    SPANS,
     WRITERS,
     BadInput,
     build,
@@ -148,11 +149,12 @@ def list_labels() -> list[BadInput]:
         "three rows": torch.tensor([0, 1, 2]),
         "list": [0, 1],
     }
-    for owner in ("Thoughtbubbles", "GenericTransformer"):
+    for owner in (*SPANS, "LoopedThinker", "BytePatch"):
         family = f"{owner}ForSequenceClassification"
         rows += [make_row(family, "labels", kind, value) for kind, value in classes.items()]
         family = f"{owner}ForTokenClassification"
         rows += [make_row(family, "labels", kind, functools.partial(value, LENGTH)) for kind, value in LABELS.items()]
+    for owner in SPANS:
         family, right = f"{owner}ForQuestionAnswering", torch.tensor([0, 1])
         for argument, other in (("start_positions", "end_positions"), ("end_positions", "start_positions")):
             rows += [make_row(family, argument, kind, value, **{other: right}) for kind, value in spans.items()]

@@ -70,10 +70,16 @@ BASES = {  # name -> configuration class, class, settings
     "block_patch": ("BytePatchConfig", "BytePatchForCausalLM", {**BYTES, "decoder": "parallel"}),
     "next_thought": ("NextThoughtConfig", "NextThoughtForConditionalGeneration", THOUGHTS),
 }
-for _owner, _settings in (("Thoughtbubbles", THRESHOLD), ("GenericTransformer", FORKS)):
-    for _task in ("SequenceClassification", "TokenClassification", "QuestionAnswering"):
+SPANS = ("Thoughtbubbles", "GenericTransformer")  # families with a head that answers by a span
+for _owner, _config, _settings in (
+    ("Thoughtbubbles", "Thoughtbubbles", THRESHOLD),
+    ("GenericTransformer", "GenericTransformer", FORKS),
+    ("LoopedThinker", "LoopedThinkerText", LOOP),
+    ("BytePatch", "BytePatch", BYTES),
+):
+    for _task in ("SequenceClassification", "TokenClassification", "QuestionAnswering")[: 3 if _owner in SPANS else 2]:
         BASES[f"{_owner}For{_task}"] = (
-            f"{_owner}Config",
+            f"{_config}Config",
             f"{_owner}For{_task}",
             {**_settings, **({} if _task == "QuestionAnswering" else {"num_labels": 3})},
         )

@@ -43,6 +43,8 @@ HEADS = {
         "GenericTransformerForTokenClassification",
         "GenericTransformerForQuestionAnswering",
     ),
+    "thinker_text": ("LoopedThinkerForSequenceClassification", "LoopedThinkerForTokenClassification"),
+    "byte_patch": ("BytePatchForSequenceClassification", "BytePatchForTokenClassification"),
 }
 FAMILIES = tuple(CONFIGS)
 TEXT_FAMILIES = ("thoughtbubbles", "generic", "thinker_text", "byte_patch")
@@ -306,7 +308,8 @@ def thinker_text_settings(draw, needs: str = "") -> dict:
         loop |= {"skip_cross_attention": True, "num_memory_steps": None, "num_read_steps": None}
         loop |= {"skip_self_attention": False, "self_attention_mlp": False}
     if draw(st.sampled_from([False, False, True])):
-        loop |= {"position_embedding": "learned", "rope_parameters": None}
+        table = {"position_embedding": "learned", "max_position_embeddings": MAX_POSITIONS}
+        loop |= {**table, "rope_parameters": None}
     return {
         **loop,
         "input_injection": draw(st.sampled_from(["add", "adapter"])),
@@ -416,6 +419,8 @@ def subjects(draw, family: str, needs: str = "", is_head: bool = False) -> Subje
     if is_head:
         class_name = draw(st.sampled_from(HEADS[family]))
         settings["num_labels"] = draw(st.sampled_from([1, 3]))
+        if family == "byte_patch":  # the parallel decoder is refused
+            settings |= {"decoder": "autoregressive", "reconstruction_loss_weight": 0.0}
     return Subject(family, class_name, settings, draw(st.integers(0, 2**16)), is_head)
 
 

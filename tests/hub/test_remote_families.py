@@ -14,11 +14,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from hf_thoughtbubbles import LoopedThinkerConfig, LoopedThinkerTextConfig, NextThoughtConfig
+from hf_thoughtbubbles import BytePatchConfig, LoopedThinkerConfig, LoopedThinkerTextConfig, NextThoughtConfig
 from hf_thoughtbubbles.hub.remote_code import collect_auto_classes
 from tests.families import make_config
 from tests.hub.python_process import PythonProcess
-from tests.hub.travellers import BY_NAME, LOAD, TRAVELLERS, are_equal, read_files
+from tests.hub.travellers import BY_NAME, LOAD, TRAVELLERS, WITHOUT_ANSWERS, are_equal, read_files
 
 
 pytestmark = pytest.mark.slow
@@ -154,5 +154,7 @@ def test_what_was_saved_without_the_package_loads_with_it(bare_process, tmp_path
 
 def test_every_class_travels():
     assert set(collect_auto_classes(LoopedThinkerConfig)) == {"AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM"}
-    assert set(collect_auto_classes(LoopedThinkerTextConfig)) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
+    heads = {head.__name__ for head in WITHOUT_ANSWERS}
+    for config_class in (LoopedThinkerTextConfig, BytePatchConfig):
+        assert set(collect_auto_classes(config_class)) == {"AutoConfig", *heads}
     assert set(collect_auto_classes(NextThoughtConfig)) == {"AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM"}

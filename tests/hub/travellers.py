@@ -37,6 +37,7 @@ HEADS = [
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 ]
+WITHOUT_ANSWERS = [head for head in HEADS if head is not AutoModelForQuestionAnswering]
 
 
 def compute(model, inputs: dict, generation: dict | None) -> list:
@@ -135,13 +136,10 @@ def travel_as_thoughts(variant) -> Traveller:
 
 def travel_as_bytes(variant, auto_class: type) -> Traveller:
     """A byte-patch model."""
-    is_base = auto_class is AutoModel
-    return Traveller(
-        f"bytes-{variant.name}-{auto_class.__name__}",
-        auto_class,
-        lambda: variant.build().model if is_base else variant.build(),
-        generation=None if is_base else CONTINUATION,
-    )
+    name = f"bytes-{variant.name}-{auto_class.__name__}"
+    if auto_class is AutoModelForCausalLM:
+        return Traveller(name, auto_class, variant.build, generation=CONTINUATION)
+    return Traveller(name, auto_class, lambda: build_head(auto_class, variant.config))
 
 
 GENERIC = {family.name: family.config for family in FAMILIES if family.name.startswith("generic")}
@@ -158,12 +156,12 @@ TRAVELLERS = [
     *(travel_as_text(f"generic-{head.__name__}", head, GENERIC["generic"]) for head in HEADS),
     travel_as_text("generic-shared", AutoModelForCausalLM, GENERIC["generic-shared"]),
     travel_as_text("generic-bidirectional", AutoModelForSequenceClassification, GENERIC["generic-bidirectional"]),
-    travel_as_text("thinker-AutoModel", AutoModel, THINKER),
-    travel_as_text("thinker-AutoModelForCausalLM", AutoModelForCausalLM, THINKER),
+    *(travel_as_text(f"thinker-{head.__name__}", head, THINKER) for head in WITHOUT_ANSWERS),
     travel_as_text("loop-AutoModelForCausalLM", AutoModelForCausalLM, LOOPING),
     travel_as_answers("autoregressive"),
     travel_as_answers("parallel"),
-    *(travel_as_bytes(variant, head) for variant in (BYTES[0], BYTES[3]) for head in HEADS[:2]),
+    *(travel_as_bytes(BYTES[0], head) for head in WITHOUT_ANSWERS),
+    *(travel_as_bytes(BYTES[3], head) for head in HEADS[:2]),
     *(travel_as_thoughts(variant) for variant in (THOUGHTS[0], THOUGHTS[2])),
 ]
 BY_NAME = {traveller.name: traveller for traveller in TRAVELLERS}

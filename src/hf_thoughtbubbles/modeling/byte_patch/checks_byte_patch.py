@@ -164,4 +164,20 @@ def find_mask_obstacles(config: BytePatchConfig) -> dict[str, str]:
     return obstacles
 
 
-__all__ = ["check_blocks", "check_bytes", "check_documents", "check_patch_lengths", "find_mask_obstacles"]
+def check_classifier(config: BytePatchConfig):
+    """Refuse a classifier with the parallel decoder, whose state of a byte lacks the bytes of its open patch."""
+    if config.decoder != "autoregressive":
+        raise ValueError(
+            f'`decoder="{config.decoder}"` was passed, but its state of a byte depends on finished patches alone, so '
+            'a label could not depend on the bytes of an open patch. Use `decoder="autoregressive"`.'
+        )
+
+
+__all__ = [
+    "check_blocks",
+    "check_bytes",
+    "check_classifier",
+    "check_documents",
+    "check_patch_lengths",
+    "find_mask_obstacles",
+]

@@ -11,7 +11,6 @@ Shapes: B batch, T bytes, K earlier bytes, P patches, W bytes in a patch, N head
 bytes, V vocabulary.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,13 +26,13 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...configuration.configuration_byte_patch import BytePatchConfig
 from ...hub.hub_models import HubModelMixin
 from ..common.attention_masks import AttentionChoiceMixin, create_causal_mask
-from ..common.cache_names import accept_cache_names, alias_cache_field
+from ..common.cache_names import accept_cache_names
 from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_labels, check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
+from ..common.classification_heads import SequenceClassificationHead, TokenClassificationHead
 from ..common.common_layers import get_layer_cache
 from ..common.decoder_parts import build_norm
-from ..common.model_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from ..common.packed_documents import find_documents
 from ..generic_transformer.generic_layers import (
     SKIP_DEVICE_PLACEMENT,
@@ -45,71 +44,15 @@ from ..generic_transformer.generic_layers import (
 from .byte_layers import AutoregressiveByteDecoder, ByteEncoder, ByteLayer, ParallelByteDecoder
 from .byte_positions import ByteWindow, get_byte_offsets, get_byte_positions, get_patch_positions, select_rows
 from .cache_patches import PatchCache, PatchSlots
-from .checks_byte_patch import check_blocks, check_bytes, check_documents, find_mask_obstacles
+from .checks_byte_patch import check_blocks, check_bytes, check_classifier, check_documents, find_mask_obstacles
 from .drafting_byte_patch import ByteDrafter
 from .generation_byte_patch import BytePatchGenerationMixin
 from .local_attention import build_additive_mask
+from .outputs_byte_patch import BytePatchCausalLMOutput, BytePatchModelOutput
 from .patch_ends import BytePatches, find_patch_ends, index_patches, number_patches, spread_patch_lengths, take_patches
 
 
 logger = logging.get_logger(__name__)
-
-
-@alias_cache_field
-@dataclass
-class BytePatchModelOutput(BaseModelOutputWithPast):
-    """
-    The base model's output.
-
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(B, T, E)`): a state for each byte, which predicts the byte
-            after it; for blocks `(B, P, W, E)`, which predict the block after each.
-        past_key_values (`PatchCache`, *optional*): the cache.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*): the input of each layer of the byte decoder, then
-            `last_hidden_state`. Each is `(B, T, E)`, or of whole patches `(B * P, W, E)` with the parallel decoder.
-        attentions (`tuple(torch.FloatTensor)`, *optional*): attention weights of the core's layers, `(B, N, P, P)`.
-            With a cache, those of rows that finish a patch; empty when none does, because the core does not run.
-        core_hidden_states (`tuple(torch.FloatTensor)`, *optional*): the output of each layer of the core,
-            `(B, P, D)`; with `output_core_hidden_states=True`.
-        patch_hidden_states (`torch.FloatTensor` of shape `(B, P, D)`, *optional*): the core's state of each patch;
-            `None` for bytes after those in a cache.
-        patch_embeds (`torch.FloatTensor` of shape `(B, P, D)`, *optional*): the pooled vector of each patch, before
-            the core; `None` for bytes after those in a cache.
-        patches (`BytePatches`, *optional*): which bytes belong to which patch; `None` for blocks, and for bytes after
-            those in a cache.
-    """
-
-    core_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    patch_hidden_states: torch.FloatTensor | None = None
-    patch_embeds: torch.FloatTensor | None = None
-    patches: BytePatches | None = None
-
-
-@alias_cache_field
-@dataclass
-class BytePatchCausalLMOutput(CausalLMOutputWithPast):
-    """
-    The language model's output.
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy of the next byte in nats, plus the weighted
-            reconstruction loss; with `labels`.
-        logits (`torch.FloatTensor` of shape `(B, T, V)`): of the byte after each; for blocks `(B, P, W, V)`, of the
-            block after each.
-        past_key_values (`PatchCache`, *optional*): the cache.
-        hidden_states, attentions, core_hidden_states (`tuple(torch.FloatTensor)`, *optional*): see
-            [`BytePatchModelOutput`].
-        reconstruction_loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy in nats of each patch
-            decoded from its own vector; with blocks, or with `reconstruction_loss_weight` and labels.
-        draft_loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy in nats of proposed bytes; with
-            `num_draft_bytes`, `draft_loss_weight` and labels.
-        patches (`BytePatches`, *optional*): with `output_patches=True`.
-    """
-
-    core_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    reconstruction_loss: torch.FloatTensor | None = None
-    draft_loss: torch.FloatTensor | None = None
-    patches: BytePatches | None = None
 
 
 class PatchStates(NamedTuple):
@@ -597,4 +540,36 @@ def average_loss(
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
-__all__ = ["BytePatchForCausalLM", "BytePatchModel", "BytePatchPreTrainedModel"]
+class BytePatchForSequenceClassification(SequenceClassificationHead, BytePatchPreTrainedModel):
+    """Byte patches that classify a text from its last byte, with the autoregressive decoder."""
+
+    # transformers' generic heads build their base model through `AutoModel`, which cannot load code of a checkpoint.
+    def __init__(self, config: BytePatchConfig):
+        check_classifier(config)
+        BytePatchPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = BytePatchModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+
+class BytePatchForTokenClassification(TokenClassificationHead, BytePatchPreTrainedModel):
+    """Byte patches that classify every byte, with the autoregressive decoder."""
+
+    def __init__(self, config: BytePatchConfig):
+        check_classifier(config)
+        BytePatchPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = BytePatchModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+__all__ = [
+    "BytePatchForCausalLM",
+    "BytePatchForSequenceClassification",
+    "BytePatchForTokenClassification",
+    "BytePatchModel",
+    "BytePatchPreTrainedModel",
+]

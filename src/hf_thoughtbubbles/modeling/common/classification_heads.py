@@ -1,7 +1,10 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """transformers' generic heads, with input validation for their targets. Put one before a family's pretrained base.
 
-Shapes: B batch, T tokens.
+The losses of classification are computed here, because transformers' heads ignore `num_items_in_batch`: with four
+accumulated batches, the `Trainer` would take steps four times as long.
+
+Shapes: B batch, T tokens, C labels.
 """
 
 import torch
@@ -16,6 +19,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
+from transformers.utils import can_return_tuple
 
 from .cache_names import CACHE_NAME, accept_cache_names
 from .checks_targets import check_labels, check_row_labels, check_spans, get_input_shape
@@ -25,6 +29,7 @@ class SequenceClassificationHead(GenericForSequenceClassification):
     """Classifies a sequence from its last token that is not padding."""
 
     @accept_cache_names
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -34,6 +39,7 @@ class SequenceClassificationHead(GenericForSequenceClassification):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
     ) -> SequenceClassifierOutputWithPast:
         """
@@ -42,6 +48,8 @@ class SequenceClassificationHead(GenericForSequenceClassification):
             labels (`torch.Tensor`): class ids `(B,)`, `torch.long`, -100 where a row is not scored; for
                 `problem_type="multi_label_classification"` numbers from 0 to 1, `(B, num_labels)`; for `"regression"`
                 numbers, `(B,)` or `(B, num_labels)`.
+            num_items_in_batch (`int` or `torch.Tensor`): number of scored labels in all batches of an optimizer step,
+                by which the sum over those of this batch is divided; without it the loss is their mean.
 
         Raises:
             `ValueError`: for labels of another shape, type or range, and as the base model.
@@ -49,19 +57,27 @@ class SequenceClassificationHead(GenericForSequenceClassification):
         shape = get_input_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
             check_row_labels(self.config, labels, shape[0])
-        others = {
-            "inputs_embeds": inputs_embeds,
-            "labels": labels,
-            "use_cache": use_cache,
-            CACHE_NAME: past_key_values,
-        }
-        return super().forward(input_ids, attention_mask, position_ids, **others, **kwargs)
+        others = {"inputs_embeds": inputs_embeds, "use_cache": use_cache, CACHE_NAME: past_key_values}
+        outputs = super().forward(input_ids, attention_mask, position_ids, **others, **kwargs, return_dict=True)
+        loss = None if labels is None else self.compute_loss(outputs.logits, labels, num_items_in_batch)
+        return SequenceClassifierOutputWithPast(loss=loss, **outputs)
+
+    def compute_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """The loss of rows `(B, C)`: the mean over their numbers, or the sum over `num_items_in_batch`."""
+        targets = {"labels": labels, "num_items_in_batch": num_items_in_batch}
+        loss = self.loss_function(logits=logits, pooled_logits=logits, config=self.config, **targets)
+        if num_items_in_batch is None or self.config.problem_type == "single_label_classification":
+            return loss
+        return loss * labels.numel() / num_items_in_batch  # transformers' losses of numbers are means
 
 
 class TokenClassificationHead(GenericForTokenClassification):
     """Classifies every token."""
 
     @accept_cache_names
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -71,12 +87,14 @@ class TokenClassificationHead(GenericForTokenClassification):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
     ) -> TokenClassifierOutput:
         """
         Args:
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: see the base model.
             labels (`torch.LongTensor` of shape `(B, T)`): class ids, -100 where nothing is scored.
+            num_items_in_batch (`int` or `torch.Tensor`): see [`SequenceClassificationHead`].
 
         Raises:
             `ValueError`: for labels of another shape, type or range, and as the base model.
@@ -84,13 +102,13 @@ class TokenClassificationHead(GenericForTokenClassification):
         shape = get_input_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
             check_labels(labels, shape, self.config.num_labels, size_name="num_labels")
-        others = {
-            "inputs_embeds": inputs_embeds,
-            "labels": labels,
-            "use_cache": use_cache,
-            CACHE_NAME: past_key_values,
-        }
-        return super().forward(input_ids, attention_mask, position_ids, **others, **kwargs)
+        others = {"inputs_embeds": inputs_embeds, "use_cache": use_cache, CACHE_NAME: past_key_values}
+        outputs = super().forward(input_ids, attention_mask, position_ids, **others, **kwargs, return_dict=True)
+        loss = None
+        if labels is not None:
+            targets = {"labels": labels, "num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(logits=outputs.logits, config=self.config, **targets)
+        return TokenClassifierOutput(loss=loss, **outputs)
 
 
 class QuestionAnsweringHead(GenericForQuestionAnswering):

@@ -29,6 +29,7 @@ from ..common.cache_names import accept_cache_names, alias_cache_field
 from ..common.checks_settings import check_arguments
 from ..common.checks_targets import check_language_targets
 from ..common.checks_tokens import check_cache_in_replay
+from ..common.classification_heads import SequenceClassificationHead, TokenClassificationHead
 from ..common.common_layers import RotaryEmbedding, double_rotary
 from ..common.decoder_parts import build_norm
 from ..common.evaluation_mode import compares_likelihoods
@@ -486,4 +487,43 @@ class LoopedThinkerForCausalLM(TextThinkingMixin, LoopedThinkerTextPreTrainedMod
         )
 
 
-__all__ = ["LoopedThinkerForCausalLM", "LoopedThinkerTextModel", "LoopedThinkerTextPreTrainedModel"]
+class LoopedThinkerForSequenceClassification(SequenceClassificationHead, LoopedThinkerTextPreTrainedModel):
+    """
+    A looped Thinker for text that classifies a sequence from its last token.
+
+    `num_steps` and `exit_threshold` act as in [`LoopedThinkerTextModel`]: with a threshold, evaluation exits early and
+    training takes all steps, unless `config.exit_in_training`.
+    """
+
+    # transformers' generic heads build their base model through `AutoModel`, which cannot load code of a checkpoint.
+    def __init__(self, config: LoopedThinkerTextConfig):
+        LoopedThinkerTextPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = LoopedThinkerTextModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+
+class LoopedThinkerForTokenClassification(TokenClassificationHead, LoopedThinkerTextPreTrainedModel):
+    """
+    A looped Thinker for text that classifies every token.
+
+    `num_steps` and `exit_threshold` act as in [`LoopedThinkerForSequenceClassification`].
+    """
+
+    def __init__(self, config: LoopedThinkerTextConfig):
+        LoopedThinkerTextPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = LoopedThinkerTextModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+__all__ = [
+    "LoopedThinkerForCausalLM",
+    "LoopedThinkerForSequenceClassification",
+    "LoopedThinkerForTokenClassification",
+    "LoopedThinkerTextModel",
+    "LoopedThinkerTextPreTrainedModel",
+]
