@@ -1,6 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """A training task for each family, alone or in several processes; for test_processes.py and the scripts it starts."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,14 +9,23 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments, default_data_collator
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 
 from tests.families import ANSWERERS, BYTE_VARIANTS, FAMILIES, THOUGHT_VARIANTS, draw_ids
 
 
 NUM_ROWS = 24
 EVEN_VOCAB_SIZE = 62  # two processes hold the same number of its rows each
-LENGTHS = {"text": (19, 19), "answers": (9, 7), "thoughts": (13, 8)}  # of inputs and of labels
+LENGTHS = {"text": (19, 19), "answers": (9, 7), "thoughts": (13, 8), "labels": (19, 19)}  # of inputs and of labels
+NUM_LABELS = 3
 FAMILY_BY_NAME = {entry.name: entry for entry in (*FAMILIES, *ANSWERERS)}
 BYTES_BY_NAME = {variant.name: variant for variant in BYTE_VARIANTS}
 
@@ -34,9 +44,12 @@ class Lesson:
         torch.manual_seed(0)
         input_length, label_length = LENGTHS[self.kind]
         input_ids = draw_ids(NUM_ROWS, input_length)
-        labels = input_ids.clone() if self.kind == "text" else draw_ids(NUM_ROWS, label_length)
+        is_text = self.kind in ("text", "labels")
+        labels = input_ids.clone() if is_text else draw_ids(NUM_ROWS, label_length)
         for row in range(NUM_ROWS):
             labels[row, label_length - row % 7 :] = -100
+        if self.kind == "labels":
+            labels = labels.where(labels == -100, labels % NUM_LABELS)
         columns = {"input_ids": input_ids, "labels": labels, **self.add_columns(input_ids)}
         return Dataset.from_dict({name: column.tolist() for name, column in columns.items()})
 
@@ -82,6 +95,23 @@ def make_byte_lesson(name: str) -> Lesson:
     return Lesson(f"bytes-{name}", variant.build, add_columns=lambda input_ids: variant.measure(input_ids.tolist()))
 
 
+def make_label_lesson(name: str, config: PreTrainedConfig, auto_class: type, **columns) -> Lesson:
+    """The lesson of a classification head, with a label for each token, or with other columns."""
+    labelled = type(config)(**{**config.to_dict(), "num_labels": NUM_LABELS})
+
+    def build() -> PreTrainedModel:
+        torch.manual_seed(0)
+        return auto_class.from_config(copy.deepcopy(labelled))
+
+    return Lesson(name, build, "labels", **columns)
+
+
+def label_rows(input_ids: torch.Tensor) -> dict:
+    """A label for each row, by its first token; the first rows of a step have none."""
+    labels = input_ids[:, 0] % NUM_LABELS
+    return {"labels": labels.masked_fill(torch.arange(len(labels)) % 8 < 3, -100)}
+
+
 ALL_LESSONS = [
     make_lesson("thoughtbubbles", vocab_size=259),  # so that a byte tokenizer's text can be drawn while it trains
     make_lesson("threshold", vocab_size=EVEN_VOCAB_SIZE),
@@ -98,6 +128,13 @@ ALL_LESSONS = [
     make_byte_lesson("space-parallel"),
     make_byte_lesson("token-parallel"),
     Lesson("next-thought", THOUGHT_VARIANTS[0].build, "thoughts"),
+    make_label_lesson(
+        "thinker-rows",
+        FAMILY_BY_NAME["thinker-loop"].config,
+        AutoModelForSequenceClassification,
+        add_columns=label_rows,
+    ),
+    make_label_lesson("bytes-labels", BYTES_BY_NAME["space"].config, AutoModelForTokenClassification),
 ]
 LESSONS = {lesson.name: lesson for lesson in ALL_LESSONS}
 COPIED_LESSONS = [
@@ -113,6 +150,8 @@ COPIED_LESSONS = [
     "bytes-space-parallel",
     "bytes-token-parallel",
     "next-thought",
+    "thinker-rows",
+    "bytes-labels",
 ]
 SHARDED_LESSONS = [
     "thoughtbubbles",
@@ -127,6 +166,8 @@ SHARDED_LESSONS = [
     "bytes-space-parallel",
     "bytes-token-parallel",
     "next-thought",
+    "thinker-rows",
+    "bytes-labels",
 ]
 
 

@@ -47,7 +47,8 @@ LOOPED_LESSONS = ["thinker-window", "kept-autoregressive"]
 
 def start(*command: str) -> subprocess.Popen:
     """A job, with the environment of a person who has one thread for each process."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=environment, cwd=REPOSITORY, **pipes)
 

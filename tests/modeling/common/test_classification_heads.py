@@ -1,6 +1,9 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Classification heads: their targets, their losses, and the states that they read."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset
@@ -13,10 +16,12 @@ from transformers import (
 )
 
 import hf_thoughtbubbles
+from hf_thoughtbubbles import build_byte_tokenizer
 from tests.contract.contract_helpers import enable_checkpointing
 from tests.families import BYTE_VARIANTS, Family, make_config, make_generic, make_thinker
 
 
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "training.md"
 HEADS = {"sequence": "SequenceClassification", "token": "TokenClassification", "answer": "QuestionAnswering"}
 THINKER = make_thinker("thinker")
 BYTES = {variant.name: variant for variant in BYTE_VARIANTS}
@@ -248,3 +253,15 @@ def test_the_parallel_decoder_is_refused(head):
 def test_a_tuple_begins_with_the_loss():
     model, lesson = draw_lesson("generic", "classes")
     assert torch.equal(model(**lesson, return_dict=False)[0], model(**lesson).loss)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
+@pytest.mark.slow
+def test_the_documented_classifier_learns_its_texts(tmp_path):
+    """The code of docs/training.md."""
+    (code,) = re.findall(r"```python\n(from datasets .*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+    THINKER.build(vocab_size=259, pad_token_id=258, max_position_embeddings=151).save_pretrained(tmp_path)
+    build_byte_tokenizer().save_pretrained(tmp_path)
+    shown = {}
+    exec(code.replace("FOLDER", str(tmp_path)).replace("OUTPUT", str(tmp_path / "output")), shown)
+    assert shown["labels"] == ["LABEL_1", "LABEL_0"]
