@@ -75,6 +75,7 @@ def test_the_reward_loss_is_that_of_the_models_own_scores(family, tmp_path):
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 @ALL
 def test_reward_training_turns_all_preferences_round(family, tmp_path):
     model = build(family)
@@ -84,6 +85,7 @@ def test_reward_training_turns_all_preferences_round(family, tmp_path):
     assert measure_accuracy(model, pairs) == 1
 
 
+@pytest.mark.slow
 def test_reward_training_of_an_adapter_trains_the_score(tmp_path):
     adapter = LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=2)
     trainer = make_trainer(build("byte-patch"), PAIRS, tmp_path, learning_rate=1e-2, max_steps=2, peft_config=adapter)

@@ -145,6 +145,7 @@ def test_promise_6_parts_of_a_batch_add_up_to_its_loss_and_gradients(family, kin
         torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "kind"), [("generic", "classes"), ("thinker", "several labels"), ("bytes", "tokens")]
 )
@@ -241,6 +242,18 @@ def test_promise_2_saving_and_loading_keeps_every_bit_and_takes_the_base_of_a_la
     language_model.save_pretrained(tmp_path / "language")
     base = auto_class.from_pretrained(tmp_path / "language", num_labels=3).model.state_dict()
     assert all(torch.equal(value, base[name]) for name, value in language_model.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "name"),
+    [
+        *(("threshold", head, "output_forks") for head in HEADS),
+        *(("thinker", head, "output_steps") for head in ("sequence", "token")),
+    ],
+)
+def test_outputs_of_the_base_model_that_a_head_has_no_field_for_are_refused(family, head, name):
+    with pytest.raises(ValueError, match=f"`{name}=True` was passed, but the output of this head"):
+        build(family, head)(BUILDS[family][1].draw(2, 7), **{name: True})
 
 
 @pytest.mark.parametrize("head", ["sequence", "token"])

@@ -43,6 +43,7 @@ FAMILY_ARGUMENTS = (
     "probe_targets",
 )
 HEAD_ARGUMENTS = ("logits_to_keep",)  # which heads read themselves, and hand on to no base model
+BASE_OUTPUTS = ("output_forks", "output_steps", "output_streams")  # which base models return beside their states
 NEAR = 0.92  # similarity of a misspelt name and the right one, from 0 to 1
 
 
@@ -86,6 +87,16 @@ def _check_names(settings: dict[str, Any], owner: str, reader: Callable | tuple[
             raise ValueError(f"`{name}` was passed, but {owner} does not read it. {advice}")
 
 
+def check_head_outputs(kwargs: dict[str, Any]):
+    """Raise for outputs of a base model that are asked of a head whose output has no field for them."""
+    for name in BASE_OUTPUTS:
+        if kwargs.get(name):
+            raise ValueError(
+                f"`{name}=True` was passed, but the output of this head has no field for it. Call the base model, "
+                "`model.model`."
+            )
+
+
 def check_generation_config(generation_config: GenerationConfig, fields: tuple[str, ...] = ()):
     """
     Raise for fields of a generation configuration that no step reads; the family reads `fields`.
@@ -119,4 +130,10 @@ def check_uncached_generation(
         )
 
 
-__all__ = ["check_arguments", "check_generation_config", "check_uncached_generation", "find_argument"]
+__all__ = [
+    "check_arguments",
+    "check_generation_config",
+    "check_head_outputs",
+    "check_uncached_generation",
+    "find_argument",
+]

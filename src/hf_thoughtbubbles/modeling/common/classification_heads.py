@@ -22,6 +22,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple
 
 from .cache_names import CACHE_NAME, accept_cache_names
+from .checks_settings import check_head_outputs
 from .checks_targets import check_labels, check_row_labels, check_spans, get_input_shape
 
 
@@ -54,6 +55,7 @@ class SequenceClassificationHead(GenericForSequenceClassification):
         Raises:
             `ValueError`: for labels of another shape, type or range, and as the base model.
         """
+        check_head_outputs(kwargs)
         shape = get_input_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
             check_row_labels(self.config, labels, shape[0])
@@ -99,6 +101,7 @@ class TokenClassificationHead(GenericForTokenClassification):
         Raises:
             `ValueError`: for labels of another shape, type or range, and as the base model.
         """
+        check_head_outputs(kwargs)
         shape = get_input_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
             check_labels(labels, shape, self.config.num_labels, size_name="num_labels")
@@ -136,6 +139,7 @@ class QuestionAnsweringHead(GenericForQuestionAnswering):
             `ValueError`: for positions of another shape, type or range, for one without the other, and as the base
                 model.
         """
+        check_head_outputs(kwargs)
         shape = get_input_shape(input_ids, inputs_embeds)
         if shape is not None:
             check_spans(start_positions, end_positions, *shape)
