@@ -22,9 +22,10 @@ def list_tests(path: Path) -> set[str]:
 
 
 def exists(test: str) -> bool:
-    """Whether `tests/folder/test_file.py::test_name` is a test that pytest collects, or one of every family."""
+    """Whether `tests/folder/test_file.py::test_name` is a test of `make test`, of every family, or of `make tools`."""
     file, name = test.split("::")
-    is_collected = Path(file).name.startswith(("test_", "contract.py")) and name.startswith("test_")
+    first = "check_" if file.startswith("tests/tools/") else ("test_", "contract.py")
+    is_collected = Path(file).name.startswith(first) and name.startswith("test_")
     return is_collected and (REPOSITORY / file).is_file() and name in list_tests(REPOSITORY / file)
 
 
@@ -41,7 +42,8 @@ def test_every_row_names_a_test_that_is_there_and_a_version_that_is_installed(ro
     _, version, *_, test = row
     assert exists(test.strip("`"))
     package, number = version.split()
-    assert f"{package}=={number}" in (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pins = "tests/tools/requirements.txt" if "tests/tools/" in test else "constraints.txt"
+    assert f"{package}=={number}" in (REPOSITORY / pins).read_text().splitlines()
 
 
 def test_both_tables_have_rows():

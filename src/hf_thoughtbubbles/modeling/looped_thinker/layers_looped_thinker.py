@@ -241,14 +241,16 @@ class LoopedThinkerPlainLayers(nn.ModuleList):
         return hidden_states
 
 
-class InputAdapter(nn.Linear):
+def build_input_adapter(hidden_size: int) -> nn.Linear:
     """
-    The projection of a latent and the loop's input, side by side, to what a step reads; it starts as the latent. A
-    class of its own, so that `_init_weights` can tell it from other projections.
-    """
+    Build the projection of a latent and the loop's input, side by side, to what a step reads; it starts as the latent.
 
-    def __init__(self, hidden_size: int):
-        super().__init__(2 * hidden_size, hidden_size, bias=False)
+    `_init_weights` reads the mark. The projection is no class of its own, because bitsandbytes replaces `nn.Linear` and
+    no subclass.
+    """
+    adapter = nn.Linear(2 * hidden_size, hidden_size, bias=False)
+    adapter.starts_as_latent = True
+    return adapter
 
 
 class LoopedThinkerBlock(nn.Module):
@@ -345,12 +347,11 @@ class LoopedPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrainedModel
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if isinstance(module, InputAdapter):
+        if getattr(module, "starts_as_latent", False):
             init.eye_(module.weight)  # the identity of the latent, and zeros for the input
 
 
 __all__ = [
-    "InputAdapter",
     "LoopedPreTrainedModel",
     "LoopedThinkerBlock",
     "LoopedThinkerCrossAttention",
@@ -360,6 +361,7 @@ __all__ = [
     "LoopedThinkerSelfAttention",
     "LowRankLinear",
     "Memory",
+    "build_input_adapter",
     "choose_visible",
     "create_memory_mask",
 ]

@@ -41,12 +41,12 @@ from .checks_loop import check_selection
 from .checks_looped_thinker_text import check_step_outputs, check_text
 from .generation_looped_thinker_text import TextThinkingMixin
 from .layers_looped_thinker import (
-    InputAdapter,
     LoopedPreTrainedModel,
     LoopedThinkerBlock,
     LoopedThinkerLayer,
     LoopedThinkerPlainLayer,
     LoopedThinkerPlainLayers,
+    build_input_adapter,
 )
 from .part_attention import has_part_attention
 from .step_cache import StepCache
@@ -148,7 +148,7 @@ class LoopedThinkerTextModel(LoopedThinkerTextPreTrainedModel):
         layer_class = LoopedThinkerPlainLayer if config.skip_cross_attention else LoopedThinkerLayer
         has_adapter = config.input_injection == "adapter"
         self.block = LoopedThinkerBlock(config, has_norm=not has_adapter, layer_class=layer_class)
-        self.adapter = InputAdapter(config.hidden_size) if has_adapter else None
+        self.adapter = build_input_adapter(config.hidden_size) if has_adapter else None
         self.coda = LoopedThinkerPlainLayers(config, config.num_coda_layers)
         self.norm = None
         if has_adapter or config.num_coda_layers > 0:

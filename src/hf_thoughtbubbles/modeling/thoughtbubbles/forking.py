@@ -277,7 +277,8 @@ class ThoughtbubblesFork(TrackedThreshold):
         token_index = streams.token_index
         if token_index is None:
             token_index = torch.arange(num_tokens, device=normed.device).expand(normed.shape[0], -1)
-        raw_scores = self.keep_proj(normed).float()  # (B, S, 2), anchored (B, S, 1)
+        dtype = torch.promote_types(normed.dtype, self.keep_proj.weight.dtype)  # float32 weights in a float16 model
+        raw_scores = self.keep_proj(normed.to(dtype)).float()  # (B, S, 2), anchored (B, S, 1)
         log_scores = log_sigmoid(raw_scores).clamp(min=MIN_LOG_SCORE)
         if self.config.fork_anchored:
             log_scores = F.pad(log_scores, (0, 1))  # log 1 for the stream itself

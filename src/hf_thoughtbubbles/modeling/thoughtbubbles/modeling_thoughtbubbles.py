@@ -75,6 +75,7 @@ class ThoughtbubblesPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrai
     _skip_keys_device_placement = [*CACHE_NAMES]
     _supports_attention_backend = True
     find_mask_obstacles = staticmethod(find_mask_obstacles)
+    _keep_in_fp32_modules = [r".*\.keep_proj"]  # every quantiser skips these, and float16 does not round them
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ThoughtbubblesDecoderLayer, "attentions": ThoughtbubblesAttention}
 
