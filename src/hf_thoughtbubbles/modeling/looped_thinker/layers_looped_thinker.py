@@ -245,8 +245,8 @@ def build_input_adapter(hidden_size: int) -> nn.Linear:
     """
     Build the projection of a latent and the loop's input, side by side, to what a step reads; it starts as the latent.
 
-    `_init_weights` reads the mark. The projection is no class of its own, because bitsandbytes replaces `nn.Linear` and
-    no subclass.
+    `_init_weights` reads the mark. The projection is no class of its own, because bitsandbytes replaces `nn.Linear`
+    and no subclass.
     """
     adapter = nn.Linear(2 * hidden_size, hidden_size, bias=False)
     adapter.starts_as_latent = True
