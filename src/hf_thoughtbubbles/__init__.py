@@ -94,6 +94,7 @@ __getattr__, _, _names_on_use = export_on_use(
         "modeling.thoughtbubbles.cache_streams": ("StreamCache",),
         "tokenization.bpe_tokenizer": ("train_bpe_tokenizer",),
         "tokenization.byte_tokenizer": ("build_byte_tokenizer", "decode_bytes", "encode_bytes"),
+        "tokenization.chat_template": ("set_chat_template",),
         "tokenization.number_tokenizer": ("build_number_tokenizer",),
     },
 )

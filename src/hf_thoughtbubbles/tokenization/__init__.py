@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = export_on_use(
     {
         "bpe_tokenizer": ("train_bpe_tokenizer",),
         "byte_tokenizer": ("build_byte_tokenizer", "decode_bytes", "encode_bytes"),
+        "chat_template": ("set_chat_template",),
         "number_tokenizer": ("build_number_tokenizer",),
     },
 )
