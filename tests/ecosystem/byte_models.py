@@ -3,15 +3,11 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer
+from hf_thoughtbubbles import BytePatchConfig, BytePatchForCausalLM, build_byte_tokenizer, set_chat_template
 from tests.families import BYTE_PATCH_SIZES, Family, make_config, make_generic, make_thinker
 
 
 BYTES = {"vocab_size": 259, "pad_token_id": 258, "eos_token_id": 257, "max_position_embeddings": 151}
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
 # Models with random weights generate bytes that are no text; letters are the same in every tool.
 NO_LETTERS = [token_id for token_id in range(BYTES["vocab_size"]) if not ord("a") <= token_id <= ord("z")]
 
@@ -41,5 +37,5 @@ def build(family) -> PreTrainedModel:
 def build_chat_tokenizer() -> PreTrainedTokenizerFast:
     """A byte tokenizer with a chat template, for a model in `CAUSAL`."""
     tokenizer = build_byte_tokenizer(model_max_length=BYTES["max_position_embeddings"])
-    tokenizer.padding_side, tokenizer.chat_template = "left", CHAT_TEMPLATE
-    return tokenizer
+    tokenizer.padding_side = "left"
+    return set_chat_template(tokenizer)

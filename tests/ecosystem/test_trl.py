@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import TrainerCallback
 from trl import (
     DPOConfig,
     DPOTrainer,
@@ -21,7 +22,8 @@ from trl import (
     SFTTrainer,
 )
 
-from hf_thoughtbubbles import build_byte_tokenizer
+from hf_thoughtbubbles import build_byte_tokenizer, calibrate_forks, set_chat_template
+from hf_thoughtbubbles.training.thinking_schedule import ThinkingSchedule, find_setting
 from tests.families import BYTE_VARIANTS, FAMILIES
 
 
@@ -213,6 +215,117 @@ def test_padding_free_training_reads_documents_apart(name, tmp_path):
     losses = [read_own_loss(model, {"input_ids": row, "labels": row}) * (row.shape[1] - 1) for row in rows]
     expected = sum(losses) / sum(row.shape[1] - 1 for row in rows)
     torch.testing.assert_close(trainer.compute_loss(model, dict(batch)), expected, atol=1e-5, rtol=0)
+
+
+# Budgets and steps that are drawn
+
+DRAWN = {"thinker": (1, 5), "threshold": (1.0, 2.0)}
+ADAPTER = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", "r": 2}
+
+
+class RecordPasses(TrainerCallback):
+    """Records with which number each pass of a trainer's models was made, by optimizer step."""
+
+    def __init__(self, trainer):
+        self.steps = []
+        for name in ("model", "ref_model"):
+            model = getattr(trainer, name, None)
+            if model is not None:
+                base = trainer.accelerator.unwrap_model(model).base_model
+                base.register_forward_pre_hook(lambda module, args, name=name: self.record(name, module.config))
+
+    def record(self, name: str, config):
+        if self.steps:
+            self.steps[-1].add((name, getattr(config, find_setting(config))))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.steps.append(set())
+
+
+def train_drawn(trainer, name: str) -> tuple[list[float], set[str]]:
+    """Train with a drawn number; return that of each step, which all its passes have had, and the models that read."""
+    recorder = RecordPasses(trainer)
+    trainer.add_callback(ThinkingSchedule([DRAWN[name]], reference=getattr(trainer, "ref_model", None)))
+    trainer.add_callback(recorder)
+    trainer.train()
+    numbers = [{number for _, number in step} for step in recorder.steps]
+    assert [len(found) for found in numbers] == [1] * 4
+    return [found.pop() for found in numbers], {model for step in recorder.steps for model, _ in step}
+
+
+def load_drawn(name: str, folder):
+    """A saved model that can be read with every number of `DRAWN`, loaded again."""
+    model = build(name, **({"fork_tracking": False} if name == "threshold" else {}))
+    if name == "threshold":
+        calibrate_forks(model, [{"input_ids": torch.tensor([list("".join(TEXTS).encode())[:64]])}], (1.0, 1.5, 2.0))
+    model.save_pretrained(folder / "model")
+    return ALL[name].model_class.from_pretrained(folder / "model")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_sft_draws_a_number_for_each_step(name, tmp_path):
+    options = {"max_steps": 4, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    trainer = make_sft(load_drawn(name, tmp_path), tmp_path, **options)
+    numbers, _ = train_drawn(trainer, name)
+    assert numbers == [ThinkingSchedule([DRAWN[name]]).choose(step, 4) for step in range(4)]
+    assert len(set(numbers)) > 1
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("adapter", [None, ADAPTER], ids=["whole", "adapter"])
+def test_dpo_reads_policy_and_reference_with_the_number_of_the_step(name, adapter, tmp_path):
+    options = {"max_steps": 4, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "beta": 1.0}
+    arguments = {} if adapter is None else {"peft_config": LoraConfig(**adapter)}
+    model = load_drawn(name, tmp_path)
+    trainer = make_trainer(DPOTrainer, DPOConfig, model, PAIRS, tmp_path, options, **arguments)
+    numbers, models = train_drawn(trainer, name)
+    assert len(set(numbers)) > 1
+    assert models == ({"model", "ref_model"} if adapter is None else {"model"})
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses == pytest.approx([math.log(2)] * 4, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_grpo_reads_and_generates_with_one_number_for_each_generated_batch(name, tmp_path):
+    options = {"max_steps": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_iterations": 2}
+    trainer = make_grpo(load_drawn(name, tmp_path), tmp_path, RecordedGRPOTrainer, **options)
+    (first, second, third, fourth), models = train_drawn(trainer, name)
+    assert first == second != third == fourth
+    assert models == {"model", "ref_model"}
+    assert trainer.ratios.abs().max() < 1e-5
+    assert trainer.distances.abs().max() < 1e-4
+    assert [entry["kl"] for entry in trainer.state.log_history if "kl" in entry] == pytest.approx([0] * 4, abs=1e-6)
+
+
+# Conversations
+
+CHATS = [
+    {"prompt": [{"role": "user", "content": row["prompt"]}], "completion": [{"role": "assistant", "content": "a b"}]}
+    for row in PAIRS
+]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"assistant_only_loss": True}, {"completion_only_loss": True}],
+    ids=["assistant", "completion"],
+)
+@pytest.mark.parametrize("packing", [None, "bfd", "wrapped"])
+def test_sft_trains_on_answers_and_their_ends_alone(options, packing, tmp_path):
+    model = build("threshold", fork_tracking=False)
+    rows = CHATS if "completion_only_loss" in options else [{"messages": r["prompt"] + r["completion"]} for r in CHATS]
+    packed = {} if packing is None else {"packing": True, "packing_strategy": packing}
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**make_options(tmp_path, max_length=60, **options, **packed)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=set_chat_template(build_byte_tokenizer(model_max_length=64)),
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    trained = batch["labels"][batch["labels"] != -100].tolist()
+    assert trained == [*b"a b", 257] * 4
+    loss = trainer.compute_loss(model.train(), dict(batch))
+    torch.testing.assert_close(loss, read_own_loss(model, batch), atol=1e-5, rtol=0)
 
 
 # What TRL cannot train

@@ -57,7 +57,7 @@ class Lesson:
         self, folder: Path, model: PreTrainedModel, batch_size: int, data_collator=default_data_collator, **changes
     ) -> Trainer:
         """A Trainer over the rows, or over another `train_dataset`; plain descent forgets nothing between steps."""
-        dataset = changes.pop("train_dataset", None)
+        dataset, eval_dataset = changes.pop("train_dataset", None), changes.pop("eval_dataset", None)
         callbacks = changes.pop("callbacks", [])
         arguments = {
             "output_dir": str(folder),
@@ -78,6 +78,7 @@ class Lesson:
             model=model.train(),
             args=TrainingArguments(**{**arguments, **changes}),
             train_dataset=self.make_dataset() if dataset is None else dataset,
+            eval_dataset=eval_dataset,
             data_collator=data_collator,
             callbacks=list(callbacks),
         )
