@@ -90,11 +90,11 @@ class StageArguments:
     packing: Literal["none", "bfd", "wrapped"] = field(
         default="none", metadata={"help": "SFT: how conversations are packed into rows of 96 bytes."}
     )
-    sft_steps: int = field(default=120, metadata={"help": "Optimizer steps of SFT."})
-    dpo_steps: int = field(default=30, metadata={"help": "Optimizer steps of DPO."})
-    grpo_steps: int = field(default=60, metadata={"help": "Optimizer steps of GRPO."})
+    sft_steps: int = field(default=100, metadata={"help": "Optimizer steps of SFT."})
+    dpo_steps: int = field(default=20, metadata={"help": "Optimizer steps of DPO."})
+    grpo_steps: int = field(default=40, metadata={"help": "Optimizer steps of GRPO."})
     sft_learning_rate: float = field(default=5e-3, metadata={"help": "Highest learning rate of SFT."})
-    dpo_learning_rate: float = field(default=2e-4, metadata={"help": "Highest learning rate of DPO."})
+    dpo_learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate of DPO."})
     grpo_learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate of GRPO."})
     batch_size: int = field(default=32, metadata={"help": "Conversations of a step; half as many pairs."})
     num_generations: int = field(default=8, metadata={"help": "GRPO: answers to each question of a step."})
@@ -277,7 +277,11 @@ def build_dpo(model, tokenizer, args: StageArguments, **common) -> DPOTrainer:
         if text != row["answer"]
     ]
     print(f"{len(rows)} pairs from {len(problems)} sampled answers", flush=True)
-    config = make_config(DPOConfig, "dpo", args, batch_size, max_length=LENGTH)
+    losses = {
+        "loss_type": ["sigmoid", "sft"],
+        "loss_weights": [1.0, 1.0],
+    }  # without "sft", right answers lose likelihood
+    config = make_config(DPOConfig, "dpo", args, batch_size, max_length=LENGTH, **losses)
     return DPOTrainer(model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, **common)
 
 
@@ -292,6 +296,13 @@ def build_grpo(model, tokenizer, args: StageArguments, **common) -> GRPOTrainer:
 
 
 BUILDERS = {"sft": build_sft, "dpo": build_dpo, "grpo": build_grpo}
+
+
+def calibrate(model, tokenizer, args: StageArguments):
+    """Measure thresholds of several budgets, where the fork rule of the model has thresholds."""
+    if getattr(model.config, "has_fork_thresholds", False):
+        problems = make_problems(args.num_tests, args.longest, args.seed)
+        calibrate_forks(model, [read_conversations(tokenizer, problems)])
 
 
 def train(stage: str, model, tokenizer, setting: str | None, arguments: ModelArguments, args: StageArguments):
@@ -309,9 +320,8 @@ def train(stage: str, model, tokenizer, setting: str | None, arguments: ModelArg
     trainer.train()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     trained = trained.merge_and_unload() if arguments.lora else trained
-    if setting == "fork_budget" and stage == "sft":
-        problems = make_problems(args.num_tests, args.longest, args.seed)
-        calibrate_forks(trained, [read_conversations(tokenizer, problems)])
+    if stage == "sft":
+        calibrate(trained, tokenizer, args)
     trained.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -324,6 +334,8 @@ def main():
     set_seed(args.seed)
     model, tokenizer, setting = build_model(parser, arguments)
     folder = Path(args.output_dir) / "start"
+    if getattr(model.config, "fork_calibration", None) is None:
+        calibrate(model, tokenizer, args)
     model.save_pretrained(folder)  # TRL loads the reference from the policy's folder
     tokenizer.save_pretrained(folder)
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.distributed.checkpoint import load_optimizer_distributed
 
+from hf_thoughtbubbles.training.thinking_schedule import ThinkingSchedule
 from tests.families import VOCAB_SIZE
 from tests.training.lessons import ALL_LESSONS, COPIED_LESSONS, LESSONS, SHARDED_LESSONS, get_losses, make_optimizer
 
@@ -233,6 +234,12 @@ def test_what_accelerate_wraps_on_gpus_has_the_gradients_of_the_whole(lesson, ru
     if lesson.name in LOOPED_LESSONS:
         refusal = "FSDP wraps every `LoopedThinkerLayer` of this model, but .* --fsdp_auto_wrap_policy NO_WRAP"
         assert re.search(refusal, runs.seen[0]["refusals"][lesson.name])
+
+
+def test_all_processes_follow_a_schedule_that_draws_steps(runs):
+    expected = [ThinkingSchedule([(1, 5)]).choose(step, 4) for step in range(4) for _ in range(2)]
+    assert [seen["scheduled"] for seen in runs.seen] == [expected] * 2
+    assert len(set(expected)) > 1
 
 
 def test_steps_latents_and_difficulty_are_equal_on_all_processes_and_rows_are_not(runs):

@@ -27,6 +27,7 @@ from hf_thoughtbubbles.data.collation import ThinkingCollator
 from hf_thoughtbubbles.data.numbers import load_number_dataset, stream_number_dataset
 from hf_thoughtbubbles.training.callbacks import ForkPlotCallback
 from hf_thoughtbubbles.training.curriculum import Curriculum, CurriculumCallback
+from hf_thoughtbubbles.training.thinking_schedule import ThinkingSchedule
 from tests.training.lessons import (
     ALL_LESSONS,
     COPIED_LESSONS,
@@ -202,6 +203,24 @@ def think_together(folder: Path, seen: dict):
         seen["draws"][name] = drawn
 
 
+def follow_a_schedule(folder: Path, seen: dict):
+    """A text Thinker whose number of steps is drawn for each optimizer step, of two batches."""
+    lesson, drawn = LESSONS["thinker-window"], []
+    model = lesson.build()
+    model.model.register_forward_pre_hook(lambda module, args: drawn.append(module.config.num_steps))
+    trainer = lesson.make_trainer(
+        folder / "schedule",
+        model,
+        BATCH_SIZE // 2,
+        callbacks=[ThinkingSchedule([(1, 5)])],
+        gradient_accumulation_steps=2,
+        max_steps=4,
+        learning_rate=1e-3,
+    )
+    trainer.train()
+    seen["scheduled"] = drawn
+
+
 def go_on_after_death(folder: Path, seen: dict):
     """Resume what train_and_die.py left, and train the same without interruption."""
     died = folder / "died"
@@ -230,6 +249,7 @@ if __name__ == "__main__":
     found = {name: {} for name in ("copies", "shards", "wrapped", "refusals", "draws")}
     train_copies(target, found)
     think_together(target, found)
+    follow_a_schedule(target, found)
     last_trainer = go_on_after_death(target, found)
     train_shards(target, found)
     train_a_loop_of_shards(target)
