@@ -18,7 +18,6 @@ import argparse
 import datetime
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from runs import describe_seeds, read_runs
 
 
 OUTPUT = Path(__file__).with_suffix(".jsonl")
-EXAMPLE = Path(__file__).parents[1] / "examples" / "post_train.py"
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
 LORA = ["--stages", "grpo", "--lora", "--grpo_learning_rate", "5e-3"]
 ARMS = {
     "forks": ["--family", "thoughtbubbles"],
@@ -44,7 +43,9 @@ def run_arm(arm: str, seed: int, folder: Path, output: Path):
     start = [] if arm in TRAINED else ["--model", str(folder / f"drawn-steps-{seed}" / "sft")]
     (target / "results.jsonl").unlink(missing_ok=True)
     flags = [*ARMS[arm], *start, "--seed", str(seed), "--use_cpu", "--output_dir", str(target)]
-    subprocess.run([sys.executable, str(EXAMPLE), *flags], check=True)
+    from post_train import main as post_train
+
+    post_train(flags)
     rows = [{"arm": arm, "date": str(datetime.date.today()), **row} for row in read_runs(target / "results.jsonl")]
     with output.open("a") as file:
         file.writelines(json.dumps({**row, "model": None, "output_dir": None}) + "\n" for row in rows)

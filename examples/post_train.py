@@ -2,7 +2,7 @@
 """Post-train a model that thinks with TRL: SFT, then DPO, then GRPO with an exact reward.
 
 The task is generated: a user asks to sort letters ("sort dbca"), and the answer is right if it is exactly "abcd". From
-nothing, a looped Thinker whose number of steps is drawn for every optimizer step (about 2 minutes on 2 cores):
+nothing, a looped Thinker whose number of steps is drawn for every optimizer step (about TIME minutes on 2 cores):
 
     python examples/post_train.py --output_dir runs/post --family thinker --train_values 2 6
 
@@ -92,11 +92,12 @@ class StageArguments:
     )
     sft_steps: int = field(default=100, metadata={"help": "Optimizer steps of SFT."})
     dpo_steps: int = field(default=20, metadata={"help": "Optimizer steps of DPO."})
-    grpo_steps: int = field(default=40, metadata={"help": "Optimizer steps of GRPO."})
+    grpo_steps: int = field(default=30, metadata={"help": "Optimizer steps of GRPO."})
     sft_learning_rate: float = field(default=5e-3, metadata={"help": "Highest learning rate of SFT."})
     dpo_learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate of DPO."})
     grpo_learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate of GRPO."})
-    batch_size: int = field(default=32, metadata={"help": "Conversations of a step; half as many pairs."})
+    batch_size: int = field(default=32, metadata={"help": "SFT and DPO: conversations of a step; half as many pairs."})
+    num_questions: int = field(default=6, metadata={"help": "GRPO: questions of a step."})
     num_generations: int = field(default=8, metadata={"help": "GRPO: answers to each question of a step."})
     longest: int = field(default=6, metadata={"help": "Most letters to sort; the fewest are 3."})
     num_tests: int = field(default=200, metadata={"help": "Questions of a measurement."})
@@ -176,7 +177,7 @@ def write_answers(model, tokenizer, problems: list[dict], **options) -> list[str
         tokenizer_kwargs={"padding_side": "left"},
         return_tensors="pt",
     ).to(model.device)
-    options = {"do_sample": False, "max_new_tokens": len(max(p["answer"] for p in problems)) + 4, **options}
+    options = {"do_sample": False, "max_new_tokens": max(len(p["answer"]) for p in problems) + 2, **options}
     written = model.eval().generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
     return tokenizer.batch_decode(written, skip_special_tokens=True)
 
@@ -217,7 +218,7 @@ def measure(model, tokenizer, setting: str | None, arguments: ModelArguments, ar
     }
     if setting is None:
         return found
-    tested = arguments.test_values or ([1.0, 1.25, 1.5, 2.0] if setting == "fork_budget" else [1, 2, 3, 4, 6, 8, 12])
+    tested = arguments.test_values or ([1.0, 1.25, 1.5, 2.0] if setting == "fork_budget" else [1, 2, 4, 8])
     found[f"accuracy_at_{setting}"] = {
         value: grade(write_answers(model, tokenizer, problems, **{setting: value}), problems) for value in tested
     }
@@ -287,11 +288,9 @@ def build_dpo(model, tokenizer, args: StageArguments, **common) -> DPOTrainer:
 
 def build_grpo(model, tokenizer, args: StageArguments, **common) -> GRPOTrainer:
     """GRPO with the exact reward."""
-    batch_size = 2 * args.batch_size
-    num_questions = args.grpo_steps * batch_size // args.num_generations
-    problems = Dataset.from_list(make_problems(num_questions, args.longest, args.seed + 2))
-    rollouts = {"num_generations": args.num_generations, "max_completion_length": args.longest + 4, "top_k": 0}
-    config = make_config(GRPOConfig, "grpo", args, batch_size, **rollouts)
+    problems = Dataset.from_list(make_problems(args.grpo_steps * args.num_questions, args.longest, args.seed + 2))
+    rollouts = {"num_generations": args.num_generations, "max_completion_length": args.longest + 2, "top_k": 0}
+    config = make_config(GRPOConfig, "grpo", args, args.num_questions * args.num_generations, **rollouts)
     return GRPOTrainer(model, reward_exact, config, train_dataset=problems, processing_class=tokenizer, **common)
 
 
@@ -327,10 +326,10 @@ def train(stage: str, model, tokenizer, setting: str | None, arguments: ModelArg
     return folder
 
 
-def main():
+def main(flags: list[str] | None = None):
     """Parse flags; train the stages, one after the other, and measure around each."""
     parser = HfArgumentParser((ModelArguments, StageArguments))
-    arguments, args = parser.parse_args_into_dataclasses()
+    arguments, args = parser.parse_args_into_dataclasses(flags)
     set_seed(args.seed)
     model, tokenizer, setting = build_model(parser, arguments)
     folder = Path(args.output_dir) / "start"

@@ -305,26 +305,23 @@ CHATS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"assistant_only_loss": True}, {"completion_only_loss": True}],
-    ids=["assistant", "completion"],
-)
 @pytest.mark.parametrize("packing", [None, "bfd", "wrapped"])
-def test_sft_trains_on_answers_and_their_ends_alone(options, packing, tmp_path):
-    model = build("threshold", fork_tracking=False)
-    rows = CHATS if "completion_only_loss" in options else [{"messages": r["prompt"] + r["completion"]} for r in CHATS]
+@pytest.mark.parametrize(
+    ("name", "kind"), [("threshold", "assistant"), ("thinker", "completion"), (BYTES, "assistant")]
+)
+def test_sft_trains_on_answers_and_their_ends_alone(name, kind, packing, tmp_path):
+    model = build(name, **({"fork_tracking": False} if name == "threshold" else {}))
+    rows = CHATS if kind == "completion" else [{"messages": row["prompt"] + row["completion"]} for row in CHATS]
     packed = {} if packing is None else {"packing": True, "packing_strategy": packing}
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**make_options(tmp_path, max_length=60, **options, **packed)),
+        args=SFTConfig(**make_options(tmp_path, max_length=60, **{f"{kind}_only_loss": True}, **packed)),
         train_dataset=Dataset.from_list(rows),
         processing_class=set_chat_template(build_byte_tokenizer(model_max_length=64)),
     )
     batch = next(iter(trainer.get_train_dataloader()))
-    trained = batch["labels"][batch["labels"] != -100].tolist()
-    assert trained == [*b"a b", 257] * 4
-    loss = trainer.compute_loss(model.train(), dict(batch))
+    assert batch["labels"][batch["labels"] != -100].tolist() == [*b"a b", 257] * 4
+    loss = trainer.compute_loss(model, dict(batch))
     torch.testing.assert_close(loss, read_own_loss(model, batch), atol=1e-5, rtol=0)
 
 
