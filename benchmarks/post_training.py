@@ -28,7 +28,7 @@ OUTPUT = Path(__file__).with_suffix(".jsonl")
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 LORA = ["--stages", "grpo", "--lora", "--grpo_learning_rate", "5e-3"]
 ARMS = {
-    "forks": ["--family", "thoughtbubbles"],
+    "forks": ["--family", "thoughtbubbles", "--sft_steps", "160"],
     "drawn steps": ["--train_values", "2", "6"],
     "fixed steps": ["--train_values", "4", "--stages", "dpo", "grpo"],
     "drawn steps, LoRA": ["--train_values", "2", "6", *LORA],

@@ -1,10 +1,11 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """A callback that raises or draws the fork budget or the number of steps of a model while it trains."""
 
+import itertools
 import random
 from collections.abc import Sequence
 
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 from ..configuration.fork_rules import get_fork_rule
 
@@ -31,17 +32,12 @@ def find_setting(config: PreTrainedConfig) -> str:
     return name
 
 
-def is_pair(value) -> bool:
-    """Whether a number is drawn between two."""
-    return isinstance(value, (tuple, list))
-
-
 def has_tracked_thresholds(config: PreTrainedConfig) -> bool:
     """Whether a forking model finds the threshold of its budget while it trains."""
     return config.fork_tracking and get_fork_rule(config.fork_rule).has_thresholds
 
 
-def count_held_steps(args: TrainingArguments) -> int:
+def count_held_steps(args) -> int:
     """
     The number of optimizer steps that train on one batch of generated text (GRPO, RLOO); 1 for other trainers.
 
@@ -61,7 +57,7 @@ def count_held_steps(args: TrainingArguments) -> int:
     return max(num_batches // accumulated, 1)
 
 
-def check_trainer(name: str, values: Sequence, args: TrainingArguments, model: PreTrainedModel, reference):
+def check_trainer(name: str, values: Sequence, args, model: PreTrainedModel, reference):
     """Raise where the log-probabilities that a trainer of TRL compares would be read with different numbers."""
     own = getattr(model.config, name)
     if getattr(args, "precompute_ref_log_probs", False) and any(value != own for value in values):
@@ -139,7 +135,7 @@ class ThinkingSchedule(TrainerCallback):
 
     def __init__(
         self,
-        values: Sequence[float | int | tuple[float, float]],
+        values: Sequence[float | Sequence[float]],
         share: float = 0.5,
         seed: int = 0,
         reference: PreTrainedModel | None = None,
@@ -148,27 +144,29 @@ class ThinkingSchedule(TrainerCallback):
             raise ValueError("`values` is empty; pass at least one budget or number of steps.")
         if not 0 < share <= 1:
             raise ValueError(f"`share` is {share}; it must be above 0 and at most 1, a share of the training.")
-        for value in values:
-            if is_pair(value) and not (len(value) == 2 and value[0] <= value[1]):
-                raise ValueError(f"`values` has {value}; a pair must be two numbers, the least and the most to draw.")
+        self.ranges = [tuple(value) if isinstance(value, (tuple, list)) else (value, value) for value in values]
+        for bounds in self.ranges:
+            if len(bounds) != 2 or bounds[0] > bounds[1]:
+                raise ValueError(f"`values` has {bounds}; a pair must be two numbers, the least and the most to draw.")
         self.values, self.share, self.seed, self.reference = list(values), share, seed, reference
         self.first_step, self.held_steps = 0, 1
 
-    def _find_value(self, step: int, num_training_steps: int) -> float | int | tuple | list:
-        """The value, or the pair, that a step uses: that of the first step on the same generated text."""
-        step -= (step - self.first_step) % self.held_steps
-        num_rises = len(self.values) - 1
-        part = int(num_rises * step / (self.share * num_training_steps))
-        return self.values[min(part, num_rises)]
+    def _find_range(self, step: int, num_training_steps: int) -> tuple:
+        """The least and the most that a step may use; equal where nothing is drawn."""
+        num_rises = len(self.ranges) - 1
+        part = int(num_rises * self._find_first_step(step) / (self.share * num_training_steps))
+        return self.ranges[min(part, num_rises)]
+
+    def _find_first_step(self, step: int) -> int:
+        """The first step that trains on the same generated text; the step itself where nothing is generated."""
+        return step - (step - self.first_step) % self.held_steps
 
     def choose(self, step: int, num_training_steps: int) -> float | int:
         """The number at an optimizer step, counted from 0, of a training of so many steps."""
-        value = self._find_value(step, num_training_steps)
-        if not is_pair(value):
-            return value
-        generator = random.Random(f"{self.seed} {step - (step - self.first_step) % self.held_steps}")
-        is_whole = all(isinstance(bound, int) for bound in value)
-        return generator.randint(*value) if is_whole else generator.uniform(*value)
+        least, most = self._find_range(step, num_training_steps)
+        generator = random.Random(f"{self.seed} {self._find_first_step(step)}")
+        is_whole = isinstance(least, int) and isinstance(most, int)
+        return generator.randint(least, most) if is_whole else generator.uniform(least, most)
 
     def _set(self, model: PreTrainedModel, number: float | int):
         """Give the number to the model and its reference."""
@@ -179,17 +177,17 @@ class ThinkingSchedule(TrainerCallback):
         """Check every value, and the trainer, before the first step."""
         name = find_setting(model.config)
         self.own = getattr(model.config, name)
-        if name == "fork_budget" and any(map(is_pair, self.values)) and has_tracked_thresholds(model.config):
+        is_drawn = any(least < most for least, most in self.ranges)
+        if name == "fork_budget" and is_drawn and has_tracked_thresholds(model.config):
             raise ValueError(
                 f"`ThinkingSchedule({self.values})` draws budgets, but `fork_tracking` is on, and training tracks the "
                 "thresholds of one budget. Set `model.config.fork_tracking = False` and measure thresholds before: "
                 "`calibrate_forks(model, batches, budgets)`."
             )
         try:
-            for value in self.values:
-                for number in value if is_pair(value) else [value]:
-                    setattr(model.config, name, number)
-                    model.config.validate()
+            for number in itertools.chain(*self.ranges):
+                setattr(model.config, name, number)
+                model.config.validate()
         finally:
             setattr(model.config, name, self.own)
         check_trainer(name, self.values, args, model, self.reference)
@@ -202,9 +200,8 @@ class ThinkingSchedule(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """Between steps, where models are evaluated and saved, set a number that was not drawn."""
-        value = self._find_value(state.global_step - 1, state.max_steps)
-        if is_pair(value):
-            self._set(model, min(max(self.own, value[0]), value[1]))
+        least, most = self._find_range(state.global_step - 1, state.max_steps)
+        self._set(model, min(max(self.own, least), most))
 
     def on_log(self, args, state, control, model=None, logs=None, **kwargs):
         """Add the number to an entry of the training log, which has a loss."""
