@@ -93,7 +93,8 @@ compat: .venv/installed  ## models saved now, under the oldest and the newest tr
 	$(BIN)/python -m venv --clear .cache/tools
 	.cache/tools/bin/python -c 'import sys, sysconfig; open(sysconfig.get_path("purelib") + "/development.pth", "w").write(f"import site; site.addsitedir({sys.argv[1]!r})")' \
 		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	.cache/tools/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement tests/tools/requirements.txt
+	grep -vE '^(pillow|importlib_metadata)==' constraints.txt > .cache/tools/constraints.txt  # the trackers need older ones
+	.cache/tools/bin/pip install --quiet --disable-pip-version-check --constraint .cache/tools/constraints.txt --requirement tests/tools/requirements.txt
 	touch $@
 
 tools: .cache/tools/installed  ## the tests of heavy tools (quantisation, trackers, merging, evaluation), which `make test` does not run

@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
 
 import hf_thoughtbubbles  # noqa: F401  (importing registers the models)
-from hf_thoughtbubbles.training.callbacks import draw_read_forks
+from hf_thoughtbubbles.evaluation.drawings import draw_read_forks
 
 
 def main():

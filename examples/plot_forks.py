@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import hf_thoughtbubbles  # noqa: F401  (importing registers the models)
-from hf_thoughtbubbles.training.callbacks import draw_forks
+from hf_thoughtbubbles.evaluation.drawings import draw_forks
 
 
 def main():

@@ -45,6 +45,7 @@ from hf_thoughtbubbles.data.number_text import describe_task
 from hf_thoughtbubbles.data.numbers import load_number_dataset, stream_number_dataset
 from hf_thoughtbubbles.evaluation.answers import answer_questions, cut_reply, score_answers
 from hf_thoughtbubbles.evaluation.metrics import ExactMatch
+from hf_thoughtbubbles.evaluation.traces import trace_steps
 from hf_thoughtbubbles.plots.steps import measure_change, plot_accuracy_grid, plot_convergence, plot_step_losses
 from hf_thoughtbubbles.tokenization.number_tokenizer import build_number_tokenizer
 from hf_thoughtbubbles.training.checkpoints import get_last_complete_checkpoint
@@ -180,7 +181,6 @@ def make_metrics(tokenizer):
     return compute
 
 
-@torch.no_grad()
 def draw(model: PreTrainedModel, problems, tokenizer, task: TaskArguments, thinking: dict, folder: Path):
     """Print and draw exact answers by steps and latents, the loss of each step and the change of latents."""
     steps = sorted({*task.test_steps, model.config.num_steps})
@@ -195,14 +195,11 @@ def draw(model: PreTrainedModel, problems, tokenizer, task: TaskArguments, think
     plot_accuracy_grid(grid, steps, latents, **trained).savefig(folder / "accuracy.png", dpi=120)
 
     rows = list(problems.select(range(min(250, len(problems)))).select_columns(["input_ids", "labels"]))
-    batch = ThinkingCollator(tokenizer)(rows)
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    longest, model = max(steps), model.eval()
-    losses = [float(model(**batch, num_steps=num_steps).loss) for num_steps in range(1, longest + 1)]
+    trace = trace_steps(model, **ThinkingCollator(tokenizer)(rows), num_steps=max(steps))
     trained = {"trained_steps": thinking["num_steps"]}
-    plot_step_losses({"test problems": np.array(losses)}, **trained).savefig(folder / "losses.png", dpi=120)
-    states = model(**batch, num_steps=longest, output_steps=True).latents.transpose(0, 1)  # (R, B, L, D)
-    changes = measure_change(states.cpu().numpy())
+    losses = {"test problems": trace.step_losses.numpy()}
+    plot_step_losses(losses, **trained).savefig(folder / "losses.png", dpi=120)
+    changes = measure_change(trace.latents.transpose(0, 1).numpy())
     plot_convergence({"latents": changes}, **trained).savefig(folder / "convergence.png", dpi=120)
 
 

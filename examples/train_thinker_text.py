@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from train_thoughtbubbles_text import (
     DataArguments,
     TextTrainingArguments,
@@ -36,6 +35,7 @@ from hf_thoughtbubbles import LoopedThinkerForCausalLM, LoopedThinkerTextConfig,
 from hf_thoughtbubbles.data.collation import ThinkingCollator, collate_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.scoring import score_dataset
+from hf_thoughtbubbles.evaluation.traces import trace_steps
 from hf_thoughtbubbles.plots.steps import measure_change, plot_convergence, plot_step_losses
 
 
@@ -84,18 +84,11 @@ def build_baseline(name: str, model: LoopedThinkerForCausalLM):
     return LoopedThinkerForCausalLM(LoopedThinkerTextConfig(**{**model.config.to_dict(), **depth}))
 
 
-@torch.no_grad()
 def measure_steps(model: LoopedThinkerForCausalLM, blocks, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Loss after each step `(R,)`, and relative change of the latents from the second on `(R - 1,)`."""
-    losses, changes = [], []
-    for row in blocks:
-        ids = torch.tensor([row["input_ids"]], device=model.device)
-        outputs = model.eval()(input_ids=ids, num_steps=num_steps, output_steps=True, use_cache=False)
-        logits = outputs.step_logits[0, :, :-1].float()  # (R, T - 1, V)
-        targets = ids[:, 1:].expand(num_steps, -1)
-        losses.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(-1).cpu().numpy())
-        changes.append(measure_change(outputs.latents[0].float().cpu().numpy()))
-    return np.mean(losses, axis=0), np.mean(changes, axis=0)
+    traces = [trace_steps(model, torch.tensor([row["input_ids"]]), num_steps=num_steps) for row in blocks]
+    changes = [measure_change(trace.latents[0].numpy()) for trace in traces]
+    return np.mean([trace.step_losses.numpy() for trace in traces], axis=0), np.mean(changes, axis=0)
 
 
 def draw_steps(model: LoopedThinkerForCausalLM, blocks, num_steps: int, trained: tuple[int, int], folder: Path):

@@ -66,7 +66,8 @@ def test_a_causal_model_trains_and_draws_what_it_generates(trained, tmp_path):
     flags += ["--logging_steps", "2"]
     printed = run("train_thoughtbubbles_text.py", "--source", trained[0], "--output_dir", tmp_path, *flags)
     assert "forks look at the past alone" in printed and "logits identical" in printed and "prefix only" not in printed
-    assert "streams_layer_1" in printed and "fork_threshold_layer_2" in printed
+    assert "streams_per_token_layer_1" in printed and "fork_threshold_prob_layer_2" in printed
+    assert "eval_bits_per_byte" in printed
     picture, model = tmp_path / "new" / "forks.png", tmp_path / "thoughtbubbles"
     options = ["--prompt", "line ", "--max_new_tokens", 8, "--fork_budget", 1.0, "--forks", picture]
     assert "picture in" in run("generate_text.py", model, *options)

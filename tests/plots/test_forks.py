@@ -4,12 +4,7 @@
 import numpy as np
 import pytest
 
-from hf_thoughtbubbles.plots.forks import LINE_LENGTH, average_scores, plot_forks
-
-
-def test_dead_streams_do_not_count_in_the_mean():
-    scores = average_scores(np.array([0, 0, 2]), np.array([-np.inf, np.log(0.5), 0.0]), num_tokens=3)
-    assert scores.tolist() == [0.5, 0.0, 1.0]
+from hf_thoughtbubbles.plots.forks import LINE_LENGTH, plot_forks, plot_streams_by_entropy
 
 
 def test_every_token_is_one_cell_of_its_layer():
@@ -42,3 +37,19 @@ def test_shapes_that_do_not_belong_together_are_refused():
         plot_forks(["a", "b"], np.ones((1, 3)), np.ones((1, 2)), [0])
     with pytest.raises(ValueError, match="neither number 0"):
         plot_forks([], np.ones((1, 0)), np.ones((1, 0)), [0])
+
+
+def test_groups_of_tokens_of_equal_entropy_have_their_mean_and_error():
+    figure = plot_streams_by_entropy(np.array([3.0, 0.1, 2.0, 0.3]), np.array([2, 1, 4, 2]), num_groups=2)
+    (bars,) = figure.axes[0].containers
+    line, _, (errors,) = bars
+    np.testing.assert_allclose(line.get_xydata(), [[0.2, 1.5], [2.5, 3.0]])
+    ends = [[end[1] for end in segment] for segment in errors.get_segments()]
+    np.testing.assert_allclose(ends, [[1.0, 2.0], [2.0, 4.0]])
+
+
+def test_groups_that_cannot_be_made_are_refused():
+    with pytest.raises(ValueError, match=r"both must be \(N,\)"):
+        plot_streams_by_entropy(np.ones(3), np.ones((1, 3)))
+    with pytest.raises(ValueError, match="of 4 tokens make 1 to 2"):
+        plot_streams_by_entropy(np.ones(4), np.ones(4), num_groups=3)

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from hf_thoughtbubbles.plots.steps import measure_change, plot_accuracy_grid, plot_convergence, plot_step_losses
+from hf_thoughtbubbles.plots.steps import (
+    measure_change,
+    plot_accuracy_grid,
+    plot_convergence,
+    plot_step_losses,
+    plot_step_predictions,
+)
 
 
 def test_every_cell_shows_its_accuracy():
@@ -101,3 +107,18 @@ def test_curves_of_another_shape_are_refused():
         plot_convergence({"a": [1.0, -1.0]})
     with pytest.raises(ValueError, match=r"`latents` has shape \(1, 5\); it must be \(R, ..., D\)"):
         measure_change(np.ones((1, 5)))
+
+
+def test_the_likeliest_token_of_each_step_is_written_over_its_probability():
+    probs = np.array([[0.2, 0.4, 0.6], [0.1, 0.3, 0.9]])
+    figure = plot_step_predictions(["a", " ", "$"], [["x", "y", "z"], ["u", "v", "\n"]], probs)
+    axis = figure.axes[0]
+    assert axis.images[0].get_array().tolist() == probs.tolist()
+    assert [text.get_text() for text in axis.texts] == ["x", "y", "z", "u", "v", "↵"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["a", "·", "$"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["1", "2"]
+
+
+def test_predictions_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"with 1 steps and 2 tokens they must be \(1, 2\)"):
+        plot_step_predictions(["a", "b"], [["x"]], np.ones((1, 2)))

@@ -24,6 +24,7 @@ from transformers.distributed.checkpoint import load_optimizer_distributed
 
 from hf_thoughtbubbles.training.thinking_schedule import ThinkingSchedule
 from tests.families import VOCAB_SIZE
+from tests.training.boards import read_board
 from tests.training.lessons import ALL_LESSONS, COPIED_LESSONS, LESSONS, SHARDED_LESSONS, get_losses, make_optimizer
 
 
@@ -135,6 +136,14 @@ def test_thresholds_are_equal_on_all_processes(engine, runs):
     for key in tracked:
         assert abs(weights[key] - before[key]) > 1e-3, "it moved"
         assert first[key] == pytest.approx(float(weights[key]), rel=1e-5)
+
+
+def test_streams_of_both_processes_reach_the_tracker_of_the_first(runs):
+    first, second = (seen["copies"]["threshold"]["streams"] for seen in runs.seen)
+    assert first == second and len(first) == 3
+    assert len(list((runs.folder / "copies" / "threshold").rglob("events.out.tfevents.*"))) == 1
+    board = read_board(runs.folder / "copies" / "threshold")
+    assert list(board["train/streams_per_token_layer_1"].values()) == pytest.approx(first)
 
 
 @pytest.mark.parametrize("name", SHARDED_LESSONS)

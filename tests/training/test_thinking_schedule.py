@@ -64,7 +64,7 @@ def test_streams_follow_the_budget_that_rises(tmp_path):
     callbacks = [ThinkingSchedule([1.0, 2.0], share=0.5), ForkLogCallback()]
     trainer = lesson.make_trainer(tmp_path, lesson.build(), 8, max_steps=8, learning_rate=1e-3, callbacks=callbacks)
     trainer.train()
-    names = sorted(name for name in trainer.state.log_history[0] if name.startswith("streams_layer_"))
+    names = sorted(name for name in trainer.state.log_history[0] if name.startswith("streams_per_token_"))
     first, *_, last = (entry for entry in trainer.state.log_history if "loss" in entry)
     assert all(first[name] == 1 for name in names)
     assert 1.3 < last[names[-1]] < 2.3

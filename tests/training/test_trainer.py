@@ -12,14 +12,14 @@ from transformers import (
     AutoModelForCausalLM,
     DataCollatorForLanguageModeling,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     default_data_collator,
     pipeline,
 )
 
 from hf_thoughtbubbles import ThoughtbubblesForCausalLM, build_byte_tokenizer
-from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback, draw_forks
+from hf_thoughtbubbles.evaluation.drawings import draw_forks
+from hf_thoughtbubbles.training.callbacks import ForkPlotCallback
 from tests.families import ANSWERERS, FAMILIES, THOUGHT_VARIANTS, draw_ids, make_config
 
 
@@ -222,31 +222,6 @@ def test_lora_trains_saves_loads_and_merges(tmp_path):
     torch.testing.assert_close(reloaded.merge_and_unload()(input_ids).logits, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("is_first", [False, True])
-def test_streams_and_thresholds_go_to_the_log(is_first, tmp_path):
-    callback, heard = ForkLogCallback(), []
-
-    class Listener(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            heard.append(dict(logs))
-
-    model = ThoughtbubblesForCausalLM(make_config(fork_rule="threshold", fork_budget=1.5))
-    trainer = make_trainer(tmp_path, model, [Listener()] if is_first else [callback, Listener()], max_steps=5)
-    if is_first:
-        trainer.callback_handler.callbacks.insert(0, callback)
-    trainer.train()
-    trainer.evaluate()
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert len(logged) == 5
-    for layer_idx, fork in model.model.forks.items():
-        assert logged[-1][f"fork_threshold_layer_{layer_idx}"] == pytest.approx(float(fork.threshold))
-        assert all(1 <= entry[f"streams_layer_{layer_idx}"] <= 1.5 for entry in logged)
-    assert [entry for entry in heard if "streams_layer_1" in entry] == [
-        {key: value for key, value in entry.items() if key != "step"} for entry in logged
-    ]
-    assert not any("streams_layer_1" in entry for entry in trainer.state.log_history if "eval_loss" in entry)
-
-
 def test_a_picture_is_written_at_every_evaluation_and_at_the_end(tmp_path):
     model, tokenizer = ThoughtbubblesForCausalLM(make_config(vocab_size=259)), build_byte_tokenizer()
     callback = ForkPlotCallback(tokenizer, "näive text", tmp_path / "forks")
@@ -262,7 +237,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     callback = ForkPlotCallback(tokenizer, "x" * 38, tmp_path)
     with pytest.raises(ValueError, match="`text` has 38 tokens; it must have between 1 and"):
         make_trainer(tmp_path, FAMILIES[0].build(vocab_size=259, position_embedding="learned"), [callback]).train()
-    with pytest.raises(ValueError, match="no fork layers"):
+    with pytest.raises(ValueError, match="without fork layers"):
         draw_forks(FAMILIES[2].build(vocab_size=259), tokenizer, "a")
     with pytest.raises(ValueError, match="`text` has no tokens"):
         draw_forks(FAMILIES[0].build(vocab_size=259), tokenizer, "")

@@ -25,7 +25,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_thoughtbubbles import build_byte_tokenizer, build_number_tokenizer
 from hf_thoughtbubbles.data.collation import ThinkingCollator
 from hf_thoughtbubbles.data.numbers import load_number_dataset, stream_number_dataset
-from hf_thoughtbubbles.training.callbacks import ForkPlotCallback
+from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback
 from hf_thoughtbubbles.training.curriculum import Curriculum, CurriculumCallback
 from hf_thoughtbubbles.training.thinking_schedule import ThinkingSchedule
 from tests.training.lessons import (
@@ -54,8 +54,9 @@ def train_copies(folder: Path, seen: dict):
     """Every process holds the whole model, and accumulates two batches."""
     for name in COPIED_LESSONS:
         lesson = LESSONS[name]
+        logs = {"report_to": "tensorboard", "callbacks": [ForkLogCallback()]} if name == "threshold" else {}
         trainer = lesson.make_trainer(
-            folder / "copies" / name, lesson.build(), BATCH_SIZE // 2, gradient_accumulation_steps=2
+            folder / "copies" / name, lesson.build(), BATCH_SIZE // 2, gradient_accumulation_steps=2, **logs
         )
         trainer.train()
         trainer.save_model()
@@ -63,6 +64,7 @@ def train_copies(folder: Path, seen: dict):
         seen["copies"][name] = {
             "losses": get_losses(trainer),
             "thresholds": read_thresholds(trainer.model),
+            "streams": [entry.get("streams_per_token_layer_1") for entry in trainer.state.log_history][:-1],
             "engine": str(trainer.accelerator.distributed_type),
             "is_whole": isinstance(wrapped, DistributedDataParallel) and not isinstance(trainer.model, FSDPModule),
         }

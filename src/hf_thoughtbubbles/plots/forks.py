@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Pictures of forks: streams and scores of each token of a text, drawn over its characters."""
+"""Pictures of forks: streams and scores of each token of a text, drawn over its characters or over entropy."""
 
 from collections.abc import Sequence
 
@@ -10,27 +10,6 @@ from matplotlib.figure import Figure
 
 LINE_LENGTH = 64  # tokens drawn side by side before the picture wraps
 SHOWN_CHARACTERS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "←"}
-
-
-def average_scores(token_index: np.ndarray, log_scores: np.ndarray, num_tokens: int) -> np.ndarray:
-    """
-    Mean score of each token's streams, dead ones left out.
-
-    Args:
-        token_index (`np.ndarray` of shape `(S,)`): the token of each stream.
-        log_scores (`np.ndarray` of shape `(S,)`): natural-log scores; `-inf` for dead slots.
-        num_tokens (`int`): T.
-
-    Returns:
-        `np.ndarray` of shape `(T,)`, in [0, 1]; 0 for a token without streams.
-
-    >>> average_scores(np.array([0, 0, 1]), np.log([0.5, 1.0, 0.25]), 2)
-    array([0.75, 0.25])
-    """
-    is_live = np.isfinite(log_scores)
-    counts = np.bincount(token_index[is_live], minlength=num_tokens)
-    totals = np.bincount(token_index[is_live], weights=np.exp(log_scores[is_live]), minlength=num_tokens)
-    return totals / np.maximum(counts, 1)
 
 
 def show_characters(token: str) -> str:
@@ -95,4 +74,46 @@ def plot_forks(
     return figure
 
 
-__all__ = ["average_scores", "plot_forks"]
+def plot_streams_by_entropy(
+    entropies: np.ndarray, num_streams: np.ndarray, num_groups: int = 8, title: str | None = None
+) -> Figure:
+    """
+    Draw the mean streams of tokens against the entropy of what follows them (arXiv 2510.00219).
+
+    Tokens are sorted by entropy into groups of equal size. A point is the mean of a group, a bar its standard error.
+
+    Args:
+        entropies (`np.ndarray` of shape `(N,)`): of the distribution of the next token, in nats.
+        num_streams (`np.ndarray` of shape `(N,)`): streams of each token.
+        num_groups (`int`, defaults to 8): groups, at least 1 and at most N / 2.
+        title (`str`, *optional*): drawn on top.
+
+    Returns:
+        `matplotlib.figure.Figure`, not shown.
+
+    Raises:
+        `ValueError`: when the shapes do not match, or a group would have fewer than two tokens.
+    """
+    entropies, num_streams = np.asarray(entropies, dtype=np.float64), np.asarray(num_streams, dtype=np.float64)
+    if entropies.ndim != 1 or entropies.shape != num_streams.shape:
+        raise ValueError(
+            f"`entropies` has shape {entropies.shape} and `num_streams` {num_streams.shape}; both must be (N,), one "
+            "number for each token. Leave out padding."
+        )
+    if not 1 <= num_groups <= len(entropies) // 2:
+        raise ValueError(f"`num_groups` is {num_groups}; of {len(entropies)} tokens make 1 to {len(entropies) // 2}.")
+    groups = np.array_split(np.argsort(entropies, kind="stable"), num_groups)
+    means = [num_streams[group].mean() for group in groups]
+    errors = [num_streams[group].std(ddof=1) / len(group) ** 0.5 for group in groups]
+    figure = Figure(figsize=(5.2, 3.4))
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
+    axis.errorbar([entropies[group].mean() for group in groups], means, errors, marker="o", markersize=3, capsize=2)
+    axis.set(xlabel="entropy of the next token (nats)", ylabel="streams per token")
+    axis.grid(alpha=0.3)
+    if title:
+        figure.suptitle(title, fontsize=9, parse_math=False)
+    return figure
+
+
+__all__ = ["plot_forks", "plot_streams_by_entropy", "show_characters"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""Figures of accuracy, loss and change of a looped model over its steps."""
+"""Figures of accuracy, loss, change and predictions of a looped model over its steps."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+
+from .forks import show_characters
 
 
 def measure_change(latents: np.ndarray) -> np.ndarray:
@@ -129,6 +131,49 @@ def plot_step_losses(
     return figure
 
 
+def plot_step_predictions(
+    tokens: Sequence[str],
+    predictions: Sequence[Sequence[str]],
+    probs: np.ndarray,
+    title: str | None = None,
+) -> Figure:
+    """
+    Draw the likeliest token of each position after each step, over the colour of its probability (a logit lens).
+
+    Args:
+        tokens (`Sequence[str]` of length A): the text of each position.
+        predictions (`Sequence[Sequence[str]]`, R of length A): the likeliest token after each step.
+        probs (`np.ndarray` of shape `(R, A)`): its probability, in [0, 1].
+        title (`str`, *optional*): drawn on top.
+
+    Returns:
+        `matplotlib.figure.Figure`, not shown.
+
+    Raises:
+        `ValueError`: when the shapes do not match.
+    """
+    probs, shape = np.asarray(probs, dtype=np.float64), (len(predictions), len(tokens))
+    if probs.shape != shape or 0 in shape or any(len(row) != len(tokens) for row in predictions):
+        raise ValueError(
+            f"`probs` has shape {probs.shape} and `predictions` rows of {sorted({len(row) for row in predictions})}; "
+            f"with {shape[0]} steps and {shape[1]} tokens they must be {shape}, without a 0."
+        )
+    figure = Figure(figsize=(1.8 + 0.34 * shape[1], 1.1 + 0.3 * shape[0]))
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
+    image = axis.imshow(probs, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="viridis")
+    for (step, position), prob in np.ndenumerate(probs):
+        shown, colour = show_characters(predictions[step][position]), "black" if prob > 0.5 else "white"
+        axis.text(position, step, shown, ha="center", va="center", fontsize=7, color=colour, parse_math=False)
+    axis.set_xticks(range(shape[1]), [show_characters(token) for token in tokens], fontsize=8, parse_math=False)
+    axis.set_yticks(range(shape[0]), [str(step + 1) for step in range(shape[0])], fontsize=8)
+    axis.tick_params(length=0)
+    axis.set(xlabel="token read", ylabel="step")
+    figure.colorbar(image, ax=axis, label="probability", pad=0.03)
+    _set_title(figure, title)
+    return figure
+
+
 def plot_convergence(
     changes: Mapping[str, np.ndarray],
     trained_steps: tuple[int, int] | None = None,
@@ -209,4 +254,4 @@ def _finish_lines(axis, trained_steps: tuple[int, int] | None):
         text.set_parse_math(False)
 
 
-__all__ = ["measure_change", "plot_accuracy_grid", "plot_convergence", "plot_step_losses"]
+__all__ = ["measure_change", "plot_accuracy_grid", "plot_convergence", "plot_step_losses", "plot_step_predictions"]

@@ -14,6 +14,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
 from ..data.curriculum import Curriculum
+from .log_entries import LogEntriesCallback
 
 
 logger = logging.get_logger(__name__)
@@ -35,7 +36,7 @@ def _restore_attributes(callback: ExportableState, state) -> dict | None:
     return stored["attributes"] if is_resumed else None
 
 
-class CurriculumCallback(TrainerCallback, ExportableState):
+class CurriculumCallback(LogEntriesCallback, ExportableState):
     """
     Measures the accuracy of a model on its training batches and raises a curriculum by it.
 
@@ -92,6 +93,7 @@ class CurriculumCallback(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Start to measure, from the state in the checkpoint if there is one."""
+        super().on_train_begin(args, state, control, **kwargs)
         self.curriculum.restart()
         self._reset()
         restored = _restore_attributes(self, state)
@@ -176,18 +178,15 @@ class CurriculumCallback(TrainerCallback, ExportableState):
         self._add_recent()
         self._keep_state()
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Add the entries to a log of training, which has a loss."""
-        if logs is None or "loss" not in logs:
-            return
+    def collect_entries(self, args, state, model) -> dict[str, float]:
+        """Return the difficulty, and the accuracy since the last log if there were targets."""
         accuracy_sum, num_counted = self._totals[1].tolist()
         self._totals[1] = 0
         self._keep_state()
         entries = {"difficulty": self.curriculum.difficulty}
         if num_counted:
             entries["train_accuracy"] = accuracy_sum / num_counted
-        logs.update(entries)
-        state.log_history[-1].update(entries)
+        return entries
 
 
 class TimeBudgetCallback(TrainerCallback, ExportableState):

@@ -5,9 +5,10 @@ import itertools
 import random
 from collections.abc import Sequence
 
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..configuration.fork_rules import get_fork_rule
+from .log_entries import LogEntriesCallback
 
 
 SETTINGS = ("fork_budget", "num_steps")  # of a forking and of a looped model
@@ -88,7 +89,7 @@ def check_trainer(name: str, values: Sequence, args, model: PreTrainedModel, ref
         )
 
 
-class ThinkingSchedule(TrainerCallback):
+class ThinkingSchedule(LogEntriesCallback):
     """
     Raises or draws `config.fork_budget` of a forking model, or `config.num_steps` of a looped one, while it trains.
 
@@ -109,8 +110,7 @@ class ThinkingSchedule(TrainerCallback):
     The model is saved with the last value. Where that is a pair, it is saved and evaluated with the number that it had
     before, or the nearest one in the pair.
 
-    Every entry of the training log gets the number, under the name of the field. As with [`ForkLogCallback`], trackers
-    of `report_to` read the log before callbacks that are passed to a Trainer.
+    Every entry of the training log gets the number, under the name of the field.
 
     Args:
         values (`Sequence` of `float`, `int` or pairs): budgets (streams per token) or numbers of steps, in the order
@@ -175,6 +175,7 @@ class ThinkingSchedule(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Check every value, and the trainer, before the first step."""
+        super().on_train_begin(args, state, control, **kwargs)
         name = find_setting(model.config)
         self.own = getattr(model.config, name)
         is_drawn = any(least < most for least, most in self.ranges)
@@ -203,13 +204,9 @@ class ThinkingSchedule(TrainerCallback):
         least, most = self._find_range(state.global_step - 1, state.max_steps)
         self._set(model, min(max(self.own, least), most))
 
-    def on_log(self, args, state, control, model=None, logs=None, **kwargs):
-        """Add the number to an entry of the training log, which has a loss."""
-        if logs is None or "loss" not in logs:
-            return
-        entry = {find_setting(model.config): self.number}
-        logs.update(entry)
-        state.log_history[-1].update(entry)
+    def collect_entries(self, args, state, model) -> dict[str, float]:
+        """Return the number, under the name of its field."""
+        return {find_setting(model.config): self.number}
 
 
 __all__ = ["ThinkingSchedule"]

@@ -58,9 +58,9 @@ def test_the_trainer_trains_copies_and_logs_their_streams(tmp_path):
     trainer = make_trainer(tmp_path, build(fork_budget=2).train(), max_steps=20)
     trainer.add_callback(ForkLogCallback())
     trainer.train()
-    losses = get_losses(trainer)
+    losses, history = get_losses(trainer), trainer.state.log_history
     assert losses[-1] < losses[0]
-    logged = [entry["streams_layer_0"] for entry in trainer.state.log_history if "streams_layer_0" in entry]
+    logged = [entry["streams_per_token_layer_0"] for entry in history if "streams_per_token_layer_0" in entry]
     assert logged and set(logged) == {2.0}
 
 
