@@ -59,7 +59,7 @@ from hf_thoughtbubbles.data.collation import collate_blocks
 from hf_thoughtbubbles.evaluation.baselines import FAMILIES as NATIVE
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
 from hf_thoughtbubbles.evaluation.flops import estimate_flops, measure_flops
-from hf_thoughtbubbles.evaluation.scoring import count_token_bytes, score_dataset
+from hf_thoughtbubbles.evaluation.scoring import bits_per_byte_metrics, count_token_bytes, score_dataset
 
 
 NUM_CURVE_POINTS = 8
@@ -238,12 +238,13 @@ def train_new(
         processing_class=tokenizer,
         data_collator=collate_blocks,
         callbacks=[HubCallback()],
+        **bits_per_byte_metrics(tokenizer),
     )
     metrics = trainer.train().metrics
     flops, rows_a_step = count_flops(model, batches), args.train_batch_size * args.gradient_accumulation_steps
     step_flops = 3 * flops * rows_a_step
     curve = [
-        (entry["step"] * step_flops, entry["eval_loss"] / math.log(2))
+        (entry["step"] * step_flops, entry["eval_bits_per_byte"])
         for entry in trainer.state.log_history
         if "eval_loss" in entry
     ]

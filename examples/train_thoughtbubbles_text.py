@@ -42,7 +42,7 @@ from hf_thoughtbubbles import HubCallback, ThoughtbubblesConfig, ThoughtbubblesF
 from hf_thoughtbubbles.data.collation import collate_blocks
 from hf_thoughtbubbles.data.text import STANDARD_LIBRARY, load_text, pack_blocks
 from hf_thoughtbubbles.evaluation.baselines import matched_baseline
-from hf_thoughtbubbles.evaluation.scoring import score_dataset
+from hf_thoughtbubbles.evaluation.scoring import bits_per_byte_metrics, score_dataset
 from hf_thoughtbubbles.hub.hub_models import HubModelMixin
 from hf_thoughtbubbles.hub.model_card import build_model_card
 from hf_thoughtbubbles.training.callbacks import ForkLogCallback, ForkPlotCallback
@@ -171,6 +171,7 @@ def train(
         processing_class=tokenizer,
         data_collator=data_collator,
         callbacks=[HubCallback(), *callbacks],
+        **bits_per_byte_metrics(tokenizer),
     )
     resumed = get_last_complete_checkpoint(folder) if args.resume_from_checkpoint else None
     trainer.train(resume_from_checkpoint=resumed)

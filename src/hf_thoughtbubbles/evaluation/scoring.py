@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.patches import measure_patch_lengths
 from ..tokenization.byte_tokenizer import byte_alphabet
@@ -170,6 +170,39 @@ def _sum_losses(model, dataset, token_bytes: torch.Tensor, read, batch_size: int
         if max_blocks is not None and num_blocks >= max_blocks:
             break
     return math.fsum(nats), num_tokens, num_bytes
+
+
+def bits_per_byte_metrics(tokenizer: PreTrainedTokenizerBase) -> dict[str, Callable]:
+    """
+    The arguments that make a Trainer of a causal language model log `eval_bits_per_byte`, for every tracker.
+
+    It is the number of [`score_dataset`] with `reading="blockwise"`, exact for rows of any length, on any number of
+    processes, and without further terms of the loss. Only the loss of each token is kept, never logits.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): tells how many bytes each token stands for.
+
+    Returns:
+        `dict` with `compute_metrics` and `preprocess_logits_for_metrics`, for
+        `Trainer(..., **bits_per_byte_metrics(tokenizer))`.
+    """
+    token_bytes = count_token_bytes(tokenizer)
+
+    def score_tokens(logits, labels: torch.Tensor) -> torch.Tensor:
+        """Nats `(B, T)` of each label; 0 for the first one of a row and for those that are not scored."""
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        by_class = logits[:, :-1].float().transpose(1, 2)  # (B, V, T - 1)
+        nats = F.cross_entropy(by_class, labels[:, 1:], ignore_index=IGNORED_LABEL, reduction="none")
+        return F.pad(nats, (1, 0))
+
+    def compute_bits(prediction: EvalPrediction) -> dict[str, float]:
+        labels = torch.as_tensor(prediction.label_ids)[:, 1:]
+        nats = torch.as_tensor(prediction.predictions)[:, 1:]
+        is_scored = labels != IGNORED_LABEL
+        num_bytes = F.pad(token_bytes, (0, max(0, int(labels.max()) + 1 - len(token_bytes))))[labels[is_scored]].sum()
+        return BitsPerByte().compute(nats=[nats[is_scored].double().sum().item()], num_bytes=[int(num_bytes)])
+
+    return {"compute_metrics": compute_bits, "preprocess_logits_for_metrics": score_tokens}
 
 
 @dataclass(frozen=True)
@@ -361,4 +394,10 @@ def _answer_questions(model, batch: list, patch_tokenizer, compute: dict) -> lis
     return answers
 
 
-__all__ = ["ContinuationScore", "count_token_bytes", "score_continuations", "score_dataset"]
+__all__ = [
+    "ContinuationScore",
+    "bits_per_byte_metrics",
+    "count_token_bytes",
+    "score_continuations",
+    "score_dataset",
+]
