@@ -9,6 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .configuration_generic_transformer import GenericTransformerConfig
 from .layer_settings import check_key_value_heads
+from .parallel_plans import COLUMNS, ROWS, plan_stack
 from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_heads
 
@@ -24,6 +25,9 @@ CORE_SIZES = (
     "intermediate_size",
     "head_dim",
 )
+# The projections of a layer over bytes, of whose outputs or inputs a process computes its part.
+BYTE_COLUMNS = ("self_attn.q", "self_attn.k", "self_attn.v", "mlp.up")
+BYTE_ROWS = ("self_attn.o", "mlp.down")
 
 
 @strict
@@ -109,6 +113,8 @@ class BytePatchConfig(GenericTransformerConfig):
         "byte_decoder.layers.*": "free_full_weight",
     }
 
+    head_counts = ("num_attention_heads", "core_num_attention_heads", "core_num_key_value_heads")
+
     vocab_size: int = 259
     max_position_embeddings: int = 2048
     hidden_size: int = 128
@@ -137,6 +143,15 @@ class BytePatchConfig(GenericTransformerConfig):
         if self.core_num_key_value_heads is None:
             self.core_num_key_value_heads = self.core_num_attention_heads
         super().__post_init__(**kwargs)
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+        """Heads and feed-forward channels of the core and of layers over bytes are split over processes."""
+        depths = {"byte_encoder": self.encoder_num_hidden_layers, "byte_decoder": self.num_hidden_layers}
+        layers = [f"{name}.layers.*" for name, depth in depths.items() if depth > 0]
+        columns = [f"{layer}.{part}_proj" for layer in layers for part in BYTE_COLUMNS]
+        rows = [f"{layer}.{part}_proj" for layer in layers for part in BYTE_ROWS]
+        return {**plan_stack(self.core_config, "core"), **dict.fromkeys(columns, COLUMNS), **dict.fromkeys(rows, ROWS)}
 
     @property
     def core_head_dim(self) -> int:

@@ -8,6 +8,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from .family_config import FamilyConfig
 from .layer_settings import Normalization, check_key_value_heads, check_layers
+from .parallel_plans import plan_stack
 from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_heads, check_rotary_heads
 
@@ -131,6 +132,11 @@ class GenericTransformerConfig(FamilyConfig):
             self.num_key_value_heads = self.num_attention_heads
         self.validate_sizes()  # before rotary settings are derived from them
         super().__post_init__(**kwargs)
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+        """Heads and feed-forward channels are split over processes."""
+        return plan_stack(self, "core")
 
     @property
     def head_dim(self) -> int:

@@ -6,6 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from .looped_settings import LoopedThinkerSettings
+from .parallel_plans import plan_attention, plan_feed_forward
 
 
 # What layers without a memory do not have.
@@ -139,6 +140,17 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
         counts = {"prelude": self.num_prelude_layers, "coda": self.num_coda_layers}
         plain = {f"{name}.*": "free_full_weight" for name, count in counts.items() if count > 0}
         return {**super().base_model_fsdp_plan, **plain}
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+        """As for all looped Thinkers; layers that are not in the loop are split likewise."""
+        rules = super().base_model_tp_plan
+        if self.skip_cross_attention:
+            rules = {name: style for name, style in rules.items() if ".cross_attn." not in name}
+        counts = {"prelude": self.num_prelude_layers, "coda": self.num_coda_layers}
+        for name in (f"{name}.*" for name, count in counts.items() if count > 0):
+            rules |= plan_attention(self, f"{name}.self_attn") | plan_feed_forward(self, f"{name}.mlp")
+        return rules
 
     @property
     def num_plain_layers(self) -> int:

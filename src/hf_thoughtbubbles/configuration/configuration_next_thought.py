@@ -8,20 +8,24 @@ from huggingface_hub.dataclasses import strict
 
 from .family_config import FamilyConfig
 from .layer_settings import Normalization, check_key_value_heads, check_layers
+from .parallel_plans import plan_stack
 from .size_settings import check_counts, check_heads
 
 
+HEAD_COUNTS = (
+    "encoder_attention_heads",
+    "encoder_key_value_heads",
+    "decoder_attention_heads",
+    "decoder_key_value_heads",
+)
 COUNTS = (
     "vocab_size",
     "hidden_size",
     "num_pooling_heads",
     "num_encoder_layers",
     "num_decoder_layers",
-    "encoder_attention_heads",
-    "encoder_key_value_heads",
+    *HEAD_COUNTS,
     "encoder_ffn_dim",
-    "decoder_attention_heads",
-    "decoder_key_value_heads",
     "decoder_ffn_dim",
     "num_latent_tokens",
     "num_thoughts",
@@ -126,6 +130,7 @@ class NextThoughtConfig(FamilyConfig):
         "encoder.pooling_layers.*": "free_full_weight",
         "decoder.stack.layers.*": "free_full_weight",
     }
+    head_counts = HEAD_COUNTS
     attribute_map = {
         "num_hidden_layers": "num_decoder_layers",
         "num_attention_heads": "decoder_attention_heads",
@@ -182,6 +187,12 @@ class NextThoughtConfig(FamilyConfig):
         if self.initializer_range is None:
             self.initializer_range = self.hidden_size**-0.5
         super().__post_init__(**kwargs)
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+        """The layers of both stacks are split over processes; pooling layers choose by all heads, and are not."""
+        views = {side: NextThoughtStackView(self, side) for side in ("encoder", "decoder")}
+        return {**plan_stack(views["encoder"], "encoder.stack"), **plan_stack(views["decoder"], "decoder.stack")}
 
     @property
     def latent_size(self) -> int:

@@ -12,6 +12,7 @@ from transformers.modeling_rope_utils import RopeParameters
 from .family_config import FamilyConfig
 from .fork_rules import get_fork_rule
 from .layer_settings import AttentionBias, check_key_value_heads, fill_heads
+from .parallel_plans import plan_attention, plan_feed_forward
 from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_rotary_heads, check_scales
 
@@ -193,6 +194,11 @@ class ThoughtbubblesConfig(FamilyConfig):
             self.fork_score_channel = "last" if self.fork_score_channel else "none"
         self.validate_sizes()  # before rotary settings are derived from them
         super().__post_init__(**kwargs)
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+        """Heads and feed-forward channels are split over processes; forks are the same on all."""
+        return {**plan_attention(self, "layers.*.self_attn"), **plan_feed_forward(self, "layers.*.mlp")}
 
     @property
     def is_cacheable(self) -> bool:

@@ -4,12 +4,14 @@
 import dataclasses
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation import GenerationConfig
 from transformers.utils import logging
 
 from ..hub.remote_code import RemoteCodeConfigMixin
+from .parallel_plans import check_processes
 
 
 logger = logging.get_logger(__name__)
@@ -37,6 +39,9 @@ NEAR, NEAR_IN_LOADERS = 0.7, 0.905
 
 class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     """Base of the configurations of all families."""
+
+    # The fields that count heads, which tensor parallelism splits over processes.
+    head_counts: ClassVar[tuple[str, ...]] = ("num_attention_heads", "num_key_value_heads")
 
     def __post_init__(self, **kwargs):
         unknown = [name for name in kwargs if not is_known(type(self), name)]
@@ -68,6 +73,16 @@ class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
     def known_limits(self) -> tuple[str, ...]:
         """What must be known before numbers of the model are quoted, for model cards, each as a sentence."""
         return ()
+
+    @property
+    def num_head_processes(self) -> int:
+        """Over how many processes tensor parallelism splits the heads; transformers says so while it loads a model."""
+        distributed_config = vars(self).get("distributed_config")
+        return 1 if distributed_config is None else distributed_config.tp_size
+
+    def validate_processes(self):
+        """Part of `@strict`-powered validation: every process holds as many heads."""
+        check_processes(self, self.num_head_processes, self.head_counts)
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):

@@ -10,6 +10,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from .family_config import FamilyConfig
 from .layer_settings import AttentionBias, check_key_value_heads, fill_heads
+from .parallel_plans import plan_attention, plan_feed_forward
 from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_rotary_heads, check_scales
 
@@ -74,6 +75,16 @@ class LoopedThinkerSettings(FamilyConfig):
         if self.initializer_range is None:
             self.initializer_range = self.hidden_size**-0.5
         super().__post_init__(**kwargs)
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+        """Heads and feed-forward channels of the block are split over processes."""
+        layer = "block.layers.*"
+        rules = {**plan_attention(self, f"{layer}.cross_attn"), **plan_feed_forward(self, f"{layer}.mlp")}
+        if not self.skip_self_attention:
+            rules |= plan_attention(self, f"{layer}.self_attn")
+            rules |= plan_feed_forward(self, f"{layer}.self_attn_mlp") if self.self_attention_mlp else {}
+        return rules
 
     @property
     def hidden_dropout(self) -> float:

@@ -29,8 +29,8 @@ class ByteAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx  # in a cache, after the core's layers; None for layers without a cache
-        self.num_heads = config.num_attention_heads
-        self.scaling = (width // self.num_heads) ** -0.5
+        self.head_dim = width // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
         self.is_causal = False  # the mask of the layout hides later bytes where needed
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(width, width, bias=False)
@@ -43,8 +43,8 @@ class ByteAttention(nn.Module):
         layout: ChunkLayout | WindowLayout,
         past_key_values: PatchCache | None = None,
     ) -> torch.Tensor:
-        shape = (*hidden_states.shape[:2], self.num_heads, -1)
-        query, key, value = (proj(hidden_states).view(shape) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        heads = (proj(hidden_states).unflatten(-1, (-1, self.head_dim)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        query, key, value = heads  # (B, T, N, H)
         if past_key_values is not None:
             key, value = past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
             key, value = key.transpose(1, 2), value.transpose(1, 2)
@@ -61,7 +61,8 @@ class ByteAttention(nn.Module):
             scaling=self.scaling,
             is_causal=False,
         )
-        return self.o_proj(layout.join(attn_output, hidden_states.shape))
+        attn_output = layout.join(attn_output, hidden_states.shape[:2])
+        return self.o_proj(attn_output.contiguous())  # a split projection takes no slice
 
 
 class ByteMLP(nn.Module):

@@ -63,8 +63,8 @@ def check_cache(config: BytePatchConfig, past_key_values: PatchCache, batch_size
     """Refuse a cache of another model or of other rows. Its keys are `(B, entries, heads, head size)`."""
     num_core, is_causal_decoder = config.core_num_hidden_layers, config.decoder == "autoregressive"
     layers, num_byte = past_key_values.layers, config.num_hidden_layers if is_causal_decoder else 0
-    core = config.core_num_key_value_heads, config.core_head_dim
-    own = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    core = config.core_num_key_value_heads // config.num_head_processes, config.core_head_dim
+    own = config.num_attention_heads // config.num_head_processes, config.hidden_size // config.num_attention_heads
     first = [(layers[0], core), (layers[-1], own if num_byte else core)]
     is_same = len(layers) == num_core + num_byte and all(
         tuple(layer.keys.shape[2:]) == heads for layer, heads in first if layer.is_initialized

@@ -32,8 +32,8 @@ class ChunkLayout(NamedTuple):
         return gather_chunks(states, self.chunk_size, self.num_before, self.num_after).transpose(1, 2)
 
     def join(self, attn_output: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """Attention output `(B * C, W, N, H)` to `shape` `(B, T, E)`."""
-        return attn_output.reshape(shape[0], -1, shape[2])[:, : shape[1]]
+        """Attention output `(B * C, W, N, H)` to `(B, T, N * H)`, of which `shape` is `(B, T)`."""
+        return attn_output.flatten(2).reshape(shape[0], -1, attn_output.shape[2:].numel())[:, : shape[1]]
 
 
 class WindowLayout(NamedTuple):
@@ -51,8 +51,8 @@ class WindowLayout(NamedTuple):
         return kept.transpose(1, 2)
 
     def join(self, attn_output: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """Attention output `(B, T, N, H)` to `shape` `(B, T, E)`."""
-        return attn_output.reshape(shape)
+        """Attention output `(B, T, N, H)` to `(B, T, N * H)`, of which `shape` is `(B, T)`."""
+        return attn_output.flatten(2)
 
 
 FULL_ROWS = WindowLayout()

@@ -8,12 +8,18 @@ Shapes: B batch, S positions, N heads, K heads of keys and values, H head size, 
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
+
+from .split_heads import find_head_mesh, share_with_heads
+
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class RMSNorm(nn.RMSNorm):
@@ -24,6 +30,14 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.weight * F.rms_norm(hidden_states, self.normalized_shape, None, self.eps)
+
+
+class HeadNorm(RMSNorm):
+    """An RMS norm over each head, with one weight for all heads, which `mesh` may split over processes."""
+
+    def forward(self, states: torch.Tensor, mesh: "DeviceMesh | None" = None) -> torch.Tensor:
+        weight = share_with_heads(self.weight, mesh)
+        return weight * F.rms_norm(states, self.normalized_shape, None, self.eps)
 
 
 def build_norm(config: PreTrainedConfig, kind: str, bias: bool) -> nn.Module:
@@ -93,17 +107,17 @@ class HeadProjections(nn.Module):
         self.o_proj = build_linear(wide, hidden_size, bias=bias is True)
         self.q_norm = self.k_norm = None
         if qk_norm_eps is not None:
-            self.q_norm, self.k_norm = RMSNorm(head_dim, qk_norm_eps), RMSNorm(head_dim, qk_norm_eps)
+            self.q_norm, self.k_norm = HeadNorm(head_dim, qk_norm_eps), HeadNorm(head_dim, qk_norm_eps)
 
     def project_query(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Queries `(B, S, N, H)` of states `(B, S, D)`, not rotated."""
         query = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
-        return query if self.q_norm is None else self.q_norm(query)
+        return query if self.q_norm is None else self.q_norm(query, find_head_mesh(self.q_proj))
 
     def project_key(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Keys `(B, S, K, H)` of states `(B, S, D)`, not rotated."""
         key = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
-        return key if self.k_norm is None else self.k_norm(key)
+        return key if self.k_norm is None else self.k_norm(key, find_head_mesh(self.k_proj))
 
     def project_value(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Values `(B, S, K, H)` of states `(B, S, D)`."""

@@ -20,6 +20,7 @@ class GenerationPassesMixin(BatchingEngineMixin):
     describe the tokens of the prompt, so they fit no other text.
     """
 
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # tensor parallelism splits the output matrix by ids
     generation_config_fields: tuple[str, ...] = ()
     prompt_arguments: tuple[str, ...] = ()
     has_early_exit = False  # whether `config.num_hidden_layers` may be lowered, so that later layers are left out

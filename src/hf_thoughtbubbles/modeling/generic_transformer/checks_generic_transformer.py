@@ -27,7 +27,7 @@ def check_inputs(
         )
     if past_key_values is not None:
         batch_size, layer_types = (input_ids if inputs_embeds is None else inputs_embeds).shape[0], [FULL]
-        heads = config.num_key_value_heads, config.head_dim
+        heads = config.num_key_value_heads // config.num_head_processes, config.head_dim
         check_cache_layers(past_key_values, layer_types * config.num_hidden_layers, batch_size, *heads)
     return attention_mask
 

@@ -23,6 +23,7 @@ from ..common.batching_engines import update_paged_cache
 from ..common.cache_names import CACHE_NAMES
 from ..common.common_layers import RotaryEmbedding, eager_attention_forward, embed_sinusoids, get_layer_cache
 from ..common.decoder_parts import FeedForward, HeadProjections, build_norm
+from ..common.split_heads import find_head_mesh, share_with_heads
 
 
 NUM_CURVE_POINTS = 10  # hidden units of the learned activation
@@ -129,6 +130,7 @@ class GenericAttention(HeadProjections):
         """The bias `(B, N, S, M)` of relative positions: queries `(B, N, S, H)` times the vector of each distance."""
         farthest = self.config.max_relative_position
         vectors = self.distances(torch.arange(2 * farthest + 1, device=query.device))
+        vectors = share_with_heads(vectors, find_head_mesh(self.q_proj))
         products = query @ vectors.T * self.scaling  # (B, N, S, R)
         distance = (key_positions[:, None] - query_positions[..., None]).clamp(-farthest, farthest) + farthest
         distance = distance[:, None].expand(*products.shape[:3], -1)  # (B, N, S, M)

@@ -154,7 +154,8 @@ def check_cache(config: LoopedThinkerConfig, past_key_values: EncoderDecoderCach
                 f"`past_key_values` holds {num_filled} filled layers, but this model fills {needed}. {ADVICE}"
             )
         layers = half.layers
-        check_rows((layers[0], layers[-1]) if layers else (), batch_size, config.num_key_value_heads, config.head_dim)
+        heads = config.num_key_value_heads // config.num_head_processes, config.head_dim
+        check_rows((layers[0], layers[-1]) if layers else (), batch_size, *heads)
 
 
 def check_decoder_positions(decoder_position_ids: torch.Tensor | None):

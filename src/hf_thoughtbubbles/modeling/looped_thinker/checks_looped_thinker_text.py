@@ -70,7 +70,8 @@ def check_cache(config: LoopedThinkerTextConfig, past_key_values: Cache, num_ste
             f"`past_key_values` holds {num_filled} filled slots, but {num_steps} steps fill {needed}: earlier tokens "
             "took another number of steps. Use the same `num_steps` for a text from its first token on."
         )
-    check_rows((layers[0], layers[-1]) if layers else (), batch_size, config.num_key_value_heads, config.head_dim)
+    heads = config.num_key_value_heads // config.num_head_processes, config.head_dim
+    check_rows((layers[0], layers[-1]) if layers else (), batch_size, *heads)
 
 
 def check_step_outputs(config: LoopedThinkerTextConfig, output_steps: bool, past_key_values: Cache | None):

@@ -168,7 +168,7 @@ def check_cache(config: NextThoughtConfig, past_key_values: Cache, batch_size: i
             f"`past_key_values` holds {num_past} tokens but no latent tokens before them. Pass the cache that the "
             "model returned."
         )
-    heads = config.decoder_key_value_heads, config.hidden_size // config.decoder_attention_heads
+    heads = config.decoder_key_value_heads // config.num_head_processes, config.head_dim
     for half in (past_key_values.self_attention_cache, past_key_values.cross_attention_cache):
         layers, num_filled = half.layers, sum(map(is_filled, half.layers))
         if num_filled not in (0, config.num_decoder_layers) and not half.is_compileable:

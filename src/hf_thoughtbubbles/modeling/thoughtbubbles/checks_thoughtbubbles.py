@@ -57,7 +57,7 @@ def check_inputs(
         check_cache_use(config, is_training)
     if past_key_values is not None:
         batch_size = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
-        heads = config.num_key_value_heads, config.head_dim, config.wide_head_dim
+        heads = config.num_key_value_heads // config.num_head_processes, config.head_dim, config.wide_head_dim
         check_cache_layers(past_key_values, config.layer_types, batch_size, *heads)
     return attention_mask if config.has_dead_slots else hiding_mask
 

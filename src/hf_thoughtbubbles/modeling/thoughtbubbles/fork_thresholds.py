@@ -274,6 +274,7 @@ class TrackedThreshold(nn.Module):
         counts = torch.cat((histogram, torch.stack((num_kept, num_real))))
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(counts)
+            counts //= self.config.num_head_processes  # which count the same tokens
         return CountedPass.apply(hidden_states, log_scores, counts, self.window_counts)
 
 

@@ -20,6 +20,7 @@ from ..common.attention_masks import create_causal_mask
 from ..common.batching_engines import update_paged_cache
 from ..common.common_layers import eager_attention_forward, rotate_channels, rotate_natively
 from ..common.decoder_parts import FeedForward, HeadProjections, build_norm
+from ..common.split_heads import find_head_mesh, share_with_heads
 from .cache_streams import StreamSlots
 
 
@@ -134,6 +135,8 @@ class ThoughtbubblesAttention(HeadProjections):
         """Attention output `(B, S, D)`, to be added to the streams, and attention weights `(B, N, S, C)`."""
         query, key = self.project_query(hidden_states), self.project_key(hidden_states)
         value = self.project_value(hidden_states)  # (B, S, K, H)
+        mesh = find_head_mesh(self.v_proj)
+        log_scores, gates = share_with_heads(log_scores, mesh), share_with_heads(gates, mesh)
         if gates is not None:
             value = value * gates[..., None]
 

@@ -1,0 +1,69 @@
+# Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
+"""How tensor parallelism splits layers over processes, as the rules of transformers' `base_model_tp_plan`.
+
+Attention is split by heads, feed-forward layers by channels. Everything else is the same on all processes: norms, fork
+scores, positions.
+"""
+
+from collections.abc import Sequence
+
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+
+
+COLUMNS, ROWS = "colwise", "rowwise"  # a part of the outputs, and of the inputs, on each process
+# The same with the whole states between both: gathered, and cut again.
+GATHERED_COLUMNS, CUT_ROWS = "colwise_gather_output", "rowwise_split_input"
+
+
+def is_low_rank(config: PreTrainedConfig, in_features: int, out_features: int) -> bool:
+    """Whether a projection of attention goes through `config.low_rank` channels, fewer than those of both sides."""
+    rank = getattr(config, "low_rank", None)
+    return rank is not None and rank < min(in_features, out_features)
+
+
+def plan_attention(config: PreTrainedConfig, name: str) -> dict[str, str]:
+    """The rules of attention with `head_dim`, whose projections may have a low rank."""
+    width, wide = config.hidden_size, config.num_attention_heads * config.head_dim
+    narrow = config.num_key_value_heads * config.head_dim
+    outputs = {"q_proj": wide, "k_proj": narrow, "v_proj": narrow}
+    rules = {
+        f"{name}.{part}{'.up_proj' if is_low_rank(config, width, out_features) else ''}": COLUMNS
+        for part, out_features in outputs.items()
+    }
+    return {**rules, f"{name}.o_proj{'.down_proj' if is_low_rank(config, wide, width) else ''}": ROWS}
+
+
+def plan_feed_forward(config: PreTrainedConfig, name: str) -> dict[str, str]:
+    """The rules of a feed-forward layer. An activation with weights of its own reads all channels everywhere."""
+    if config.feed_forward == "swiglu":
+        return {f"{name}.gate_proj": COLUMNS, f"{name}.up_proj": COLUMNS, f"{name}.down_proj": ROWS}
+    if has_trained_activation(config.hidden_act):
+        return {f"{name}.up_proj": GATHERED_COLUMNS, f"{name}.down_proj": CUT_ROWS}
+    return {f"{name}.up_proj": COLUMNS, f"{name}.down_proj": ROWS}
+
+
+def plan_stack(config: PreTrainedConfig, name: str) -> dict[str, str]:
+    """The rules of a stack of generic layers, which may share a feed-forward layer."""
+    layers = f"{name}.layers.*"
+    mlp = f"{name}.shared_mlp" if config.share_feed_forward else f"{layers}.mlp"
+    return {**plan_attention(config, f"{layers}.self_attn"), **plan_feed_forward(config, mlp)}
+
+
+def has_trained_activation(hidden_act: str) -> bool:
+    """Whether the activation that `hidden_act` names has weights of its own."""
+    return hidden_act == "learned" or (hidden_act != "none" and any(True for _ in ACT2FN[hidden_act].parameters()))
+
+
+def check_processes(config: PreTrainedConfig, num_processes: int, counts: Sequence[str]):
+    """Raise for numbers of heads, the fields `counts`, that so many processes do not divide."""
+    for name in counts:
+        if (count := getattr(config, name)) % num_processes != 0:
+            raise ValueError(
+                f"`tp_size={num_processes}` was passed, but `{name}` is {count}: every process holds as many heads. "
+                f"Use a `tp_size` that divides {count}, or FSDP (`DistributedConfig(fsdp_size=...)`), which splits "
+                "any weight."
+            )
+
+
+__all__ = ["check_processes", "has_trained_activation", "is_low_rank", "plan_attention", "plan_feed_forward", "plan_stack"]
