@@ -12,7 +12,7 @@ from transformers.modeling_rope_utils import RopeParameters
 from .family_config import FamilyConfig
 from .fork_rules import get_fork_rule
 from .layer_settings import AttentionBias, check_key_value_heads, fill_heads
-from .parallel_plans import plan_attention, plan_feed_forward
+from .parallel_plans import PIPELINE, plan_attention, plan_feed_forward
 from .rope_settings import check_rope_parameters
 from .size_settings import check_counts, check_rotary_heads, check_scales
 
@@ -199,6 +199,11 @@ class ThoughtbubblesConfig(FamilyConfig):
     def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
         """Heads and feed-forward channels are split over processes; forks are the same on all."""
         return {**plan_attention(self, "layers.*.self_attn"), **plan_feed_forward(self, "layers.*.mlp")}
+
+    @property
+    def base_model_pp_plan(self) -> dict | None:  # type: ignore[override]
+        """The stages of a pipeline; none where streams fork, or where every stage would add learned positions."""
+        return None if self.fork_layers or self.position_embedding == "learned" else PIPELINE
 
     @property
     def is_cacheable(self) -> bool:

@@ -81,8 +81,8 @@ class FamilyConfig(RemoteCodeConfigMixin, PreTrainedConfig):
         return 1 if distributed_config is None else distributed_config.tp_size
 
     def validate_processes(self):
-        """Part of `@strict`-powered validation: every process holds as many heads."""
-        check_processes(self, self.num_head_processes, self.head_counts)
+        """Part of `@strict`-powered validation: the processes that share the model can."""
+        check_processes(self, self.head_counts)
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):

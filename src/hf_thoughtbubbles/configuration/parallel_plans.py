@@ -1,8 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
-"""How tensor parallelism splits layers over processes, as the rules of transformers' `base_model_tp_plan`.
+"""How layers are split over processes: the rules of transformers' `base_model_tp_plan` and `base_model_pp_plan`.
 
-Attention is split by heads, feed-forward layers by channels. Everything else is the same on all processes: norms, fork
-scores, positions.
+Tensor parallelism splits attention by heads and feed-forward layers by channels. Everything else is the same on all
+processes: norms, fork scores, positions. A pipeline has the layers one after the other on different processes.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,14 @@ from transformers.configuration_utils import PreTrainedConfig
 COLUMNS, ROWS = "colwise", "rowwise"  # a part of the outputs, and of the inputs, on each process
 # The same with the whole states between both: gathered, and cut again.
 GATHERED_COLUMNS, CUT_ROWS = "colwise_gather_output", "rowwise_split_input"
+
+
+# What each module of a pipeline is given and returns, in order.
+PIPELINE = {
+    "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+    "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+    "norm": (["hidden_states"], ["hidden_states"]),
+}
 
 
 def is_low_rank(config: PreTrainedConfig, in_features: int, out_features: int) -> bool:
@@ -55,8 +63,21 @@ def has_trained_activation(hidden_act: str) -> bool:
     return hidden_act == "learned" or (hidden_act != "none" and any(True for _ in ACT2FN[hidden_act].parameters()))
 
 
-def check_processes(config: PreTrainedConfig, num_processes: int, counts: Sequence[str]):
-    """Raise for numbers of heads, the fields `counts`, that so many processes do not divide."""
+def check_processes(config: PreTrainedConfig, counts: Sequence[str]):
+    """
+    Raise for a model that the processes cannot share: a number of heads, of the fields `counts`, that they do not
+    divide, or a pipeline of layers that do not simply follow each other.
+    """
+    distributed_config = vars(config).get("distributed_config")
+    if distributed_config is None:
+        return
+    num_processes, num_stages = distributed_config.tp_size, distributed_config.pp_size
+    if num_stages > 1 and config.base_model_pp_plan is None:
+        raise ValueError(
+            f"`pp_size={num_stages}` was passed, but this `{config.model_type}` model is no chain of layers that "
+            "processes can run one after the other. Thoughtbubbles with `fork_layers=[]` and rotary positions are. "
+            "Use `tp_size`, or `fsdp_size`."
+        )
     for name in counts:
         if (count := getattr(config, name)) % num_processes != 0:
             raise ValueError(
@@ -66,4 +87,4 @@ def check_processes(config: PreTrainedConfig, num_processes: int, counts: Sequen
             )
 
 
-__all__ = ["check_processes", "has_trained_activation", "is_low_rank", "plan_attention", "plan_feed_forward", "plan_stack"]
+__all__ = ["PIPELINE", "check_processes", "has_trained_activation", "is_low_rank", "plan_attention", "plan_feed_forward", "plan_stack"]

@@ -145,11 +145,13 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-def get_layer_cache(layer: GradientCheckpointingLayer, past_key_values: Cache | None) -> Cache | None:
-    """The cache that a layer writes, or `None` under gradient checkpointing, where it would write tokens twice."""
-    if past_key_values is None:  # an engine may stand in for a layer that another device has
-        return None
-    return None if layer.gradient_checkpointing and layer.training else past_key_values
+def get_layer_cache(layer: nn.Module, past_key_values: Cache | None) -> Cache | None:
+    """
+    The cache that a layer writes, or `None` under gradient checkpointing, where it would write tokens twice. Pipeline
+    parallelism puts another module where another process has the layer.
+    """
+    is_computed_again = isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
+    return None if is_computed_again and layer.training else past_key_values
 
 
 __all__ = [
