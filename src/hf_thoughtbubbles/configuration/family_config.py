@@ -132,7 +132,7 @@ def is_known(config_class: type[PreTrainedConfig], name: str) -> bool:
         name.startswith("_")
         or name in TOOL_FIELDS
         or (name in ROTARY_FIELDS and has_rotary)
-        or name in config_class.__dataclass_fields__
+        or (name in config_class.__dataclass_fields__ and not is_derived(config_class, name))
         or name in config_class.attribute_map
         or (name not in ROTARY_FIELDS and hasattr(config_class, name) and not is_derived(config_class, name))
     )

@@ -81,7 +81,7 @@ def check_processes(config: PreTrainedConfig, counts: Sequence[str]):
     for name in counts:
         if (count := getattr(config, name)) % num_processes != 0:
             raise ValueError(
-                f"`tp_size={num_processes}` was passed, but `{name}` is {count}: every process holds as many heads. "
+                f"`tp_size={num_processes}` was passed, but `{name}` is {count}: each process holds as many heads as the others. "
                 f"Use a `tp_size` that divides {count}, or FSDP (`DistributedConfig(fsdp_size=...)`), which splits "
                 "any weight."
             )
