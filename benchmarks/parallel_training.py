@@ -1,8 +1,8 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """The loss of 20 training steps in one process, and in two by DDP, FSDP2 and tensor parallelism.
 
-    torchrun --standalone --nproc_per_node 2 benchmarks/parallel_training.py   # trains: results/parallel_training.jsonl
-    python benchmarks/parallel_training.py --draw                              # the table, and the picture from it
+    torchrun --standalone --nproc_per_node 2 benchmarks/parallel_training.py  # trains
+    python benchmarks/parallel_training.py --draw  # the table, and the picture
 
 Weights, batches and AdamW are the same everywhere. Each of two processes of DDP and FSDP2 reads half of a batch; those
 of tensor parallelism read all of it. The text is that of docs/, as bytes. The loss is that of the whole batch before

@@ -22,10 +22,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.distributed.checkpoint import load_optimizer_distributed
 
+from benchmarks import parallel_training
 from hf_thoughtbubbles.training.thinking_schedule import ThinkingSchedule
 from tests.families import VOCAB_SIZE
 from tests.training.boards import read_board
 from tests.training.lessons import ALL_LESSONS, COPIED_LESSONS, LESSONS, SHARDED_LESSONS, get_losses, make_optimizer
+from tests.training.split_models import CHANGES, CURVE, build, read_lessons, read_thresholds
 
 
 pytestmark = pytest.mark.slow
@@ -44,6 +46,9 @@ LAYERS = {
     "ByteLayer",
     "AttentionPooling",
 }
+# Rules of every plan; those of a low rank are on one of its two factors.
+INS, OUTS = r"(q|k|v|up)_proj(\.up_proj)?", r"(o|down)_proj(\.down_proj)?"
+SPLIT_PARTS = rf"(layers|prelude|coda)\.\d+\.(self_attn|mlp)\.({INS}|{OUTS})\.weight$"
 LOOPED_LESSONS = ["thinker-window", "kept-autoregressive"]
 
 
@@ -249,6 +254,62 @@ def test_all_processes_follow_a_schedule_that_draws_steps(runs):
     expected = [ThinkingSchedule([(1, 5)]).choose(step, 4) for step in range(4) for _ in range(2)]
     assert [seen["scheduled"] for seen in runs.seen] == [expected] * 2
     assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_model_whose_heads_two_processes_share_computes_as_the_whole_one(name, runs):
+    """Logits and every gradient, to 1e-5; text that is generated with a cache; files."""
+    for seen in (seen["split"][name] for seen in runs.seen):
+        assert seen["logits"] < 1e-5 and seen["missing"] == []
+        assert len(seen["gradients"]) > 10 and {key: gap for key, gap in seen["gradients"].items() if gap > 1e-5} == {}
+        assert seen["is_same_text"] and seen["is_same_file"]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_process_holds_half_of_the_heads_channels_and_embeddings(name, runs):
+    first, second = (seen["split"][name]["sizes"] for seen in runs.seen)
+    _, whole = build(name)
+    assert "model.embed_tokens.weight" in first
+    assert first.keys() >= {key for key, _ in whole.named_parameters() if re.search(SPLIT_PARTS, key)}
+    for key, (size, total) in first.items():
+        assert size + second[key][0] == total or (key.endswith("bias") and size == total), key
+
+
+def test_thresholds_of_a_model_with_split_heads_are_those_of_one_process(runs):
+    family, whole = build("native")
+    before = read_thresholds(whole)
+    read_lessons(family, whole)
+    after = read_thresholds(whole)
+    assert all(abs(after[key] - before[key]) > 1e-3 for key in before) and len(before) == 1, "they moved"
+    for seen in runs.seen:
+        assert seen["split"]["native"]["thresholds"] == pytest.approx(after, rel=1e-5)
+
+
+def test_a_plain_gpt_whose_layers_two_processes_share_computes_the_same_bits(runs):
+    for seen in runs.seen:
+        assert seen["stages"] == {"is_same_logits": True, "is_same_text": True}
+
+
+def test_what_processes_cannot_share_is_refused_by_name(runs):
+    for seen in (seen["refusals"] for seen in runs.seen):
+        assert "`tp_size=2` was passed, but `num_attention_heads` is 3: " in seen["heads"]
+        assert "`pp_size=2` was passed, but this `thoughtbubbles` model is no chain of layers" in seen["stages"]
+
+
+def test_the_trainer_takes_no_split_heads_on_a_cpu(runs):
+    """A limit of accelerate 1.15, which docs/training.md names. When this fails the Trainer can be tried there."""
+    for seen in runs.seen:
+        assert "ParallelismConfig is only compatible" in seen["refusals"]["trainer"]
+
+
+def test_twenty_steps_have_the_losses_of_one_process(runs, tmp_path):
+    parallel_training.save(tmp_path)
+    alone = parallel_training.train(CURVE, "one", 20, tmp_path)
+    assert alone[-1] < 0.7 * alone[0]
+    for seen in runs.seen:
+        for engine, losses in seen["curves"].items():
+            assert losses == pytest.approx(alone, rel=1e-5), engine
+        assert len(seen["curves"]) == 3
 
 
 def test_steps_latents_and_difficulty_are_equal_on_all_processes_and_rows_are_not(runs):

@@ -22,6 +22,7 @@ from transformers.distributed import DistributedConfig
 from transformers.distributed.checkpoint import save_optimizer_distributed
 from transformers.trainer_utils import get_last_checkpoint
 
+from benchmarks import parallel_training
 from hf_thoughtbubbles import build_byte_tokenizer, build_number_tokenizer
 from hf_thoughtbubbles.data.collation import ThinkingCollator
 from hf_thoughtbubbles.data.numbers import load_number_dataset, stream_number_dataset
@@ -38,6 +39,7 @@ from tests.training.lessons import (
     make_optimizer,
 )
 from tests.training.processes import leave_together
+from tests.training.split_models import CHANGES, CURVE, compare, refuse, run_stages
 from tests.training.train_and_die import make_long_trainer
 
 
@@ -246,6 +248,22 @@ def go_on_after_death(folder: Path, seen: dict):
     return trainer
 
 
+def split_heads(folder: Path, seen: dict):
+    """Every process holds its part of the heads, and reads whole batches; then half of the layers."""
+    seen["split"] = {name: compare(folder, name) for name in CHANGES}
+    seen["stages"] = run_stages(folder)
+    seen["refusals"] |= refuse(folder)
+
+
+def draw_curves(folder: Path, seen: dict):
+    """The losses of twenty steps, by every engine."""
+    if dist.get_rank() == 0:
+        parallel_training.save(folder)
+    dist.barrier()
+    engines = [engine for engine in parallel_training.ENGINES if engine != "one"]
+    seen["curves"] = {engine: parallel_training.train(CURVE, engine, 20, folder) for engine in engines}
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     found = {name: {} for name in ("copies", "shards", "wrapped", "refusals", "draws")}
@@ -256,5 +274,7 @@ if __name__ == "__main__":
     train_shards(target, found)
     train_a_loop_of_shards(target)
     compare_wrapped(found)
+    split_heads(target / "split", found)
+    draw_curves(target / "curves", found)
     (target / f"seen-{dist.get_rank()}.json").write_text(json.dumps(found))
     leave_together(last_trainer)

@@ -81,10 +81,10 @@ def check_processes(config: PreTrainedConfig, counts: Sequence[str]):
     for name in counts:
         if (count := getattr(config, name)) % num_processes != 0:
             raise ValueError(
-                f"`tp_size={num_processes}` was passed, but `{name}` is {count}: each process holds as many heads as the others. "
-                f"Use a `tp_size` that divides {count}, or FSDP (`DistributedConfig(fsdp_size=...)`), which splits "
-                "any weight."
+                f"`tp_size={num_processes}` was passed, but `{name}` is {count}: each process holds as many heads "
+                f"as the others. Use a `tp_size` that divides {count}, or FSDP (`DistributedConfig(fsdp_size=...)`), "
+                "which splits any weight."
             )
 
 
-__all__ = ["PIPELINE", "check_processes", "has_trained_activation", "is_low_rank", "plan_attention", "plan_feed_forward", "plan_stack"]
+__all__ = ["COLUMNS", "PIPELINE", "ROWS", "check_processes", "plan_attention", "plan_feed_forward", "plan_stack"]

@@ -168,7 +168,7 @@ class HubModelMixin:
         self.barrier_after_gathered_checkpoint_save(getattr(self.config, "distributed_config", None))  # type: ignore[attr-defined]  # of the model
 
     def gather_sharded_state_dict_for_save(self, model_to_save, state_dict, distributed_config, **kwargs):
-        """As transformers' method, which gathers tied weights that tensor parallelism splits as if they were several."""
+        """As transformers' method, which gathers tied weights of tensor parallelism as if they were several."""
         gathered = super().gather_sharded_state_dict_for_save(model_to_save, state_dict, distributed_config, **kwargs)  # type: ignore[misc]  # of the model
         if distributed_config is not None and distributed_config.tp_size > 1:
             tied = model_to_save.all_tied_weights_keys

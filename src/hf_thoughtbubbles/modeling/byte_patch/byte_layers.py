@@ -43,8 +43,8 @@ class ByteAttention(nn.Module):
         layout: ChunkLayout | WindowLayout,
         past_key_values: PatchCache | None = None,
     ) -> torch.Tensor:
-        heads = (proj(hidden_states).unflatten(-1, (-1, self.head_dim)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        query, key, value = heads  # (B, T, N, H)
+        states = (proj(hidden_states) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in states)  # (B, T, N, H)
         if past_key_values is not None:
             key, value = past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
             key, value = key.transpose(1, 2), value.transpose(1, 2)
