@@ -23,7 +23,13 @@ FIELDS_OF_HEADS = {"bytes": ("core_",), "thought": ("encoder_", "decoder_")}
 # A model of each kind: all fork rules share their layers, and sizes are small where DTensors cost most of the time.
 CHANGES = {
     "thoughtbubbles": {"num_hidden_layers": 3, "fork_layers": [1]},
-    "native": {"num_hidden_layers": 3, "fork_layers": [1], "attention_bias": "qkv", "use_qk_norm": True},
+    "native": {
+        "num_hidden_layers": 3,
+        "fork_layers": [1],
+        "fork_budget": 1.45,
+        "attention_bias": "qkv",
+        "use_qk_norm": True,
+    },
     "thinker-window": {"use_qk_norm": True},
     "thinker-loop": {"num_hidden_layers": 1, "num_steps": 2},
     "generic": {"num_hidden_layers": 2, "position_embedding": "relative"},
