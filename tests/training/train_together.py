@@ -260,7 +260,7 @@ def draw_curves(folder: Path, seen: dict):
     if dist.get_rank() == 0:
         parallel_training.save(folder)
     dist.barrier()
-    engines = [engine for engine in parallel_training.ENGINES if engine != "one"]
+    engines = [engine for engine in parallel_training.ENGINES if engine not in parallel_training.ALONE]
     seen["curves"] = {engine: parallel_training.train(CURVE, engine, 20, folder) for engine in engines}
 
 
