@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 
-WIDTHS = (5.0, 3.6, 2.2, 1.0)  # later curves are thinner, so that equal ones do not hide each other
+WIDTHS = (6.0, 4.6, 3.4, 2.2, 1.0)  # later curves are thinner, so that equal ones do not hide each other
 
 
 def plot_losses(curves: Mapping[str, Mapping[str, Sequence[float]]], title: str | None = None) -> Figure:
@@ -40,7 +40,7 @@ def plot_losses(curves: Mapping[str, Mapping[str, Sequence[float]]], title: str 
         axis.set(xlabel="step")
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="loss, nats per token")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=4, loc="outside lower center")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=5, loc="outside lower center")
     if title:
         figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
