@@ -61,7 +61,9 @@ def write(model, family, inputs: dict, **options) -> torch.Tensor:
 
 
 @by(CHOSEN)
-@pytest.mark.parametrize("implementation", ["own", "flex_attention", "flash-plain"])
+@pytest.mark.parametrize(
+    "implementation", ["own", pytest.param("flex_attention", marks=pytest.mark.slow), "flash-plain"]
+)
 def test_an_implementation_gives_the_logits_and_the_text_of_sdpa_or_is_refused(family, implementation):
     model = family.build()
     if not takes(family, implementation):
