@@ -272,10 +272,7 @@ class ThoughtbubblesModel(ThoughtbubblesPreTrainedModel):
         documents: torch.Tensor | None,
         kwargs: dict,
     ) -> dict:
-        """
-        Arguments of the layers before the first fork; `positions` `(B or 1, T)` are the tokens', `kwargs` those that
-        the caller passes to attention.
-        """
+        """Arguments of the layers before the first fork; `positions` `(B or 1, T)` are the tokens'."""
         mask = None
         if not is_served(self.config, kwargs):
             mask = create_causal_mask(
