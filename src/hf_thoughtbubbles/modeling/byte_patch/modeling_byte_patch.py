@@ -72,7 +72,6 @@ class BytePatchPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrainedMo
     _no_split_modules = ["GenericDecoderLayer", "ByteLayer"]
     _skip_keys_device_placement = SKIP_DEVICE_PLACEMENT
     find_mask_obstacles = staticmethod(find_mask_obstacles)
-    _supports_flash_attn = False
     _can_record_outputs = {
         "hidden_states": OutputRecorder(ByteLayer, layer_name="byte_decoder"),
         "attentions": GenericAttention,
@@ -115,9 +114,8 @@ class BytePatchModel(BytePatchPreTrainedModel):
         self.core = GenericStack(config.core_config)
         self.core_norm = build_norm(config.core_config, config.final_normalization, config.head_bias)
         self.initial_state = nn.Parameter(torch.empty(config.core_hidden_size))  # while no patch is finished
-        self.byte_decoder = (ParallelByteDecoder if config.decoder == "parallel" else AutoregressiveByteDecoder)(
-            config
-        )
+        is_parallel = config.decoder == "parallel"
+        self.byte_decoder = ParallelByteDecoder(config) if is_parallel else AutoregressiveByteDecoder(config)
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps) if is_residual else nn.Identity()
         self.post_init()
 

@@ -170,8 +170,7 @@ class AttentionChoiceMixin:
     """
 
     _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_flash_attn = True
+    _supports_flex_attn = True  # and flash attention where a class says so; an instance knows its configuration
 
     @staticmethod
     def find_mask_obstacles(config: PreTrainedConfig) -> dict[str, str]:

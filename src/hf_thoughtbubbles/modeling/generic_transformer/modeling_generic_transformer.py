@@ -58,7 +58,7 @@ class GenericTransformerPreTrainedModel(AttentionChoiceMixin, HubModelMixin, Pre
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer"]
     _skip_keys_device_placement = SKIP_DEVICE_PLACEMENT
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_attention_backend = True
     find_mask_obstacles = staticmethod(find_mask_obstacles)
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": GenericDecoderLayer, "attentions": GenericAttention}

@@ -47,7 +47,7 @@ class LoopedThinkerPreTrainedModel(LoopedPreTrainedModel):
     """Base of the looped Thinkers that answer problems."""
 
     config: LoopedThinkerConfig
-    _supports_flex_attn = _supports_flash_attn = False
+    _supports_flex_attn = False
 
 
 class LoopedThinkerEncoder(nn.Module):

@@ -116,6 +116,7 @@ class LoopedThinkerTextPreTrainedModel(LoopedPreTrainedModel):
     """Base of the looped Thinkers that are language models."""
 
     config: LoopedThinkerTextConfig
+    _supports_flash_attn = True
 
     def __init__(self, config: LoopedThinkerTextConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)

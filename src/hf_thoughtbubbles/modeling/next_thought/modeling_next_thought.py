@@ -204,6 +204,7 @@ class NextThoughtPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrained
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenericDecoderLayer", "AttentionPooling"]
     _skip_keys_device_placement = SKIP_DEVICE_PLACEMENT
+    _supports_flash_attn = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": OutputRecorder(GenericDecoderLayer, layer_name="decoder"),

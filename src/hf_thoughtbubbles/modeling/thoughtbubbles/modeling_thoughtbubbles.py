@@ -73,7 +73,7 @@ class ThoughtbubblesPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrai
     supports_gradient_checkpointing = True
     _no_split_modules = ["ThoughtbubblesDecoderLayer", "ThoughtbubblesFork"]
     _skip_keys_device_placement = [*CACHE_NAMES]
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_attention_backend = True
     find_mask_obstacles = staticmethod(find_mask_obstacles)
     _keep_in_fp32_modules = [r".*\.keep_proj"]  # every quantiser skips these, and float16 does not round them
     _can_compile_fullgraph = True
