@@ -6,8 +6,8 @@
 
 Weights, batches and AdamW are the same everywhere. Each of two processes of DDP and FSDP2 reads half of a batch; those
 of tensor parallelism read all of it. The text is that of the license, as bytes. The loss is that of the whole batch
-before each step, in nats. One process trains before the two connect; once more with the rows of batches in reverse order,
-which shows how much rounding alone changes.
+before each step, in nats. One process trains before the two connect; once more with the rows of batches in reverse
+order, which shows how much rounding alone changes.
 """
 
 import argparse

@@ -6,6 +6,7 @@ processes: norms, fork scores, positions. A pipeline has the layers one after th
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
@@ -16,6 +17,7 @@ COLUMNS, ROWS = "colwise", "rowwise"  # a part of the outputs, and of the inputs
 GATHERED_COLUMNS, CUT_ROWS = "colwise_gather_output", "rowwise_split_input"
 
 
+# Below, a configuration of type `Any` may be a view of one for a part of the model.
 # What each module of a pipeline is given and returns, in order.
 PIPELINE = {
     "embed_tokens": (["input_ids"], ["inputs_embeds"]),
@@ -24,13 +26,13 @@ PIPELINE = {
 }
 
 
-def is_low_rank(config: PreTrainedConfig, in_features: int, out_features: int) -> bool:
+def is_low_rank(config: Any, in_features: int, out_features: int) -> bool:
     """Whether a projection of attention goes through `config.low_rank` channels, fewer than those of both sides."""
     rank = getattr(config, "low_rank", None)
     return rank is not None and rank < min(in_features, out_features)
 
 
-def plan_attention(config: PreTrainedConfig, name: str) -> dict[str, str]:
+def plan_attention(config: Any, name: str) -> dict[str, str]:
     """The rules of attention with `head_dim`, whose projections may have a low rank."""
     width, wide = config.hidden_size, config.num_attention_heads * config.head_dim
     narrow = config.num_key_value_heads * config.head_dim
@@ -42,7 +44,7 @@ def plan_attention(config: PreTrainedConfig, name: str) -> dict[str, str]:
     return {**rules, f"{name}.o_proj{'.down_proj' if is_low_rank(config, wide, width) else ''}": ROWS}
 
 
-def plan_feed_forward(config: PreTrainedConfig, name: str) -> dict[str, str]:
+def plan_feed_forward(config: Any, name: str) -> dict[str, str]:
     """The rules of a feed-forward layer. An activation with weights of its own reads all channels everywhere."""
     if config.feed_forward == "swiglu":
         return {f"{name}.gate_proj": COLUMNS, f"{name}.up_proj": COLUMNS, f"{name}.down_proj": ROWS}
@@ -51,7 +53,7 @@ def plan_feed_forward(config: PreTrainedConfig, name: str) -> dict[str, str]:
     return {f"{name}.up_proj": COLUMNS, f"{name}.down_proj": ROWS}
 
 
-def plan_stack(config: PreTrainedConfig, name: str) -> dict[str, str]:
+def plan_stack(config: Any, name: str) -> dict[str, str]:
     """The rules of a stack of generic layers, which may share a feed-forward layer."""
     layers = f"{name}.layers.*"
     mlp = f"{name}.shared_mlp" if config.share_feed_forward else f"{layers}.mlp"
