@@ -56,7 +56,7 @@ def print_table(rows: list[dict]):
     print("| arm | after | seeds | accuracy, % | reward | thinking | accuracy by streams or steps, % |")
     print("|---|---|---|---|---|---|---|")
     for arm in ARMS:
-        for stage in ("start", "sft", "dpo", "grpo"):
+        for stage in ("sft", "dpo", "grpo"):
             found = [row for row in rows if (row["arm"], row["stage"]) == (arm, stage)]
             if not found:
                 continue

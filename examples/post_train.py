@@ -2,7 +2,7 @@
 """Post-train a model that thinks with TRL: SFT, then DPO, then GRPO with an exact reward.
 
 The task is generated: a user asks to sort letters ("sort dbca"), and the answer is right if it is exactly "abcd". From
-nothing, a looped Thinker whose number of steps is drawn for every optimizer step (about TIME minutes on 2 cores):
+nothing, a looped Thinker whose number of steps is drawn for every optimizer step (about 2 minutes on 2 cores):
 
     python examples/post_train.py --output_dir runs/post --family thinker --train_values 2 6
 
