@@ -21,10 +21,10 @@ from transformers import (
 from ..configuration.configuration_thoughtbubbles import ThoughtbubblesConfig
 from ..data.collation import collate_blocks
 from ..data.text import load_text, pack_blocks
+from ..evaluation.drawings import draw_forks
 from ..evaluation.scoring import score_dataset
 from ..modeling.thoughtbubbles.modeling_thoughtbubbles import ThoughtbubblesForCausalLM
 from ..tokenization.byte_tokenizer import build_byte_tokenizer
-from ..training.callbacks import draw_forks
 from ..training.checkpoints import get_last_complete_checkpoint
 from ..training.interruption import InterruptCallback
 

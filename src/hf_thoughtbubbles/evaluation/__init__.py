@@ -9,9 +9,11 @@ __getattr__, __dir__, __all__ = export_on_use(
     {
         "answers": ("NumberReply", "answer_questions", "ask_numbers", "score_answers"),
         "baselines": ("BaselineMatch", "describe_match", "matched_baseline"),
+        "drawings": ("draw_forks", "draw_read_forks"),
         "flops": ("Flops", "Memory", "count_parameters", "estimate_flops", "estimate_memory", "measure_flops"),
         "metrics": ("BitsPerByte", "ExactMatch"),
         "plan": ("DEVICES", "Device", "TrainingPlan", "plan_training"),
-        "scoring": ("ContinuationScore", "score_continuations", "score_dataset"),
+        "scoring": ("ContinuationScore", "bits_per_byte_metrics", "score_continuations", "score_dataset"),
+        "traces": ("ForkTrace", "StepTrace", "summarize_forks", "trace_forks", "trace_steps"),
     },
 )

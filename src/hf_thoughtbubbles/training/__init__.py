@@ -7,10 +7,11 @@ from ..exports import export_on_use
 __getattr__, __dir__, __all__ = export_on_use(
     __name__,
     {
-        "callbacks": ("ForkLogCallback", "ForkPlotCallback", "draw_forks", "draw_read_forks"),
+        "callbacks": ("ForkLogCallback", "ForkPlotCallback"),
         "checkpoints": ("get_last_complete_checkpoint",),
         "curriculum": ("CurriculumCallback", "TimeBudgetCallback"),
         "interruption": ("InterruptCallback",),
+        "log_entries": ("LogEntriesCallback",),
         "thinking_schedule": ("ThinkingSchedule",),
     },
 )
