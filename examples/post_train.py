@@ -44,7 +44,7 @@ from hf_thoughtbubbles.training.thinking_schedule import ThinkingSchedule
 
 
 LETTERS = "abcdefgh"
-TEST_SEED = 1_000_000  # of problems that no stage trains on
+TEST_SEED = 1_000_000  # of other problems than those of training; the shortest are in both
 LENGTH = 96  # longest conversation, in bytes
 SETTLED = 0.05  # relative change of a latent below which a step of a Thinker changes little
 
@@ -209,7 +209,7 @@ def measure_thinking(model, tokenizer, problems: list[dict], setting: str) -> di
 
 
 def measure(model, tokenizer, setting: str | None, arguments: ModelArguments, args: StageArguments) -> dict:
-    """Accuracy, reward and thinking on problems that no stage trains on."""
+    """Accuracy, reward and thinking on problems drawn with another seed than those of training."""
     problems = make_problems(args.num_tests, args.longest, TEST_SEED)
     sampled = write_answers(model, tokenizer, problems, do_sample=True, top_k=0)
     found = {
