@@ -150,7 +150,7 @@ def test_qlora_trains_saves_its_adapter_and_loads_it_onto_four_bits(family, tmp_
     trainer = Trainer(adapted, arguments, train_dataset=make_dataset(), data_collator=default_data_collator)
     trainer.train()
     losses = get_losses(trainer)
-    assert losses[-1] < 0.95 * losses[0]
+    assert sum(losses[-5:]) < 0.98 * sum(losses[:5])
 
     adapted.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(load_base(), tmp_path / "adapter").eval()
