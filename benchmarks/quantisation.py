@@ -1,7 +1,7 @@
 # Copyright 2026 The hf-thoughtbubbles team. Licensed under the Apache License, Version 2.0.
 """Error and size of small trained models in 8 and 4 bits, for each causal family.
 
-    make tools && .cache/tools/bin/python benchmarks/quantisation.py    # a table in Markdown, about 5 minutes
+    make tools && .cache/tools/bin/python benchmarks/quantisation.py    # a table in Markdown
     .cache/tools/bin/python benchmarks/quantisation.py --quick          # tiny: its numbers mean nothing
 
 Each model is trained on bytes of the Python standard library, saved, and loaded with each quantiser. On held-out
