@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = export_on_use(
         "drawings": ("draw_forks", "draw_read_forks"),
         "flops": ("Flops", "Memory", "count_parameters", "estimate_flops", "estimate_memory", "measure_flops"),
         "metrics": ("BitsPerByte", "ExactMatch"),
-        "plan": ("DEVICES", "Device", "TrainingPlan", "plan_training"),
+        "plan": ("Device", "TrainingPlan", "plan_training"),
         "scoring": ("ContinuationScore", "bits_per_byte_metrics", "score_continuations", "score_dataset"),
         "traces": ("ForkTrace", "StepTrace", "summarize_forks", "trace_forks", "trace_steps"),
     },

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..data.number_tasks import make_task
 from ..version import __version__
 from .remote_code import VERSION_FIELD, collect_auto_classes
 
@@ -146,6 +145,8 @@ def _write_call(config, auto_class: str) -> str:
     if config.model_type == "looped_thinker":
         question = "16 @ 11 7 + 8 12 1 :addmul @= 16"
         if config.number_task is not None:
+            from ..data.number_tasks import make_task  # which loads tokenizers: not with the package itself
+
             question = " ".join(make_task(**config.number_task).ask(random.Random(0)))
         prompt, call = f'"{question}", return_tensors="pt"', call.replace(", max_new_tokens=20", "")
     return f"inputs = tokenizer({prompt})\n{call}\n"
