@@ -24,6 +24,14 @@ class Interrupter(TrainerCallback):
                 os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture
+def default_interruption():
+    """Python's own handler of SIGINT, which processes of a test runner may have replaced."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def make_trainer(folder, *callbacks):
     lesson = LESSONS["gpt-rope"]
     return lesson.make_trainer(folder, lesson.build(), 4, max_steps=4, callbacks=list(callbacks), save_strategy="no")
@@ -46,7 +54,7 @@ def test_an_interrupted_training_goes_on_to_the_weights_of_an_uninterrupted_one(
     assert signal.getsignal(number) is before
 
 
-def test_a_second_signal_stops_at_once(tmp_path):
+def test_a_second_signal_stops_at_once(tmp_path, default_interruption):
     trainer = make_trainer(tmp_path, Interrupter(signal.SIGINT, step=1, times=2), InterruptCallback())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
