@@ -137,7 +137,8 @@ def test_qlora_trains_saves_its_adapter_and_loads_it_onto_four_bits(family, tmp_
     assert trained and all("lora" in name for name in trained)
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "run"),
-        max_steps=20,
+        max_steps=40,
+        lr_scheduler_type="constant",
         learning_rate=2e-2,
         per_device_train_batch_size=8,
         logging_steps=1,
@@ -147,10 +148,10 @@ def test_qlora_trains_saves_its_adapter_and_loads_it_onto_four_bits(family, tmp_
         use_cpu=True,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(adapted, arguments, train_dataset=make_dataset(), data_collator=default_data_collator)
+    trainer = Trainer(adapted, arguments, train_dataset=make_dataset().select(range(8)), data_collator=default_data_collator)
     trainer.train()
     losses = get_losses(trainer)
-    assert sum(losses[-5:]) < 0.98 * sum(losses[:5])
+    assert losses[-1] < 0.9 * losses[0], "it learns eight rows by heart"
 
     adapted.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(load_base(), tmp_path / "adapter").eval()
