@@ -18,14 +18,14 @@ COMMAND = [sys.executable, "-m", "hf_thoughtbubbles", "demo", "--max-steps", "20
 
 def test_an_interrupted_demo_goes_on_to_its_end(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen([*COMMAND, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment)
-    for line in first.stdout:
-        if "s left" in line:
-            assert "bytes/s" in line and "nats per byte" in line
-            first.send_signal(signal.SIGINT)
-            break
-    assert "The same command goes on" in first.stdout.read()
-    assert first.wait(timeout=300) == 130
+    with subprocess.Popen([*COMMAND, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment) as first:
+        for line in first.stdout:
+            if "s left" in line:
+                assert "bytes/s" in line and "nats per byte" in line
+                first.send_signal(signal.SIGINT)
+                break
+        assert "The same command goes on" in first.stdout.read()
+        assert first.wait(timeout=300) == 130
     assert get_last_complete_checkpoint(tmp_path / "training") is not None
 
     second = subprocess.run([*COMMAND, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=600)
