@@ -142,7 +142,7 @@ def test_models_without_forks_and_without_steps_are_refused_by_name():
         with pytest.raises(ValueError, match=f"`{type(model).__name__}`, which does not loop"):
             trace_steps(model, ids)
     classifier = AutoModelForSequenceClassification.from_config(make_config())
-    with pytest.raises(ValueError, match="`output_forks=True` was passed, but the output of this head has no field for it"):
+    with pytest.raises(ValueError, match="`output_forks=True` was passed, but the output of this head"):
         trace_forks(classifier, ids)
     assert classifier.training
     with pytest.raises(ValueError, match="returns no forks and logits"):

@@ -148,7 +148,8 @@ def test_qlora_trains_saves_its_adapter_and_loads_it_onto_four_bits(family, tmp_
         use_cpu=True,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(adapted, arguments, train_dataset=make_dataset().select(range(8)), data_collator=default_data_collator)
+    rows = make_dataset().select(range(8))
+    trainer = Trainer(adapted, arguments, train_dataset=rows, data_collator=default_data_collator)
     trainer.train()
     losses = get_losses(trainer)
     assert losses[-1] < 0.9 * losses[0], "it learns eight rows by heart"

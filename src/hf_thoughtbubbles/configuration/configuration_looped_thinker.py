@@ -174,11 +174,6 @@ class LoopedThinkerConfig(LoopedThinkerSettings):
             f"the answer is read out; `generate(num_steps=..., num_latents=...)` changes both.{task}"
         )
 
-    @property
-    def known_limits(self) -> tuple[str, ...]:
-        """What must be known before numbers of the model are quoted, for model cards."""
-        return ("More steps than in training can help or hurt. Measure them before you use them.",)
-
     def validate_sizes(self):
         """Part of `@strict`-powered validation: sizes are positive and the heads divide the width evenly."""
         super().validate_sizes()

@@ -185,11 +185,6 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
             f"`generate(num_steps=...)` changes this.{early}"
         )
 
-    @property
-    def known_limits(self) -> tuple[str, ...]:
-        """What must be known before numbers of the model are quoted, for model cards."""
-        return ("More steps than in training can help or hurt. Measure them before you use them.",)
-
     def validate_sizes(self):
         """Part of `@strict`-powered validation: also, plain layers have nothing that belongs to a memory."""
         super().validate_sizes()

@@ -87,6 +87,11 @@ class LoopedThinkerSettings(FamilyConfig):
         return rules
 
     @property
+    def known_limits(self) -> tuple[str, ...]:
+        """What must be known before numbers of the model are quoted, for model cards."""
+        return ("More steps than in training can help or hurt. Measure them before you use them.",)
+
+    @property
     def hidden_dropout(self) -> float:
         """Dropout of the feed-forward layers: looped Thinkers have none."""
         return 0.0

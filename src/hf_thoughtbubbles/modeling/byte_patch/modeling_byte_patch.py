@@ -543,14 +543,10 @@ def average_loss(
 class BytePatchForSequenceClassification(SequenceClassificationHead, BytePatchPreTrainedModel):
     """Byte patches that classify a text from its last byte, with the autoregressive decoder."""
 
-    # transformers' generic heads build their base model through `AutoModel`, which cannot load code of a checkpoint.
     def __init__(self, config: BytePatchConfig):
         check_classifier(config)
         BytePatchPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.model = BytePatchModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
-        self.post_init()
+        self.add_head(config, BytePatchModel(config))
 
 
 class BytePatchForTokenClassification(TokenClassificationHead, BytePatchPreTrainedModel):
@@ -559,11 +555,7 @@ class BytePatchForTokenClassification(TokenClassificationHead, BytePatchPreTrain
     def __init__(self, config: BytePatchConfig):
         check_classifier(config)
         BytePatchPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.model = BytePatchModel(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        self.add_head(config, BytePatchModel(config))
 
 
 __all__ = [

@@ -2,13 +2,16 @@
 """transformers' generic heads, with input validation for their targets. Put one before a family's pretrained base.
 
 The losses of classification are computed here, because transformers' heads ignore `num_items_in_batch`: with four
-accumulated batches, the `Trainer` would take steps four times as long.
+accumulated batches, the `Trainer` would take steps four times as long. Families build the heads by `add_head`, because
+transformers' heads build their base model through `AutoModel`, which cannot load code of a checkpoint.
 
 Shapes: B batch, T tokens, C labels.
 """
 
 import torch
+from torch import nn
 from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
@@ -28,6 +31,12 @@ from .checks_targets import check_labels, check_row_labels, check_spans, get_inp
 
 class SequenceClassificationHead(GenericForSequenceClassification):
     """Classifies a sequence from its last token that is not padding."""
+
+    def add_head(self, config: PreTrainedConfig, model: nn.Module):
+        """Put scores of labels over the base model, at the end of `__init__`."""
+        self.num_labels, self.model = config.num_labels, model
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
 
     @accept_cache_names
     @can_return_tuple
@@ -78,6 +87,13 @@ class SequenceClassificationHead(GenericForSequenceClassification):
 class TokenClassificationHead(GenericForTokenClassification):
     """Classifies every token."""
 
+    def add_head(self, config: PreTrainedConfig, model: nn.Module):
+        """Put scores of labels over the base model, at the end of `__init__`."""
+        self.num_labels, self.model = config.num_labels, model
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
     @accept_cache_names
     @can_return_tuple
     def forward(
@@ -116,6 +132,12 @@ class TokenClassificationHead(GenericForTokenClassification):
 
 class QuestionAnsweringHead(GenericForQuestionAnswering):
     """Finds the span of an answer."""
+
+    def add_head(self, config: PreTrainedConfig, model: nn.Module):
+        """Put scores of first and last tokens over the base model, at the end of `__init__`."""
+        self.model = model
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
 
     @accept_cache_names
     def forward(

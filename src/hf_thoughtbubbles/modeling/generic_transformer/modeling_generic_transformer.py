@@ -331,13 +331,9 @@ class GenericTransformerForCausalLM(GenerationPassesMixin, GenericTransformerPre
 class GenericTransformerForSequenceClassification(SequenceClassificationHead, GenericTransformerPreTrainedModel):
     """A generic transformer that classifies a sequence from its last token."""
 
-    # transformers' generic heads build their base model through `AutoModel`, which cannot load code of a checkpoint.
     def __init__(self, config: GenericTransformerConfig):
         GenericTransformerPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.model = GenericTransformerModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
-        self.post_init()
+        self.add_head(config, GenericTransformerModel(config))
 
 
 class GenericTransformerForTokenClassification(TokenClassificationHead, GenericTransformerPreTrainedModel):
@@ -345,11 +341,7 @@ class GenericTransformerForTokenClassification(TokenClassificationHead, GenericT
 
     def __init__(self, config: GenericTransformerConfig):
         GenericTransformerPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.model = GenericTransformerModel(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        self.add_head(config, GenericTransformerModel(config))
 
 
 class GenericTransformerForQuestionAnswering(QuestionAnsweringHead, GenericTransformerPreTrainedModel):
@@ -357,9 +349,7 @@ class GenericTransformerForQuestionAnswering(QuestionAnsweringHead, GenericTrans
 
     def __init__(self, config: GenericTransformerConfig):
         GenericTransformerPreTrainedModel.__init__(self, config)
-        self.model = GenericTransformerModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
+        self.add_head(config, GenericTransformerModel(config))
 
 
 __all__ = [

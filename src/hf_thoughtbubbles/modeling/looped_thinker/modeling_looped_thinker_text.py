@@ -496,13 +496,9 @@ class LoopedThinkerForSequenceClassification(SequenceClassificationHead, LoopedT
     training takes all steps, unless `config.exit_in_training`.
     """
 
-    # transformers' generic heads build their base model through `AutoModel`, which cannot load code of a checkpoint.
     def __init__(self, config: LoopedThinkerTextConfig):
         LoopedThinkerTextPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.model = LoopedThinkerTextModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
-        self.post_init()
+        self.add_head(config, LoopedThinkerTextModel(config))
 
 
 class LoopedThinkerForTokenClassification(TokenClassificationHead, LoopedThinkerTextPreTrainedModel):
@@ -514,11 +510,7 @@ class LoopedThinkerForTokenClassification(TokenClassificationHead, LoopedThinker
 
     def __init__(self, config: LoopedThinkerTextConfig):
         LoopedThinkerTextPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.model = LoopedThinkerTextModel(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        self.add_head(config, LoopedThinkerTextModel(config))
 
 
 __all__ = [

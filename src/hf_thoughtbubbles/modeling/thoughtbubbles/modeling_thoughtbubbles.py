@@ -577,13 +577,9 @@ class ThoughtbubblesForCausalLM(ThoughtbubblesGenerationMixin, ThoughtbubblesPre
 class ThoughtbubblesForSequenceClassification(SequenceClassificationHead, ThoughtbubblesPreTrainedModel):
     """Thoughtbubbles that classifies a sequence from its last token."""
 
-    # The generic heads build their base model through AutoModel, which does not know code of a checkpoint.
     def __init__(self, config: ThoughtbubblesConfig):
         ThoughtbubblesPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.model = ThoughtbubblesModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
-        self.post_init()
+        self.add_head(config, ThoughtbubblesModel(config))
 
 
 class ThoughtbubblesForTokenClassification(TokenClassificationHead, ThoughtbubblesPreTrainedModel):
@@ -591,11 +587,7 @@ class ThoughtbubblesForTokenClassification(TokenClassificationHead, Thoughtbubbl
 
     def __init__(self, config: ThoughtbubblesConfig):
         ThoughtbubblesPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.model = ThoughtbubblesModel(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        self.add_head(config, ThoughtbubblesModel(config))
 
 
 class ThoughtbubblesForQuestionAnswering(QuestionAnsweringHead, ThoughtbubblesPreTrainedModel):
@@ -603,9 +595,7 @@ class ThoughtbubblesForQuestionAnswering(QuestionAnsweringHead, ThoughtbubblesPr
 
     def __init__(self, config: ThoughtbubblesConfig):
         ThoughtbubblesPreTrainedModel.__init__(self, config)
-        self.model = ThoughtbubblesModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
+        self.add_head(config, ThoughtbubblesModel(config))
 
 
 __all__ = [
