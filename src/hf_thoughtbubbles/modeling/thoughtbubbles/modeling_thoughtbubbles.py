@@ -76,6 +76,7 @@ class ThoughtbubblesPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrai
     _supports_flash_attn = _supports_attention_backend = True
     find_mask_obstacles = staticmethod(find_mask_obstacles)
     _keep_in_fp32_modules = [r".*\.keep_proj"]  # every quantiser skips these, and float16 does not round them
+    _keep_in_fp32_modules_strict = [r".*\.threshold", r".*\.threshold_budget"]
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ThoughtbubblesDecoderLayer, "attentions": ThoughtbubblesAttention}
 
@@ -84,6 +85,7 @@ class ThoughtbubblesPreTrainedModel(AttentionChoiceMixin, HubModelMixin, PreTrai
         super().__init__(config, *args, **kwargs)
         if not config.has_fork_scores:  # accelerate's FSDP refuses names that the model has no layer of
             self._no_split_modules = ["ThoughtbubblesDecoderLayer"]
+            self._keep_in_fp32_modules = self._keep_in_fp32_modules_strict = None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
