@@ -27,7 +27,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 
 setup: .venv/installed  ## everything that development needs, in .venv
 
-demo: .venv/demo  ## train a small model on the source of Python, draw where it thinks, let it write (90 seconds on 2 idle cores)
+demo: .venv/demo  ## train a small model on the source of Python, draw where it thinks, let it write (80 seconds on 2 idle cores)
 	$(BIN)/hf-thoughtbubbles demo --output-dir $(RUN)
 
 test: .venv/installed  ## all tests, under 15 minutes on 2 cores

@@ -60,11 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = argparse.ArgumentParser(
         prog="hf-thoughtbubbles demo",
-        description="Train a small Thoughtbubbles on the source of Python's standard library (about 90 seconds on 2 "
+        description="Train a small Thoughtbubbles on the source of Python's standard library (about 80 seconds on 2 "
         "idle cores), draw where it thinks, and let it write. Interrupted, the same command goes on.",
     )
     parser.add_argument("--output-dir", type=Path, default=Path("runs/demo"), help="folder for everything it writes")
-    parser.add_argument("--max-steps", type=int, default=300, help="number of training steps (default: %(default)s)")
+    parser.add_argument("--max-steps", type=int, default=250, help="number of training steps (default: %(default)s)")
     return parser
 
 
