@@ -61,4 +61,4 @@ def test_biases_and_norms_follow_their_options():
     config = ThoughtbubblesConfig(**sizes, mlp_normalization="rms_norm", use_qk_norm=True)
     layer, fork = (getattr(ThoughtbubblesForCausalLM(config).model, name) for name in ("layers", "forks"))
     kinds = layer[0].input_layernorm, layer[0].post_attention_layernorm, fork["1"].norm, layer[0].self_attn.q_norm
-    assert [type(norm).__name__ for norm in kinds] == ["LayerNorm", "RMSNorm", "RMSNorm", "HeadNorm"]
+    assert [type(norm).__name__ for norm in kinds] == ["LayerNorm", "RMSNorm", "RMSNorm", "HeadRMSNorm"]

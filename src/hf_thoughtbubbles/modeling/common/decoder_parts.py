@@ -32,7 +32,7 @@ class RMSNorm(nn.RMSNorm):
         return self.weight * F.rms_norm(hidden_states, self.normalized_shape, None, self.eps)
 
 
-class HeadNorm(RMSNorm):
+class HeadRMSNorm(RMSNorm):
     """An RMS norm over each head, with one weight for all heads, which `mesh` may split over processes."""
 
     def forward(self, states: torch.Tensor, mesh: "DeviceMesh | None" = None) -> torch.Tensor:
@@ -107,7 +107,7 @@ class HeadProjections(nn.Module):
         self.o_proj = build_linear(wide, hidden_size, bias=bias is True)
         self.q_norm = self.k_norm = None
         if qk_norm_eps is not None:
-            self.q_norm, self.k_norm = HeadNorm(head_dim, qk_norm_eps), HeadNorm(head_dim, qk_norm_eps)
+            self.q_norm, self.k_norm = HeadRMSNorm(head_dim, qk_norm_eps), HeadRMSNorm(head_dim, qk_norm_eps)
 
     def project_query(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Queries `(B, S, N, H)` of states `(B, S, D)`, not rotated."""
