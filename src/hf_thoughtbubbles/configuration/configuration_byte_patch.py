@@ -145,7 +145,7 @@ class BytePatchConfig(GenericTransformerConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]  # transformers has a class attribute
         """Heads and feed-forward channels of the core and of layers over bytes are split over processes."""
         depths = {"byte_encoder": self.encoder_num_hidden_layers, "byte_decoder": self.num_hidden_layers}
         layers = [f"{name}.layers.*" for name, depth in depths.items() if depth > 0]

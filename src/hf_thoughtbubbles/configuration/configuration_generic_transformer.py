@@ -134,7 +134,7 @@ class GenericTransformerConfig(FamilyConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]  # transformers has a class attribute
         """Heads and feed-forward channels are split over processes."""
         return plan_stack(self, "core")
 

@@ -135,14 +135,14 @@ class LoopedThinkerTextConfig(LoopedThinkerSettings):
         return None if self.position_embedding == "rope" else f'position_embedding="{self.position_embedding}"'
 
     @property
-    def base_model_fsdp_plan(self) -> dict[str, str]:  # type: ignore[override]
+    def base_model_fsdp_plan(self) -> dict[str, str]:  # type: ignore[override]  # transformers has a class attribute
         """As for all looped Thinkers; layers that are not in the loop are gathered one by one."""
         counts = {"prelude": self.num_prelude_layers, "coda": self.num_coda_layers}
         plain = {f"{name}.*": "free_full_weight" for name, count in counts.items() if count > 0}
         return {**super().base_model_fsdp_plan, **plain}
 
     @property
-    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]  # transformers has a class attribute
         """As for all looped Thinkers; layers that are not in the loop are split likewise."""
         rules = super().base_model_tp_plan
         if self.skip_cross_attention:

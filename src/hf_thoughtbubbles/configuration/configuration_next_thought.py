@@ -189,7 +189,7 @@ class NextThoughtConfig(FamilyConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]  # transformers has a class attribute
         """The layers of both stacks are split over processes; pooling layers choose by all heads, and are not."""
         views = {side: NextThoughtStackView(self, side) for side in ("encoder", "decoder")}
         return {**plan_stack(views["encoder"], "encoder.stack"), **plan_stack(views["decoder"], "decoder.stack")}

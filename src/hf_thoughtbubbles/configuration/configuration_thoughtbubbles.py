@@ -196,12 +196,12 @@ class ThoughtbubblesConfig(FamilyConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]  # transformers has a class attribute
         """Heads and feed-forward channels are split over processes; forks are the same on all."""
         return {**plan_attention(self, "layers.*.self_attn"), **plan_feed_forward(self, "layers.*.mlp")}
 
     @property
-    def base_model_pp_plan(self) -> dict | None:  # type: ignore[override]
+    def base_model_pp_plan(self) -> dict | None:  # type: ignore[override]  # transformers has a class attribute
         """The stages of a pipeline; none where streams fork, or where every stage would add learned positions."""
         return None if self.fork_layers or self.position_embedding == "learned" else PIPELINE
 

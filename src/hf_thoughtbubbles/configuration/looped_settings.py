@@ -77,7 +77,7 @@ class LoopedThinkerSettings(FamilyConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]  # transformers has a class attribute
         """Heads and feed-forward channels of the block are split over processes."""
         layer = "block.layers.*"
         rules = {**plan_attention(self, f"{layer}.cross_attn"), **plan_feed_forward(self, f"{layer}.mlp")}

@@ -129,6 +129,21 @@ class NumberReply:
         return f"{self.question} -> {self.reply or 'no number'} ({verdict})"
 
 
+def warn_of_surprises(
+    model: PreTrainedModel, task: NumberTask, asked: dict[str, list[str]], num_steps: int | float | None
+):
+    """Warn of questions, given with their tokens, and of a number of steps that are unlike those of the training."""
+    for text, question in asked.items():
+        for surprise in list_surprises(question, task):
+            logger.warning(f"{text!r} has {surprise}. The reply may be wrong.")
+    configured = getattr(model.config, "num_steps", None)
+    if num_steps is not None and configured is not None and num_steps > FAR_BEYOND * configured:
+        logger.warning(
+            f"`num_steps={num_steps}` was passed, but the model has `num_steps={configured}`. Accuracy often falls "
+            f"beyond {FAR_BEYOND} times the number of steps in training."
+        )
+
+
 def ask_numbers(
     model: PreTrainedModel,
     questions: str | Sequence[str],
@@ -169,15 +184,7 @@ def ask_numbers(
     tokenizer = tokenizer or build_number_tokenizer()
     asked = [read_question(text, task) for text in questions]
     answers = [task.answer(question) for question in asked]
-    for text, question in zip(questions, asked, strict=True):
-        for surprise in list_surprises(question, task):
-            logger.warning(f"{text!r} has {surprise}. The reply may be wrong.")
-    num_steps, configured = generation.get("num_steps"), getattr(model.config, "num_steps", None)
-    if num_steps is not None and configured is not None and num_steps > FAR_BEYOND * configured:
-        logger.warning(
-            f"`num_steps={num_steps}` was passed, but the model has `num_steps={configured}`. Accuracy often falls "
-            f"beyond {FAR_BEYOND} times the number of steps in training."
-        )
+    warn_of_surprises(model, task, dict(zip(questions, asked, strict=True)), generation.get("num_steps"))
     room = max(task.longest_answer, *(len(answer) + 1 for answer in answers))  # the longest label bounds a reply
     room = min(room, getattr(model.config, "max_answer_length", room))
     rows = {

@@ -24,7 +24,7 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
 
     From now on text that spells a special token becomes that token (`split_special_tokens=False`), as the template and
     the trainers of TRL need to write the end of sequence. Byte and BPE tokenizers of this package are built the other
-    way. For text of strangers call `apply_chat_template(..., sanitize_control_tokens=True)`, or the tokenizer with
+    way. For untrusted text call `apply_chat_template(..., sanitize_control_tokens=True)`, or the tokenizer with
     `split_special_tokens=True`.
 
     Args:
