@@ -45,8 +45,10 @@ def test_an_interrupted_training_goes_on_to_the_weights_of_an_uninterrupted_one(
     interrupted.train()
     assert callback.is_interrupted and interrupted.state.global_step == 2
     assert signal.getsignal(number) is before
+    checkpoint = get_last_complete_checkpoint(tmp_path / "stopped")
+    assert checkpoint is not None and checkpoint.endswith("checkpoint-2")
     resumed, whole = make_trainer(tmp_path / "stopped", callback), make_trainer(tmp_path / "whole")
-    resumed.train(resume_from_checkpoint=get_last_complete_checkpoint(tmp_path / "stopped"))
+    resumed.train(resume_from_checkpoint=checkpoint)
     whole.train()
     assert not callback.is_interrupted and resumed.state.global_step == 4
     for mine, expected in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
